@@ -1,0 +1,3 @@
+"""lmeval: evaluation of models that assign probabilities."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,199 @@
+"""Text in: files, folders, globs, standard input, data sets. A document is text with a name, read piece by piece.
+
+What is scored is what is in the file: UTF-8, byte for byte, with no newline translation, no stripping and no joining of
+documents. Pieces of a document are bounded in size, so a file of any length passes through constant memory.
+"""
+
+import codecs
+import glob
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO, Any, NamedTuple
+
+from lmeval.errors import EmptyInput, InputNotFound, UndecodableText, first_line
+
+PIECE_BYTES = 1 << 20
+DATA_SUFFIXES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text"}
+
+
+class Document(NamedTuple):
+    """One text. `pieces` yields consecutive parts of it, in order and once; their concatenation is the document."""
+
+    name: str
+    pieces: Iterator[str]
+
+
+class Corpus(NamedTuple):
+    """Documents in order and where they come from. `n_bytes_hint` (for progress bars) is None where it is unknown."""
+
+    sources: tuple[str, ...]
+    documents: Iterator[Document]
+    n_bytes_hint: int | None
+
+
+def text_corpus(texts: Iterable[str | Document]) -> Corpus:
+    """A corpus of strings held in memory, or of documents that the caller made.
+
+    >>> [document.name for document in text_corpus(["one", "two"]).documents]
+    ['text 0', 'text 1']
+    """
+    if isinstance(texts, (str, Document)):
+        texts = [texts]
+    documents = (text if isinstance(text, Document) else Document(f"text {i}", iter([text])) for i, text in enumerate(texts))
+    return Corpus(("texts",), documents, None)
+
+
+def file_corpus(paths: Iterable[str | Path]) -> Corpus:
+    """A corpus of files, one document each: files, folders (all files below, hidden ones left out), globs, '-' (stdin).
+
+    Raises InputNotFound for a path that does not exist and EmptyInput for an empty file that was named itself; an empty
+    file inside a folder or glob becomes an empty document, which the ledger counts.
+    """
+    names = [str(path) for path in paths]
+    files = [file for name in names for file in _expand(name)]
+    if not files:
+        raise EmptyInput(f"no files to read in {', '.join(names) or 'an empty list of paths'}: name files, folders or '-'")
+    size = None if "-" in files else sum(Path(file).stat().st_size for file in files)
+    documents = (Document("stdin" if file == "-" else file, _read_file(file)) for file in files)
+    return Corpus(tuple(names), documents, size)
+
+
+def _expand(name: str) -> list[str]:
+    path = Path(name)
+    if name == "-":
+        return [name]
+    if path.is_dir():
+        below = (p for p in sorted(path.rglob("*")) if p.is_file())
+        files = [str(p) for p in below if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+        if not files:
+            raise EmptyInput(f"folder {name} holds no files: name a folder with text files")
+        return files
+    if path.is_file():
+        if path.stat().st_size == 0:
+            raise EmptyInput(f"{name} is empty (0 bytes): there is nothing to score")
+        return [name]
+    if path.exists():  # a pipe or a device
+        return [name]
+    if any(mark in name for mark in "*?["):
+        matches = [match for match in sorted(glob.glob(name, recursive=True)) if Path(match).is_file()]  # noqa: PTH207
+        if matches:
+            return matches
+        raise InputNotFound(f"no file matches {name}: check the pattern ('**' crosses folders)")
+    raise InputNotFound(f"no such file or folder: {name}")
+
+
+def _read_file(name: str) -> Iterator[str]:
+    try:
+        if name == "-":
+            yield from _decode(sys.stdin.buffer, "standard input")
+        else:
+            with Path(name).open("rb") as stream:
+                yield from _decode(stream, name)
+    except OSError as error:
+        raise InputNotFound(f"cannot read {name}: {error.strerror or first_line(error)}") from error
+
+
+def _decode(stream: IO[bytes], name: str) -> Iterator[str]:
+    """UTF-8 text of a stream in pieces, decoded strictly; a bad byte is named with its offset in the stream."""
+    decoder = codecs.getincrementaldecoder("utf-8")("strict")
+    offset = 0
+    while True:
+        chunk = stream.read(PIECE_BYTES)
+        try:
+            text = decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:
+            position = offset - (len(error.object) - len(chunk)) + error.start
+            raise UndecodableText(
+                f"{name} is not UTF-8 text: byte 0x{error.object[error.start]:02x} at offset {position:,}; "
+                "convert it first (for example with iconv), or leave it out"
+            ) from None
+        offset += len(chunk)
+        if text:
+            yield text
+        if not chunk:
+            return
+
+
+def python_manual() -> Corpus:
+    """The running interpreter's own manual, `pydoc_data.topics`: real text on every Python, one document a topic."""
+    from pydoc_data.topics import topics
+
+    documents = (Document(f"pydoc_data.topics[{name!r}]", iter([text])) for name, text in sorted(topics.items()))
+    return Corpus(("pydoc_data.topics",), documents, sum(len(text.encode()) for text in topics.values()))
+
+
+def column(name: str) -> Callable[[Mapping[str, Any]], str]:
+    """The text of a data set's row: its field `name`. Raises InputNotFound for rows without such a field of text."""
+
+    def read(row: Mapping[str, Any]) -> str:
+        if name not in row:
+            raise InputNotFound(f"no column '{name}': there are {', '.join(map(str, row))}")
+        if not isinstance(row[name], str):
+            raise InputNotFound(f"column '{name}' holds {type(row[name]).__name__}, not text: name a text column")
+        return row[name]
+
+    return read
+
+
+class DataSource(NamedTuple):
+    """What `datasets.load_dataset` is asked for: a hub id, a local folder, or a builder ("json", "csv", "parquet", "text")
+    with `data_files`; `kwargs` go to it as they are."""
+
+    path: str
+    name: str | None = None
+    split: str = "test"
+    data_files: tuple[str, ...] = ()
+    kwargs: Mapping[str, Any] = MappingProxyType({})
+
+    def __str__(self) -> str:
+        """What a reader would call it."""
+        if self.data_files:
+            return ", ".join(self.data_files)
+        return "/".join(part for part in (self.path, self.name, self.split) if part)
+
+
+def dataset_corpus(source: DataSource, text: Callable[[Mapping[str, Any]], str]) -> Corpus:
+    """A corpus of the rows of a data set, one document each, streamed by the `datasets` library."""
+    from datasets import load_dataset
+    from datasets.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    files = {"data_files": list(source.data_files)} if source.data_files else {}
+    try:
+        rows = load_dataset(source.path, source.name, split=source.split, streaming=True, **files, **source.kwargs)
+    except Exception as error:  # the library raises many kinds: all of them mean that there is nothing to read
+        raise InputNotFound(f"cannot load data set {source}: {first_line(error)}") from error
+    return Corpus((str(source),), _read_rows(rows, text, str(source)), None)
+
+
+def _read_rows(
+    rows: Iterable[Mapping[str, Any]], text: Callable[[Mapping[str, Any]], str], label: str
+) -> Iterator[Document]:
+    iterator = enumerate(rows)
+    while True:
+        try:
+            i, row = next(iterator)
+        except StopIteration:
+            return
+        except Exception as error:  # as above: a broken file shows itself only while it streams
+            raise InputNotFound(f"cannot read data set {label}: {first_line(error)}") from error
+        try:
+            document = text(row)
+        except InputNotFound as error:
+            raise InputNotFound(f"row {i} of {label}: {error}") from None
+        yield Document(f"{label}[{i}]", iter([document]))
+
+
+def table_corpus(paths: Iterable[str | Path], text: Callable[[Mapping[str, Any]], str]) -> Corpus:
+    """A corpus of the rows of local JSON, JSON lines, CSV, TSV, parquet or text files."""
+    files = [file for path in paths for file in _expand(str(path))]
+    suffixes = {Path(file).suffix.lower() for file in files}
+    builders = {DATA_SUFFIXES.get(suffix, "") for suffix in suffixes}
+    if len(builders) != 1 or "" in builders:
+        known, found = ", ".join(sorted(DATA_SUFFIXES)), ", ".join(sorted(suffixes)) or "no suffix"
+        raise InputNotFound(f"cannot read a column from files of kind {found}: name files of one kind among {known}")
+    separator = {"sep": "\t"} if suffixes == {".tsv"} else {}
+    corpus = dataset_corpus(DataSource(builders.pop(), split="train", data_files=tuple(files), kwargs=separator), text)
+    return corpus._replace(n_bytes_hint=sum(Path(file).stat().st_size for file in files))

@@ -1,0 +1,96 @@
+"""Every error that lmeval raises on purpose.
+
+A message names the input, the limit it broke and the remedy, in one line. The command line prints that line and exits with
+a non-zero status; a caller of the Python interface can catch `LmevalError`, or the branch it cares about.
+
+    LmevalError
+    ├── InputError            text or a task file that cannot be used
+    │   ├── InputNotFound         no such file, folder, glob match or data set
+    │   ├── EmptyInput            nothing to score
+    │   ├── UndecodableText       bytes that are not UTF-8
+    │   └── TaskFileError         a task file with an unknown key or a wrong value
+    ├── ModelError            a model or tokenizer that cannot be used
+    │   ├── ModelNotFound         no such folder or hub id, or files missing in it
+    │   ├── ContextTooLong        a window longer than the model takes
+    │   ├── NotCausal             a network whose outputs depend on later tokens
+    │   ├── VocabularyMismatch    a tokenizer that gives ids the network does not know
+    │   ├── NonFiniteScore        log-probabilities that are NaN or infinite
+    │   └── OutOfMemory           one single sequence does not fit on the device
+    ├── DeviceError           a device that this machine lacks
+    ├── OutputError           a result that cannot be written where it was asked for
+    └── WorkerError           another process of the same run failed
+"""
+
+
+class LmevalError(Exception):
+    """Base of all errors that lmeval raises on purpose."""
+
+
+class InputError(LmevalError):
+    """Text or a task file that cannot be used."""
+
+
+class InputNotFound(InputError):
+    """No such file, folder, glob match or data set."""
+
+
+class EmptyInput(InputError):
+    """Nothing to score."""
+
+
+class UndecodableText(InputError):
+    """Bytes that are not UTF-8."""
+
+
+class TaskFileError(InputError):
+    """A task file with an unknown key or a wrong value."""
+
+
+class ModelError(LmevalError):
+    """A model or tokenizer that cannot be used."""
+
+
+class ModelNotFound(ModelError):
+    """No such folder or hub id, or files missing in it."""
+
+
+class ContextTooLong(ModelError):
+    """A window longer than the model takes."""
+
+
+class NotCausal(ModelError):
+    """A network whose outputs depend on later tokens."""
+
+
+class VocabularyMismatch(ModelError):
+    """A tokenizer that gives ids the network does not know."""
+
+
+class NonFiniteScore(ModelError):
+    """Log-probabilities that are NaN or infinite."""
+
+
+class OutOfMemory(ModelError):
+    """One single sequence does not fit on the device."""
+
+
+class DeviceError(LmevalError):
+    """A device that this machine lacks."""
+
+
+class OutputError(LmevalError):
+    """A result that cannot be written where it was asked for."""
+
+
+class WorkerError(LmevalError):
+    """Another process of the same run failed."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first non-empty line of an error's message, for quoting it inside a one-line message of ours.
+
+    >>> first_line(ValueError("no such file\\n  try another"))
+    'no such file'
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

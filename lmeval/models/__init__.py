@@ -1,0 +1,23 @@
+"""Models behind one small interface: ids in, float32-or-better log-probabilities of chosen tokens out.
+
+`causal` loads them, `tokens` turns text into ids and back to bytes, `logprobs` asks the network, `fingerprints` names the
+weights, `toys` are exact models with closed-form answers.
+"""
+
+from lmeval.models.causal import DTYPES, CausalLM, ModelLike, as_model, from_pair, load_model
+from lmeval.models.logprobs import Head, target_log_probs
+from lmeval.models.tokens import TokenRun, encode, text_encoder
+
+__all__ = [
+    "DTYPES",
+    "CausalLM",
+    "Head",
+    "ModelLike",
+    "TokenRun",
+    "as_model",
+    "encode",
+    "from_pair",
+    "load_model",
+    "target_log_probs",
+    "text_encoder",
+]

@@ -1,0 +1,156 @@
+"""Load a causal language model: the bundled one, a folder, a hub id, or objects that the caller holds."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from lmeval.errors import ModelError, ModelNotFound, VocabularyMismatch, first_line
+from lmeval.models import fingerprints, tokens
+from lmeval.models.logprobs import Head, examine
+from lmeval.resources import BUNDLED_MODEL, reference_folder
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+_CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length")
+_NO_LIMIT = 1_000_000  # tokenizers write absurd lengths where they know none
+
+
+@dataclass(frozen=True)
+class CausalLM:
+    """A causal language model, ready to score.
+
+    `context_length` is the longest input in tokens, None where the architecture sets no limit. `bos_id` is the token put in
+    front of a context: the tokenizer's BOS, else its EOS, else None. `head` says how logits are obtained (`logprobs.Head`).
+    """
+
+    name: str
+    network: PreTrainedModel
+    encoder: tokens.TextEncoder
+    context_length: int | None
+    vocab_size: int
+    bos_id: int | None
+    device: torch.device
+    dtype: torch.dtype
+    head: Head
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """Fingerprint of the weights as they are held (see `fingerprints.weights_sha256`); computed when first asked for."""
+        return fingerprints.weights_sha256(self.network)
+
+    @cached_property
+    def tokenizer_sha256(self) -> str:
+        """Fingerprint of the tokenizer."""
+        return tokens.fingerprint(self.encoder)
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of parameters; tied weights count once."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+
+ModelLike = str | Path | CausalLM | tuple[PreTrainedModel, PreTrainedTokenizerBase]
+"""What the Python interface takes as a model: "bundled", a folder, a hub id, a loaded model, or (network, tokenizer)."""
+
+
+def as_model(model: ModelLike, device: str | torch.device = "cpu", dtype: str = "float32") -> CausalLM:
+    """Load what is a name; wrap what is a pair of objects, which keep their device and dtype; pass on what is loaded."""
+    if isinstance(model, CausalLM):
+        return model
+    if isinstance(model, tuple):
+        return from_pair(*model)
+    return load_model(str(model), device=device, dtype=dtype)
+
+
+def load_model(name: str = "bundled", *, device: str | torch.device = "cpu", dtype: str = "float32") -> CausalLM:
+    """Load "bundled", a folder in Hugging Face format, or a hub id, onto one device in one of DTYPES.
+
+    Raises ModelNotFound where files are missing or do not belong together (a weight that no file holds is an error, never
+    a random number), NotCausal, NonFiniteScore for weights that give NaN, and VocabularyMismatch.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"unknown dtype '{dtype}': use {', '.join(DTYPES)}")
+    source = str(reference_folder()) if name == "bundled" else name
+    _check_folder(source)
+    with _quiet():
+        try:
+            network, report = AutoModelForCausalLM.from_pretrained(
+                source, dtype=DTYPES[dtype], device_map={"": torch.device(device)}, output_loading_info=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        except Exception as error:  # the library raises many kinds; what it says is passed on in one line
+            raise ModelNotFound(f"cannot load model {name}: {first_line(error)}") from error
+    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if missing:
+        raise ModelNotFound(f"model {name} is incomplete: no weights for {missing[0]} and {len(missing) - 1} more")
+    return from_pair(network, tokenizer, name=BUNDLED_MODEL if name == "bundled" else name)
+
+
+def from_pair(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None = None) -> CausalLM:
+    """Wrap a network and its tokenizer as they are, on the device and in the dtype that they have."""
+    network = network.eval()
+    config = network.config.get_text_config()
+    encoder = tokens.text_encoder(tokenizer)
+    label = name or getattr(config, "_name_or_path", "") or type(network).__name__
+    if len(tokenizer) and max(tokenizer.get_vocab().values()) >= config.vocab_size:
+        raise VocabularyMismatch(
+            f"model {label} knows {config.vocab_size:,} token ids but its tokenizer goes up to "
+            f"{max(tokenizer.get_vocab().values()):,}: they do not belong together"
+        )
+    bos_id = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    return CausalLM(
+        name=label,
+        network=network,
+        encoder=encoder,
+        context_length=_context_length(config, tokenizer),
+        vocab_size=config.vocab_size,
+        bos_id=bos_id,
+        device=next(network.parameters()).device,
+        dtype=next(network.parameters()).dtype,
+        head=examine(network, label),
+    )
+
+
+def _context_length(config: object, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    limits = [getattr(config, name, None) for name in _CONTEXT_NAMES]
+    limits = [limit for limit in limits if isinstance(limit, int) and 0 < limit < _NO_LIMIT]
+    if limits:
+        return limits[0]
+    return tokenizer.model_max_length if tokenizer.model_max_length < _NO_LIMIT else None
+
+
+def _check_folder(source: str) -> None:
+    """Say plainly what is wrong with a local path, before the library takes it for a hub id."""
+    path = Path(source)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelNotFound(f"{source} holds no config.json: a model folder has config.json, weights and a tokenizer")
+        if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
+            raise ModelNotFound(f"{source} holds no tokenizer: save one beside the weights with save_pretrained")
+        if not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
+            raise ModelNotFound(f"{source} holds no weights: a model folder has model.safetensors beside config.json")
+    elif path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise ModelNotFound(f"no model folder {source}: give a folder, a hub id such as org/name, or 'bundled'")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library's progress bars and advice off the terminal while it loads: what matters is checked and raised."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        transformers_logging.enable_progress_bar()

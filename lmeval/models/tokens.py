@@ -1,0 +1,292 @@
+"""Text to token ids, exactly: each token knows which bytes, characters and words of the text it stands for.
+
+Special tokens are never added here, and text that looks like one ("<s>", "<|endoftext|>") is encoded as the plain text that
+it is. Long documents are encoded in overlapping segments, many at a time, and joined where two neighbours agree, so memory
+stays constant and the ids are those of the whole text.
+"""
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int32, Int64, UInt8
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from lmeval.errors import UndecodableText
+
+SEGMENT_CHARACTERS = 1 << 16
+OVERLAP_CHARACTERS = 1 << 10
+SEGMENTS_AT_ONCE = 16
+AGREEMENT_TOKENS = 32  # neighbours must give this many equal tokens in a row before they are joined
+
+BYTES, CHARACTERS, WORDS = 0, 1, 2  # columns of TokenRun.units
+_WHITESPACE = np.array([c for c in range(0x3001) if chr(c).isspace()], dtype=np.uint32)
+
+
+class TokenRun(NamedTuple):
+    """Consecutive tokens of a document.
+
+    `units` [tokens, 3] counts the UTF-8 bytes, the characters (code points that begin in the token) and the words of each
+    token; they sum to those of the text. Words are counted as lm-evaluation-harness counts them: one more than the runs of
+    white space, so white space at either end counts one more. `exact` is False where the ids do not determine the text.
+    """
+
+    ids: Int64[np.ndarray, " tokens"]
+    units: Int32[np.ndarray, "tokens 3"]
+    exact: bool
+
+
+class ByteTable(NamedTuple):
+    """The bytes of every token: those of id i are flat[starts[i] : starts[i] + lengths[i]]."""
+
+    flat: UInt8[np.ndarray, " bytes"]
+    starts: Int64[np.ndarray, " vocabulary"]
+    lengths: Int64[np.ndarray, " vocabulary"]
+
+
+class TextEncoder(NamedTuple):
+    """A tokenizer made ready for exact encoding. `core` is a private copy without truncation, padding and added tokens;
+    it is None for tokenizers written in Python, which then see each document whole."""
+
+    tokenizer: PreTrainedTokenizerBase
+    core: Tokenizer | None
+    table: ByteTable | None
+
+
+class _Segment(NamedTuple):
+    offset: int  # of its text, in bytes from the start of the document
+    text: str
+    ids: Int64[np.ndarray, " tokens"]
+    ends: Int64[np.ndarray, " tokens"]  # byte offset in the document behind each token
+    units: Int32[np.ndarray, "tokens 3"]
+    exact: bool
+
+
+def text_encoder(tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
+    """Prepare a tokenizer. The caller's object is not changed."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return TextEncoder(tokenizer, None, None)
+    description = json.loads(backend.to_str())
+    description["post_processor"] = description["truncation"] = description["padding"] = None
+    core = Tokenizer.from_str(json.dumps(description))
+    core.encode_special_tokens = True
+    return TextEncoder(tokenizer, core, _byte_table(core, json.dumps(description["decoder"])))
+
+
+def fingerprint(encoder: TextEncoder) -> str:
+    """SHA-256 of the tokenizer: of its serialised form, or of its vocabulary where it is written in Python."""
+    if encoder.core is not None:
+        return hashlib.sha256(encoder.core.to_str().encode()).hexdigest()
+    kind = type(encoder.tokenizer).__name__
+    vocabulary = json.dumps([kind, sorted(encoder.tokenizer.get_vocab().items())])
+    return hashlib.sha256(vocabulary.encode()).hexdigest()
+
+
+def encode(encoder: TextEncoder, pieces: Iterable[str]) -> Iterator[TokenRun]:
+    """Token runs of one document, given as consecutive pieces of text: the ids of the whole text, in constant memory.
+
+    Raises UndecodableText for text with lone surrogates, which has no UTF-8 form.
+    """
+    if encoder.core is None:
+        text = "".join(pieces)
+        if text:
+            segment = _slow_segment(encoder, text)
+            yield TokenRun(segment.ids, _count_last_word(segment.units), segment.exact)
+        return
+    first = True
+    for run in _joined(encoder, _cut(pieces)):
+        yield run._replace(units=_count_last_word(run.units)) if first and len(run.ids) else run
+        first = first and not len(run.ids)
+
+
+def _count_last_word(units: Int32[np.ndarray, "tokens 3"]) -> Int32[np.ndarray, "tokens 3"]:
+    """Runs of white space separate words, so a document has one word more than runs; its first token carries that one."""
+    units = units.copy()
+    units[0, WORDS] += 1
+    return units
+
+
+def _cut(pieces: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """(byte offset, text) of overlapping segments that cover the document."""
+    text, offset = "", 0
+    for piece in pieces:
+        text += piece
+        while len(text) >= SEGMENT_CHARACTERS + OVERLAP_CHARACTERS:
+            yield offset, text[: SEGMENT_CHARACTERS + OVERLAP_CHARACTERS]
+            offset += len(_utf8(text[:SEGMENT_CHARACTERS]))
+            text = text[SEGMENT_CHARACTERS:]
+    if text:
+        yield offset, text
+
+
+def _joined(encoder: TextEncoder, cuts: Iterator[tuple[int, str]]) -> Iterator[TokenRun]:
+    """Encode segments in batches, and yield each up to a token boundary from which it agrees with the next."""
+    held: _Segment | None = None
+    done = -1  # byte offset up to which tokens have been yielded; a first token may stand for no byte (a space put in front)
+    while batch := list(itertools.islice(cuts, SEGMENTS_AT_ONCE)):
+        for segment in _segments(encoder, batch):
+            if held is None:
+                held = segment
+                continue
+            meeting = _meeting(held, segment, done)
+            if meeting is None:  # for example "aaaa...", whose tokens depend on where one starts: start at a boundary
+                aligned = int(held.ends[np.searchsorted(held.ends, segment.offset)])
+                text = _utf8(segment.text)[aligned - segment.offset :].decode(errors="ignore")
+                (segment,) = _segments(encoder, [(aligned, text)])
+                meeting = _meeting(held, segment, done)
+            if meeting is None:  # no agreement within the overlap: take both as one segment
+                text = _utf8(held.text)[: segment.offset - held.offset].decode() + segment.text
+                (held,) = _segments(encoder, [(held.offset, text)])
+                continue
+            yield _between(held, done, meeting)
+            held, done = segment, meeting
+    if held is not None:
+        yield _between(held, done, None)
+
+
+def _between(segment: _Segment, begin: int, end: int | None) -> TokenRun:
+    """Tokens of a segment that end behind byte `begin` and not behind byte `end` of the document."""
+    start = int(np.searchsorted(segment.ends, begin, side="right"))
+    stop = len(segment.ids) if end is None else int(np.searchsorted(segment.ends, end, side="right"))
+    return TokenRun(segment.ids[start:stop], segment.units[start:stop], segment.exact)
+
+
+def _meeting(left: _Segment, right: _Segment, done: int) -> int | None:
+    """First byte offset that ends a token in both segments and is followed by AGREEMENT_TOKENS equal tokens."""
+    for end in np.intersect1d(left.ends[left.ends > max(done, right.offset)], right.ends):
+        i = int(np.searchsorted(left.ends, end, side="right"))
+        j = int(np.searchsorted(right.ends, end, side="right"))
+        if len(left.ids) - i < AGREEMENT_TOKENS:
+            return None
+        if np.array_equal(left.ids[i : i + AGREEMENT_TOKENS], right.ids[j : j + AGREEMENT_TOKENS]):
+            return int(end)
+    return None
+
+
+def _segments(encoder: TextEncoder, cuts: list[tuple[int, str]]) -> list[_Segment]:
+    """Encode texts in parallel threads (the tokenizers library's own)."""
+    assert encoder.core is not None
+    texts = [text for _, text in cuts]
+    if encoder.table is not None:
+        encodings = encoder.core.encode_batch_fast(texts, add_special_tokens=False)
+        found = [
+            _table_segment(encoder.table, offset, text, np.array(encoding.ids, dtype=np.int64))
+            for (offset, text), encoding in zip(cuts, encodings, strict=True)
+        ]
+        if all(segment is not None for segment in found):
+            return [segment for segment in found if segment is not None]
+    encodings = encoder.core.encode_batch(texts, add_special_tokens=False)
+    decoded = encoder.core.decode_batch([encoding.ids for encoding in encodings], skip_special_tokens=False)
+    return [
+        _offset_segment(offset, text, np.array(e.ids, dtype=np.int64), np.array(e.offsets), back == text)
+        for (offset, text), e, back in zip(cuts, encodings, decoded, strict=True)
+    ]
+
+
+def _table_segment(table: ByteTable, offset: int, text: str, ids: Int64[np.ndarray, " tokens"]) -> _Segment | None:
+    """The segment by the tokens' own bytes, or None where these are not the text's: then the table does not apply."""
+    data = np.frombuffer(_utf8(text), dtype=np.uint8)
+    lengths = table.lengths[ids]
+    stops = np.cumsum(lengths)
+    total = int(stops[-1]) if len(stops) else 0
+    if total == len(data) + 1:  # SentencePiece puts a space in front of the text
+        lengths[0] -= 1
+        stops -= 1
+        spelled = _spell(table, ids)[1:]
+    elif total == len(data):
+        spelled = _spell(table, ids)
+    else:
+        return None
+    if not np.array_equal(spelled, data):
+        return None
+    return _Segment(offset, text, ids, offset + stops, _units(text, data, stops), exact=True)
+
+
+def _spell(table: ByteTable, ids: Int64[np.ndarray, " tokens"]) -> UInt8[np.ndarray, " bytes"]:
+    lengths = table.lengths[ids]
+    first = np.cumsum(lengths) - lengths
+    return table.flat[np.arange(int(lengths.sum())) + np.repeat(table.starts[ids] - first, lengths)]
+
+
+def _offset_segment(
+    offset: int, text: str, ids: Int64[np.ndarray, " tokens"], spans: Int64[np.ndarray, "tokens 2"], exact: bool
+) -> _Segment:
+    """The segment by the character spans that the tokenizers library reports; a character that several tokens share
+    counts for the first of them, and text behind the last token for the last."""
+    data = np.frombuffer(_utf8(text), dtype=np.uint8)
+    character_starts = np.append(np.flatnonzero((data & 0xC0) != 0x80), len(data))
+    stops = character_starts[np.maximum.accumulate(spans[:, 1])] if len(ids) else np.zeros(0, dtype=np.int64)
+    if len(stops):
+        stops[-1] = len(data)
+    return _Segment(offset, text, ids, offset + stops, _units(text, data, stops), exact)
+
+
+def _slow_segment(encoder: TextEncoder, text: str) -> _Segment:
+    """A whole document through a tokenizer written in Python, which tells no spans: its text is shared out evenly."""
+    data = np.frombuffer(_utf8(text), dtype=np.uint8)
+    tokens = encoder.tokenizer.tokenize(text, split_special_tokens=True)
+    ids = np.array(encoder.tokenizer.convert_tokens_to_ids(tokens), dtype=np.int64)
+    exact = encoder.tokenizer.decode(ids.tolist(), clean_up_tokenization_spaces=False) == text
+    stops = len(data) * np.arange(1, len(ids) + 1) // max(1, len(ids))
+    return _Segment(0, text, ids, stops, _units(text, data, stops), exact)
+
+
+def _units(text: str, data: UInt8[np.ndarray, " bytes"], stops: Int64[np.ndarray, " tokens"]) -> Int32[np.ndarray, "t 3"]:
+    """Bytes, characters and runs of white space that begin inside each token, given the tokens' ends in `data`."""
+    begins = (data & 0xC0) != 0x80
+    if text.isascii():
+        white = (data == 32) | ((data >= 9) & (data <= 13)) | ((data >= 28) & (data <= 31))
+        run_starts = white & ~np.append(False, white[:-1])
+    else:
+        points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        white = np.isin(points, _WHITESPACE)
+        run_starts = np.zeros(len(data), dtype=bool)
+        run_starts[np.flatnonzero(begins)[white & ~np.append(False, white[:-1])]] = True
+    totals = [np.append(0, np.cumsum(flags))[stops] for flags in (begins, run_starts)]
+    return np.diff(np.stack([stops, *totals], axis=1), axis=0, prepend=0).astype(np.int32)
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise UndecodableText(
+            f"the text holds the lone surrogate U+{ord(text[error.start]):04X}, which has no UTF-8 form: repair it first"
+        ) from None
+
+
+def _byte_table(core: Tokenizer, decoder: str) -> ByteTable:
+    """The bytes that each token stands for, read off its name by the convention of the tokenizer's decoder: GPT-2's
+    printable alphabet, or SentencePiece's "\u2581" for a space and "<0x0A>" for a byte. Only a proposal: `_table_segment`
+    checks it against every text."""
+    alphabet = {character: byte for byte, character in byte_alphabet().items()} if "ByteLevel" in decoder else None
+    spelled = []
+    for i in range(core.get_vocab_size(with_added_tokens=True)):
+        name = core.id_to_token(i) or ""
+        if alphabet is not None and all(character in alphabet for character in name):
+            spelled.append(bytes(alphabet[character] for character in name))
+        elif re.fullmatch(r"<0x[0-9A-F]{2}>", name):
+            spelled.append(bytes([int(name[3:5], 16)]))
+        else:
+            spelled.append(name.replace("\u2581", " ").encode(errors="replace"))
+    lengths = np.array([len(s) for s in spelled], dtype=np.int64)
+    return ByteTable(np.frombuffer(b"".join(spelled), dtype=np.uint8), np.cumsum(lengths) - lengths, lengths)
+
+
+def byte_alphabet() -> dict[int, str]:
+    """GPT-2's reversible map from bytes to printable characters: byte-level tokenizers write their vocabulary in it.
+
+    >>> byte_alphabet()[ord("A")], byte_alphabet()[ord(" ")]
+    ('A', '\u0120')
+    """
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    table = {byte: chr(byte) for byte in printable}
+    for byte in range(256):
+        table.setdefault(byte, chr(256 + len(table) - len(printable)))
+    return table

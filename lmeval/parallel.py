@@ -1,0 +1,94 @@
+"""Several processes, one result: the only module that knows Accelerate.
+
+All processes read the same input and form the same plan of work with global ids. Each does the items of its rank and knows
+nothing of the others until `gather_by_id`, which is the only collective: it returns every item to every process, ordered by
+id, and checks that each id came exactly once. So results do not depend on the number of processes, uneven work cannot
+dead-lock, and nothing is padded with duplicates that would have to be removed again.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from lmeval.errors import DeviceError, WorkerError, first_line
+
+
+class Group(NamedTuple):
+    """The processes of this run: this one's rank in [0, size), and the device that it computes on."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+
+def connect(device: str = "auto") -> Group:
+    """Join the processes that `torchrun` or `accelerate launch` started, or stand alone.
+
+    `device` is "auto" (an accelerator where there is one), "cpu", "cuda" or "cuda:N". With several processes each takes the
+    device of its local rank. On CPUs they talk through gloo: start them with `torchrun --nproc_per_node N -m lmeval ...`
+    (plain `accelerate launch --cpu` starts one process only).
+    """
+    wanted = _checked_device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Group(0, 1, wanted)
+    from accelerate import PartialState  # costs a second to import, and only several processes need it
+
+    state = PartialState(cpu=wanted.type == "cpu")
+    return Group(state.process_index, state.num_processes, torch.device(state.device))
+
+
+def _checked_device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device(torch.accelerator.current_accelerator() or "cpu")
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise DeviceError(f"unknown device '{device}': use auto, cpu, cuda or cuda:N") from error
+    if wanted.type == "cuda":
+        count = torch.cuda.device_count()
+        if (wanted.index or 0) >= count:
+            raise DeviceError(f"device '{device}' is not here: this machine has {count} CUDA devices; use --device cpu")
+    return wanted
+
+
+def gather_by_id(mine: Mapping[int, Any], n_items: int, group: Group, failure: BaseException | None = None) -> list[Any]:
+    """Values of items 0 .. n_items - 1 in order, from all processes, on all processes.
+
+    `mine` maps global ids to picklable values. A process that failed passes its error as `failure`, so that all raise
+    instead of waiting for it: it raises its own, the others WorkerError.
+    """
+    if group.size == 1:
+        if failure is not None:
+            raise failure
+        parts: list[tuple[str | None, Mapping[int, Any]]] = [(None, mine)]
+    else:
+        from accelerate.utils import gather_object
+
+        parts = gather_object([(None if failure is None else first_line(failure), dict(mine))])
+        if failure is not None:
+            raise failure
+        for rank, (message, _) in enumerate(parts):
+            if message is not None:
+                raise WorkerError(f"process {rank} of {group.size} failed: {message}")
+    ids = sorted(i for _, part in parts for i in part)
+    if ids != list(range(n_items)):
+        raise AssertionError(f"{len(ids)} results for {n_items} items: the processes did not share one plan")
+    together = {i: value for _, part in parts for i, value in part.items()}
+    return [together[i] for i in range(n_items)]
+
+
+def agree(value: int, group: Group) -> int:
+    """The smallest of all processes' values, on all of them."""
+    if group.size == 1:
+        return value
+    from accelerate.utils import gather_object
+
+    return min(gather_object([value]))
+
+
+def disconnect(group: Group) -> None:
+    """Leave the group in good order: without it, process groups complain when the interpreter exits."""
+    if group.size > 1 and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,24 @@
+"""Where the project's data folders lie: beside the package in a checkout, inside it when installed from a wheel."""
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+BUNDLED_MODEL = "lmeval-bytes-4m-v1"
+"""Folder name of the default model. It carries a version: a better model gets a new name and never replaces this one."""
+
+
+def reference_folder(name: str = BUNDLED_MODEL) -> Path:
+    """Folder of a model that ships with the package."""
+    return _PACKAGE / "reference" / name
+
+
+def data_folder(name: str) -> Path:
+    """A data folder ("tasks" or "compression"): the wheel carries it as lmeval/_data/NAME, a checkout as NAME."""
+    installed = _PACKAGE / "_data" / name
+    return installed if installed.is_dir() else _PACKAGE.parent / name
+
+
+def metric_module(name: str) -> Path:
+    """Path of an `evaluate` module ("bits_per_byte" or "corpus_perplexity"), for `evaluate.load(str(path))`."""
+    return _PACKAGE / "metrics" / f"{name}.py"

@@ -1,0 +1,136 @@
+"""What a run reports: measurements with unit and interval, the ledger of what was scored, provenance; and their JSON.
+
+The JSON is versioned: {"schema": 1, "results": [Measurement...], "ledger": {...}, "provenance": {...}}.
+"""
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Literal, NamedTuple
+
+from lmeval.errors import NonFiniteScore, OutputError
+
+SCHEMA = 1
+Side = Literal["exact", "lower", "upper", "estimate"]
+
+
+class Measurement(NamedTuple):
+    """One number that leaves the program.
+
+    `side` says what the value is for the quantity it is named after: exact, a lower or upper bound, or an estimate.
+    `stderr` and `ci95` (95% interval) are in `unit`, and None where nothing can be said; `n` counts the independent units
+    (documents or pieces of text) behind them.
+    """
+
+    name: str
+    value: float
+    unit: str
+    side: Side
+    stderr: float | None
+    ci95: tuple[float, float] | None
+    n: int
+    higher_is_better: bool
+
+
+class Report(NamedTuple):
+    """All that a run says: the measurements, and JSON-ready mappings. `tables` holds further named lists of rows."""
+
+    results: tuple[Measurement, ...]
+    ledger: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    tables: Mapping[str, Sequence[Mapping[str, Any]]]
+
+    def __getitem__(self, name: str) -> float:
+        """Value of the measurement called `name`."""
+        return find(self, name).value
+
+
+def find(report: Report, name: str) -> Measurement:
+    """The measurement called `name`; KeyError names those that the report has."""
+    for measurement in report.results:
+        if measurement.name == name:
+            return measurement
+    raise KeyError(f"{name} is not among {', '.join(m.name for m in report.results)}")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the interpreter and of every library whose arithmetic or parsing a number depends on."""
+    names = ("lmeval", "torch", "transformers", "tokenizers", "accelerate", "datasets", "numpy", "scipy")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def now() -> str:
+    """The present moment in UTC, ISO 8601 to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The report as JSON-ready data. Raises NonFiniteScore rather than write a number that JSON cannot hold."""
+    for m in report.results:
+        if not math.isfinite(m.value):
+            raise NonFiniteScore(f"{m.name} is {m.value}: a result must be finite; look at the documents one by one")
+    return {
+        "schema": SCHEMA,
+        "results": [m._asdict() for m in report.results],
+        "ledger": dict(report.ledger),
+        "provenance": dict(report.provenance),
+        **{name: list(rows) for name, rows in report.tables.items()},
+    }
+
+
+def write_json(report: Report, path: Path) -> None:
+    """Write the report's JSON whole or not at all."""
+    write_text(json.dumps(as_json(report), indent=2, allow_nan=False) + "\n", path)
+
+
+def check_writable(path: Path) -> None:
+    """Raise OutputError at the start of a long run rather than at its end, where a result could not be written."""
+    folder = path.parent
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder; name a file")
+    if not folder.is_dir():
+        raise OutputError(f"cannot write {path}: there is no folder {folder}; make it first")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"cannot write {path}: folder {folder} is not writable")
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a file whole or not at all."""
+    with atomic_writer(path) as stream:
+        stream.write(text)
+
+
+@contextlib.contextmanager
+def atomic_writer(path: Path) -> Iterator[IO[str]]:
+    """A text stream that becomes the file `path` when the block ends well (temporary name, fsync, rename), else nothing."""
+    check_writable(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes it private
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,28 @@
+"""What the engine takes: a context and the target tokens behind it."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+
+class Request(NamedTuple):
+    """Score `target` after `context` (token ids; both hold at least one token).
+
+    The engine returns one log-probability in nats for each target token: log p(target[i] | context, target[:i]).
+    """
+
+    context: Int64[np.ndarray, " context"]
+    target: Int64[np.ndarray, " target"]
+
+    @property
+    def n_inputs(self) -> int:
+        """Tokens that go through the model: all but the last target, which nothing has to follow."""
+        return len(self.context) + len(self.target) - 1
+
+
+def request(context: list[int], target: list[int]) -> Request:
+    """A request from lists of token ids."""
+    if not context or not target:
+        raise ValueError("a request needs at least one context token (such as BOS) and one target token")
+    return Request(np.array(context, dtype=np.int64), np.array(target, dtype=np.int64))

@@ -1,0 +1,107 @@
+"""Cut a document into windows that a model can take, so that every token is a target exactly once.
+
+With context length L and stride s the first window scores up to L tokens, every later one s, the last what remains. Each
+window has up to L input tokens, as many as fit before its last target, so a scored token has at least L - s tokens before it
+once the document is that long:
+
+    tokens     0 1 2 3 4 5 6 7 8 9        L = 4, s = 2
+    window 0   [t t t t]                  t: scored here    c: context only
+    window 1       [c c t t]
+    window 2           [c c t t]
+    window 3               [c c t t]
+
+s = L is lm-evaluation-harness's `loglikelihood_rolling` (disjoint targets, one token of context); s = L / 2 is the recipe of
+the transformers documentation.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Int32
+
+from lmeval.models import TokenRun
+from lmeval.scoring.requests import Request
+
+BosPolicy = Literal["window", "document", "none"]
+
+
+class Windowing(NamedTuple):
+    """How documents are cut: at most `context` input tokens a window, `stride` scored tokens a window after the first.
+
+    `bos` says where `bos_id` is put, once, as the first input token, never scored: "window" at the head of every window (where
+    it takes the place of the oldest token), "document" only where a window begins with the document (later windows then
+    begin with plain text, as lm-evaluation-harness has it), "none" nowhere: the first token of a document then has nothing
+    before it and is not scored.
+    """
+
+    context: int
+    stride: int
+    bos: BosPolicy
+    bos_id: int
+
+
+class Window(NamedTuple):
+    """Token positions of one window: input [BOS if `bos`] + tokens[start : stop - 1], targets tokens[first : stop]."""
+
+    start: int
+    first: int
+    stop: int
+    bos: bool
+
+
+class WindowRequest(NamedTuple):
+    """A window made ready to score, with the bytes, characters and words of each target token [target, 3]."""
+
+    request: Request
+    units: Int32[np.ndarray, "target 3"]
+
+
+def windows(n_tokens: int, windowing: Windowing) -> Iterator[Window]:
+    """The windows of a document of `n_tokens` tokens, in order.
+
+    >>> [w.stop - w.first for w in windows(10, Windowing(context=4, stride=2, bos="document", bos_id=0))]
+    [4, 2, 2, 2]
+    """
+    first, stop = _first_targets(windowing)
+    while first < n_tokens:
+        stop = min(stop, n_tokens)
+        yield _window(first, stop, windowing)
+        first, stop = stop, stop + windowing.stride
+
+
+def _first_targets(windowing: Windowing) -> tuple[int, int]:
+    skipped = 1 if windowing.bos == "none" else 0
+    return skipped, skipped + windowing.context
+
+
+def _window(first: int, stop: int, windowing: Windowing) -> Window:
+    if windowing.bos == "window":
+        return Window(max(0, stop - windowing.context), first, stop, bos=True)
+    start = max(0, stop - 1 - windowing.context)
+    return Window(start, first, stop, bos=windowing.bos == "document" and stop <= windowing.context)
+
+
+def rolling_requests(runs: Iterable[TokenRun], windowing: Windowing) -> Iterator[WindowRequest]:
+    """The requests of one document's windows, from its tokens as they come; holds one window and one run at a time."""
+    ids = np.empty(0, dtype=np.int64)
+    units = np.empty((0, 3), dtype=np.int32)
+    offset = 0  # position in the document of ids[0]
+    first, stop = _first_targets(windowing)
+    for run in runs:
+        ids, units = np.concatenate([ids, run.ids]), np.concatenate([units, run.units])
+        while stop <= offset + len(ids):
+            yield _request(_window(first, stop, windowing), ids, units, offset, windowing.bos_id)
+            first, stop = stop, stop + windowing.stride
+        keep = max(0, len(ids) - windowing.context - 1)  # a window that ends with the next token reaches back so far
+        ids, units, offset = ids[keep:], units[keep:], offset + keep
+    if first < offset + len(ids):
+        yield _request(_window(first, offset + len(ids), windowing), ids, units, offset, windowing.bos_id)
+
+
+def _request(window: Window, ids: np.ndarray, units: np.ndarray, offset: int, bos_id: int) -> WindowRequest:
+    start, first, stop = window.start - offset, window.first - offset, window.stop - offset
+    context = ids[start:first]
+    if window.bos:
+        context = np.concatenate([[bos_id], context])
+    return WindowRequest(Request(context, ids[first:stop]), units[first:stop])
