@@ -1,3 +1,39 @@
-"""lmeval: evaluation of models that assign probabilities."""
+"""lmeval: evaluation of models that assign probabilities.
+
+>>> import lmeval
+>>> report = lmeval.perplexity("bundled", ["The quick brown fox jumps over the lazy dog."])
+>>> 0 < report["bits_per_byte"] < 8
+True
+"""
+
+from lmeval.documents import Corpus, Document, file_corpus, text_corpus
+from lmeval.errors import LmevalError
+from lmeval.models import CausalLM, ModelLike, from_pair, load_model
+from lmeval.perplexity import Settings, Watch, perplexity
+from lmeval.resources import metric_module
+from lmeval.results import Measurement, Report, find, write_json
+from lmeval.scoring import Request, score
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "CausalLM",
+    "Corpus",
+    "Document",
+    "LmevalError",
+    "Measurement",
+    "ModelLike",
+    "Report",
+    "Request",
+    "Settings",
+    "Watch",
+    "file_corpus",
+    "find",
+    "from_pair",
+    "load_model",
+    "metric_module",
+    "perplexity",
+    "score",
+    "text_corpus",
+    "write_json",
+]

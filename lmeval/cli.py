@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from lmeval import __version__, parallel, report, results
@@ -24,7 +24,10 @@ from lmeval.taskfile import find_task, read_rolling_task, task_corpus
 def main() -> None:
     """Run the command line; a mistake of the user's is one line on standard error and a non-zero status."""
     try:
-        status = commands.main(prog_name="lmeval", standalone_mode=False)
+        commands.main(prog_name="lmeval", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         _fail(f"{error.format_message()} (lmeval --help lists commands and options)", error.exit_code)
     except LmevalError as error:
@@ -34,7 +37,6 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone: say nothing
         sys.exit(141)
-    sys.exit(status if isinstance(status, int) else 0)
 
 
 def _fail(message: str, status: int) -> None:
@@ -132,7 +134,7 @@ def perplexity_command(
         notice = report.withheld_notice(found)
         if json_path:
             results.write_json(found, json_path)
-        Console(soft_wrap=True, highlight=False).print(report.perplexity_tables(found))
+        _print(report.perplexity_tables(found))
         if notice:
             click.echo(f"lmeval: {notice}", err=True)
     parallel.disconnect(group)
@@ -162,10 +164,16 @@ def demo_command(files: tuple[str, ...], device: str, json_path: Path | None) ->
         chunks = (piece.encode() for document in read().documents for piece in document.pieces)
         rows.append(report.DemoRow(name, found, compressed_sizes(chunks)))
     if group.rank == 0:
-        Console(soft_wrap=True, highlight=False).print(report.demo_table(rows))
+        _print(report.demo_table(rows))
         if json_path:
             results.write_text(json.dumps([_demo_json(row) for row in rows], indent=2) + "\n", json_path)
     parallel.disconnect(group)
+
+
+def _print(table: RenderableType) -> None:
+    """To standard output, at the terminal's width there and at the table's own elsewhere."""
+    console = Console(highlight=False)
+    Console(highlight=False, width=None if console.is_terminal else 200).print(table)
 
 
 def _demo_json(row: report.DemoRow) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import codecs
 import glob
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any, NamedTuple
@@ -18,14 +19,16 @@ PIECE_BYTES = 1 << 20
 DATA_SUFFIXES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text"}
 
 
-class Document(NamedTuple):
+@dataclass(frozen=True)
+class Document:
     """One text. `pieces` yields consecutive parts of it, in order and once; their concatenation is the document."""
 
     name: str
     pieces: Iterator[str]
 
 
-class Corpus(NamedTuple):
+@dataclass(frozen=True)
+class Corpus:
     """Documents in order and where they come from. `n_bytes_hint` (for progress bars) is None where it is unknown."""
 
     sources: tuple[str, ...]
@@ -33,7 +36,7 @@ class Corpus(NamedTuple):
     n_bytes_hint: int | None
 
 
-def text_corpus(texts: Iterable[str | Document]) -> Corpus:
+def text_corpus(texts: str | Document | Iterable[str | Document]) -> Corpus:
     """A corpus of strings held in memory, or of documents that the caller made.
 
     >>> [document.name for document in text_corpus(["one", "two"]).documents]
@@ -196,4 +199,4 @@ def table_corpus(paths: Iterable[str | Path], text: Callable[[Mapping[str, Any]]
         raise InputNotFound(f"cannot read a column from files of kind {found}: name files of one kind among {known}")
     separator = {"sep": "\t"} if suffixes == {".tsv"} else {}
     corpus = dataset_corpus(DataSource(builders.pop(), split="train", data_files=tuple(files), kwargs=separator), text)
-    return corpus._replace(n_bytes_hint=sum(Path(file).stat().st_size for file in files))
+    return replace(corpus, n_bytes_hint=sum(Path(file).stat().st_size for file in files))

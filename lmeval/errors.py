@@ -87,9 +87,9 @@ class WorkerError(LmevalError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first non-empty line of an error's message, for quoting it inside a one-line message of ours.
+    r"""The first non-empty line of an error's message, for quoting it inside a one-line message of ours.
 
-    >>> first_line(ValueError("no such file\\n  try another"))
+    >>> first_line(ValueError("no such file\n  try another"))
     'no such file'
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -36,12 +36,13 @@ def connect(device: str = "auto") -> Group:
     from accelerate import PartialState  # costs a second to import, and only several processes need it
 
     state = PartialState(cpu=wanted.type == "cpu")
-    return Group(state.process_index, state.num_processes, torch.device(state.device))
+    return Group(state.process_index, state.num_processes, state.device or wanted)
 
 
 def _checked_device(device: str) -> torch.device:
     if device == "auto":
-        return torch.device(torch.accelerator.current_accelerator() or "cpu")
+        found = torch.accelerator.current_accelerator()
+        return torch.device("cpu") if found is None else found
     try:
         wanted = torch.device(device)
     except RuntimeError as error:

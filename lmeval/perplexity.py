@@ -1,7 +1,7 @@
 """Perplexity and bits per byte of a causal language model on text.
 
-With l_t = ln p(x_t | context of x_t) of the scored tokens t, N = -sum_t l_t in nats, and B bytes, C characters, W words and T
-tokens of exactly the text that was scored:
+With l_t = ln p(x_t | context of x_t) of the scored tokens t, N = -sum_t l_t in nats, and B bytes, C characters, W words and
+T tokens of exactly the text that was scored:
 
     bits_per_byte       N / (B ln 2)          byte_perplexity    exp(N / B)
     bits_per_character  N / (C ln 2)          word_perplexity    exp(N / W)
@@ -81,8 +81,9 @@ def perplexity(
 ) -> Report:
     """Score text with a causal language model.
 
-    `documents` is a corpus, the path of a file or folder (`Path`), or strings, each a document. Texts stream: memory does not
-    grow with them. Under `torchrun` or `accelerate launch` the work is shared out, and every process returns the same report.
+    `documents` is a corpus, the path of a file or folder (`Path`), or strings, each a document. Texts stream: memory does
+    not grow with them. Under `torchrun` or `accelerate launch` the work is shared out, and every process returns the same
+    report.
 
     Raises InputError, ModelError and their kin (see `lmeval.errors`).
 
@@ -238,7 +239,7 @@ def _ratio_measurements(unit: str, nats: RatioEstimate) -> tuple[Measurement, Me
         unit=f"bits/{unit}",
         side="exact",
         stderr=None if nats.stderr is None else nats.stderr / ln2,
-        ci95=None if ci is None else (ci[0] / ln2, ci[1] / ln2),
+        ci95=None if ci is None else (max(0.0, ci[0]) / ln2, ci[1] / ln2),  # certain tokens cost nothing, none less
         n=nats.n,
         higher_is_better=False,
     )
@@ -249,7 +250,7 @@ def _ratio_measurements(unit: str, nats: RatioEstimate) -> tuple[Measurement, Me
         unit=f"1/probability per {unit}",
         side="exact",
         stderr=None if nats.stderr is None else perplexity * nats.stderr,
-        ci95=None if ci is None else (_exp(ci[0]), _exp(ci[1])),
+        ci95=None if ci is None else (_exp(max(0.0, ci[0])), _exp(ci[1])),
         n=nats.n,
         higher_is_better=False,
     )

@@ -75,13 +75,17 @@ def _measurement_table(measurements: Sequence[Measurement]) -> Table:
     table = _plain_table("metric", "value", "95% interval", "standard error")
     for m in measurements:
         digits = 1 if m.name == "nll_nats" else 4
-        error = "" if m.stderr is None else f"{m.stderr:,.{digits}f}"
-        table.add_row(m.name, f"{m.value:,.{digits}f}", _interval(m, digits), error)
+        error = "" if m.stderr is None else _number(m.stderr, digits)
+        table.add_row(m.name, _number(m.value, digits), _interval(m, digits), error)
     return table
 
 
 def _interval(m: Measurement, digits: int) -> str:
-    return "" if m.ci95 is None else f"{m.ci95[0]:,.{digits}f} to {m.ci95[1]:,.{digits}f}"
+    return "" if m.ci95 is None else f"{_number(m.ci95[0], digits)} to {_number(m.ci95[1], digits)}"
+
+
+def _number(x: float, digits: int) -> str:
+    return f"{x:,.{digits}f}" if abs(x) < 1e9 else f"{x:.{digits}e}"
 
 
 def _position_table(report: Report) -> Table:
@@ -114,7 +118,7 @@ def _interval_method(report: Report) -> str:
     if interval["method"] == "blocks":
         blocks = f"blocks of {interval['block_length']:,} of {interval['n_units']:,} pieces of text"
         return f"block bootstrap, {blocks}"
-    return "none: a single piece of text says nothing about spread"
+    return "none: one short document says nothing about spread"
 
 
 def _count(n: int, noun: str) -> str:

@@ -12,6 +12,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -39,7 +40,8 @@ class Measurement(NamedTuple):
     higher_is_better: bool
 
 
-class Report(NamedTuple):
+@dataclass(frozen=True)
+class Report:
     """All that a run says: the measurements, and JSON-ready mappings. `tables` holds further named lists of rows."""
 
     results: tuple[Measurement, ...]

@@ -16,6 +16,7 @@ from lmeval import statistics
 NATS, TOKENS, BYTES, CHARACTERS, WORDS = range(5)
 
 ENOUGH_DOCUMENTS = 30  # from here on documents are the units of the interval; below it, pieces of text are
+ENOUGH_PIECES = 8  # for a bootstrap; below it, documents are the units after all, with a wide Student t interval
 MAX_PIECES = 8192
 
 
@@ -30,7 +31,7 @@ class Spread(NamedTuple):
     """How far ratios of a tally's sums may lie from those of more text like it, and by which method that was found.
 
     `method` is "documents" (linearised, over independent documents), "blocks" (circular block bootstrap over pieces of
-    text) or "none" (fewer than two pieces).
+    text) or "none" (one document, too short to say anything about spread).
     """
 
     method: str
@@ -108,11 +109,10 @@ class Tally:
 
     def spread(self, seed: int) -> Spread:
         """Choose the method for intervals, and run the bootstrap where it is needed."""
-        n = self.moments.n
-        if n >= ENOUGH_DOCUMENTS:
+        n, pieces = self.moments.n, np.array(self._pieces)
+        if n >= ENOUGH_DOCUMENTS or (n > 1 and len(pieces) < ENOUGH_PIECES):
             return Spread("documents", n, None, self.moments, None)
-        pieces = np.array(self._pieces)
-        if len(pieces) < 2:
+        if len(pieces) < ENOUGH_PIECES:
             return Spread("none", len(pieces), None, self.moments, None)
         total = pieces.sum(axis=0)
         residuals = pieces[:, NATS] - total[NATS] / total[TOKENS] * pieces[:, TOKENS]

@@ -6,7 +6,9 @@ booleans. `!function` would run Python from beside the file and is refused.
 """
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,9 +61,7 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", yaml.resolver.re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 
 def find_task(name: str) -> Path | None:
@@ -100,7 +100,7 @@ def read_rolling_task(path: Path) -> RollingTask:
 
 def task_corpus(task: RollingTask) -> Corpus:
     """The documents that a task names."""
-    return dataset_corpus(task.source, task.text)._replace(sources=(task.name,))
+    return replace(dataset_corpus(task.source, task.text), sources=(task.name,))
 
 
 def _read_keys(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -82,12 +83,13 @@ def load_model(name: str = "bundled", *, device: str | torch.device = "cpu", dty
     _check_folder(source)
     with _quiet():
         try:
-            network, report = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source, dtype=DTYPES[dtype], device_map={"": torch.device(device)}, output_loading_info=True
             )
             tokenizer = AutoTokenizer.from_pretrained(source)
         except Exception as error:  # the library raises many kinds; what it says is passed on in one line
             raise ModelNotFound(f"cannot load model {name}: {first_line(error)}") from error
+    network, report = loaded
     missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if missing:
         raise ModelNotFound(f"model {name} is incomplete: no weights for {missing[0]} and {len(missing) - 1} more")
@@ -105,7 +107,7 @@ def from_pair(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name
             f"model {label} knows {config.vocab_size:,} token ids but its tokenizer goes up to "
             f"{max(tokenizer.get_vocab().values()):,}: they do not belong together"
         )
-    bos_id = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    bos_id = next((i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if isinstance(i, int)), None)
     return CausalLM(
         name=label,
         network=network,
@@ -144,8 +146,10 @@ def _check_folder(source: str) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the library's progress bars and advice off the terminal while it loads: what matters is checked and raised."""
-    level = transformers_logging.get_verbosity()
+    level, hub = transformers_logging.get_verbosity(), logging.getLogger("huggingface_hub")
+    hub_level = hub.level
     transformers_logging.set_verbosity(logging.CRITICAL)
+    hub.setLevel(logging.CRITICAL)
     transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
@@ -153,4 +157,5 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         transformers_logging.set_verbosity(level)
+        hub.setLevel(hub_level)
         transformers_logging.enable_progress_bar()

@@ -25,4 +25,4 @@ def _values_sha256(parameter: torch.Tensor) -> str:
     narrow = values.to(torch.float32)
     if values.dtype == torch.float64 and not torch.equal(narrow.double(), values):
         narrow = values
-    return hashlib.sha256(memoryview(narrow.contiguous().numpy()).cast("B")).hexdigest()
+    return hashlib.sha256(narrow.contiguous().numpy().data).hexdigest()

@@ -73,7 +73,9 @@ def _trunk(network: PreTrainedModel) -> nn.Module:
 
 
 def _linear_logits(network: PreTrainedModel, hidden: Float[Tensor, "rows width"]) -> Float[Tensor, "rows vocabulary"]:
-    return network.get_output_embeddings()(hidden)
+    head = network.get_output_embeddings()
+    assert head is not None
+    return head(hidden)
 
 
 def _replayed_logits(network: PreTrainedModel, hidden: Float[Tensor, "rows width"]) -> Float[Tensor, "rows vocabulary"]:
@@ -148,12 +150,12 @@ def examine(network: PreTrainedModel, label: str) -> Head:
 def _agrees(network: PreTrainedModel, logits: Callable[..., Tensor], hidden: Tensor, expected: Tensor) -> bool:
     try:
         return _close(logits(network, hidden), expected)
-    except (AttributeError, TypeError, RuntimeError, IndexError):
+    except (AttributeError, TypeError, RuntimeError, IndexError, AssertionError):
         return False  # an architecture that does not work in this way
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    """Equal up to the rounding of one network's dtype (infinite logits, where a network rules a token out, count as equal)."""
+    """Equal up to the rounding of one network's dtype; equal infinities (tokens that a network rules out) are equal."""
     if a.shape != b.shape:
         return False
     tolerance = 64 * torch.finfo(a.dtype).eps

@@ -4,7 +4,6 @@ They are transformers networks (`PreTrainedModel`), so scoring them runs the ver
 comes out can be compared with a formula.
 """
 
-
 import numpy as np
 import torch
 from jaxtyping import Float64
@@ -43,7 +42,7 @@ class _Trunk(nn.Module):
 
 
 class MarkovLM(PreTrainedModel):
-    """First-order Markov chain: p(next = j | current = i) = transitions[i, j], through a linear head of log-probabilities."""
+    """First-order Markov chain: p(next = j | current = i) = transitions[i, j], by a linear head of log-probabilities."""
 
     config_class = MarkovConfig
     base_model_prefix = "model"
@@ -74,7 +73,7 @@ def markov_model(transitions: Float64[np.ndarray, "states states"], context_leng
 
 
 def uniform_model(vocab_size: int = 257, context_length: int = 1024) -> MarkovLM:
-    """Every token always has probability 1 / vocab_size: log2(vocab_size) bits a token on any text, perplexity vocab_size."""
+    """Every token always has probability 1 / vocab_size: log2(vocab_size) bits a token on any text."""
     return markov_model(np.full((vocab_size, vocab_size), 1.0 / vocab_size), context_length)
 
 

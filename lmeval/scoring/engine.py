@@ -126,8 +126,9 @@ def _score_batch(model: CausalLM, batch: list[Request]) -> list[LogProbs]:
     log_probs = target_log_probs(model.network, model.head, *tensors).cpu().numpy()
     bad = ~np.isfinite(log_probs)
     if bad.any():
+        dtype = str(model.dtype).removeprefix("torch.")
         raise NonFiniteScore(
             f"{model.name} gave {log_probs[bad][0]} for {bad.sum()} of {len(bad)} tokens of a batch: its weights are damaged, "
-            f"or {str(model.dtype).removeprefix('torch.')} overflows (try --dtype float32), or it rules these tokens out"
+            f"or {dtype} overflows (try --dtype float32), or it rules these tokens out"
         )
     return np.split(log_probs, np.cumsum([len(request.target) for request in batch])[:-1])

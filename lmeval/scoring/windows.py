@@ -29,10 +29,10 @@ BosPolicy = Literal["window", "document", "none"]
 class Windowing(NamedTuple):
     """How documents are cut: at most `context` input tokens a window, `stride` scored tokens a window after the first.
 
-    `bos` says where `bos_id` is put, once, as the first input token, never scored: "window" at the head of every window (where
-    it takes the place of the oldest token), "document" only where a window begins with the document (later windows then
-    begin with plain text, as lm-evaluation-harness has it), "none" nowhere: the first token of a document then has nothing
-    before it and is not scored.
+    `bos` says where `bos_id` is put, once, as the first input token, never scored: "window" at the head of every window
+    (where it takes the place of the oldest token), "document" only where a window begins with the document (later windows
+    then begin with plain text, as lm-evaluation-harness has it), "none" nowhere: the first token of a document then has
+    nothing before it and is not scored.
     """
 
     context: int
