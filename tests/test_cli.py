@@ -1,0 +1,375 @@
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import pytest
+import safetensors.torch
+import torch
+import transformers
+from samples import PROSE, ROOT, command, network, random_text, save_pair, stories_folder, tinystories, wordpiece_tokenizer
+
+from lmeval import cli
+from lmeval.models import load_model
+from lmeval.models.toys import byte_tokenizer
+from lmeval.perplexity import Settings, perplexity
+from lmeval.resources import reference_folder
+from lmeval.results import as_json
+
+NOT_OF_THE_NUMBERS = ("date", "seconds", "n_processes")
+
+
+class Ran(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """`lmeval` with these arguments, in this process."""
+
+    keyboard = tempfile.TemporaryFile()  # noqa: SIM115
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=keyboard))
+
+    def called(*arguments: str | Path, stdin: bytes = b"") -> Ran:
+        monkeypatch.setattr(sys, "argv", ["lmeval", *map(str, arguments)])
+        keyboard.write(stdin)
+        keyboard.seek(-len(stdin), io.SEEK_CUR)
+        capsys.readouterr()
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else 1
+        captured = capsys.readouterr()
+        return Ran(status, captured.out, captured.err)
+
+    yield called
+    keyboard.close()
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_pair(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_bytes((PROSE + random_text(1000) + "é🙂\r\n").encode())
+    return path
+
+
+def read(path: Path) -> dict:
+    """A results file less what may differ between two equal runs."""
+    found = json.loads(path.read_text())
+    for key in NOT_OF_THE_NUMBERS:
+        del found["provenance"][key]
+    return found
+
+
+def test_the_command_writes_what_the_function_returns(run: Run, model: Path, text: Path, tmp_path: Path):
+    ran = run("perplexity", "--model", model, text, "--stride", 32, "--json", tmp_path / "out.json", "--device", "cpu")
+    assert (ran.status, ran.err) == (0, "")
+    found = perplexity(load_model(str(model)), text, Settings(stride=32), device="cpu")
+    assert json.loads((tmp_path / "out.json").read_text())["schema"] == 1
+    expected = json.loads(json.dumps(as_json(found)))
+    ours = read(tmp_path / "out.json")
+    assert ours["results"] == expected["results"]
+    assert ours["ledger"] == expected["ledger"]
+    assert ours["documents"] == expected["documents"]
+    assert ours["by_position"] == expected["by_position"]
+
+
+def test_the_table_shows_every_result(run: Run, model: Path, text: Path):
+    ran = run("perplexity", "-m", model, text)
+    found = perplexity(load_model(str(model)), text)
+    for measurement in found.results:
+        assert re.search(rf"^{measurement.name} ", ran.out, re.MULTILINE)
+    assert f"{found['bits_per_byte']:.4f}" in ran.out
+
+
+def test_options_reach_the_run(run: Run, model: Path, text: Path, tmp_path: Path):
+    options = ["--context=16", "--stride=8", "--bos=document", "--batch-size=3", "--dtype=float64", "--seed=5"]
+    assert run("perplexity", "-m", model, text, *options, "--json", tmp_path / "o.json").status == 0
+    found = read(tmp_path / "o.json")
+    windows = found["ledger"]["windows"]
+    assert (windows["context"], windows["stride"], windows["bos_policy"]) == (16, 8, "document")
+    provenance = found["provenance"]
+    assert (provenance["batch_size"], provenance["seed"], provenance["model"]["dtype"]) == (3, 5, "float64")
+
+
+def test_standard_input_is_text(run: Run, model: Path, text: Path, tmp_path: Path):
+    for name, arguments, stdin in (("a", ["-"], text.read_bytes()), ("b", [text], b"")):
+        assert run("perplexity", "-m", model, *arguments, "--json", tmp_path / name, stdin=stdin).status == 0
+    a, b = read(tmp_path / "a"), read(tmp_path / "b")
+    assert a["results"] == b["results"]
+    assert a["provenance"]["corpus"]["sha256"] == b["provenance"]["corpus"]["sha256"]
+
+
+def test_a_column_of_a_table_is_text(run: Run, model: Path, tmp_path: Path):
+    (tmp_path / "t.jsonl").write_text('{"body": "one"}\n{"body": "two 🙂"}\n')
+    assert (
+        run("perplexity", "-m", model, tmp_path / "t.jsonl", "--text-column", "body", "--json", tmp_path / "o").status == 0
+    )
+    assert (
+        read(tmp_path / "o")["results"]
+        == json.loads(json.dumps(as_json(perplexity(str(model), ["one", "two 🙂"]))))["results"]
+    )
+
+
+def test_a_task_names_its_text(run: Run, model: Path, tmp_path: Path):
+    (tmp_path / "rows.jsonl").write_text('{"page": "one"}\n')
+    (tmp_path / "task.yaml").write_text(
+        "task: tiny\noutput_type: loglikelihood_rolling\ndataset_path: json\n"
+        "dataset_kwargs: {data_files: {test: rows.jsonl}}\ntest_split: test\ndoc_to_target: page\n"
+    )
+    assert run("perplexity", "-m", model, tmp_path / "task.yaml", "--json", tmp_path / "o").status == 0
+    assert read(tmp_path / "o")["provenance"]["corpus"]["sources"] == ["tiny"]
+
+
+def test_each_document_can_be_had_as_a_line(run: Run, model: Path, tmp_path: Path):
+    (tmp_path / "texts").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "texts" / name).write_text(name * 100)
+    options = ["--documents", tmp_path / "d.jsonl", "--json", tmp_path / "o.json"]
+    assert run("perplexity", "-m", model, tmp_path / "texts", *options).status == 0
+    lines = [json.loads(line) for line in (tmp_path / "d.jsonl").read_text().splitlines()]
+    assert lines == json.loads((tmp_path / "o.json").read_text())["documents"]
+
+
+def test_a_tokenizer_that_loses_text_is_said_on_standard_error(run: Run, tmp_path: Path):
+    config = transformers.LlamaConfig(
+        vocab_size=300, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    network(config).save_pretrained(tmp_path / "lossy")
+    wordpiece_tokenizer().save_pretrained(tmp_path / "lossy")
+    (tmp_path / "t").write_text("Upper Case\n")
+    ran = run("perplexity", "-m", tmp_path / "lossy", tmp_path / "t", "--context", "32")
+    assert ran.status == 0
+    assert ran.err.startswith("lmeval: the tokenizer does not give back the text of 1 document")
+    assert len(ran.err.splitlines()) == 1
+    assert "bits_per_byte" not in ran.out
+
+
+def damaged(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
+    save_pair(folder)
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    change(weights)
+    safetensors.torch.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def without(folder: Path, pattern: str) -> Path:
+    save_pair(folder)
+    for path in folder.glob(pattern):
+        path.unlink()
+    return folder
+
+
+def truncated(folder: Path) -> Path:
+    data = (save_pair(folder) / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[:5000])
+    return folder
+
+
+def bidirectional(folder: Path) -> Path:
+    config = transformers.BertConfig(
+        vocab_size=257, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    network(config).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+BAD_MODELS: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "no folder": (lambda f: f / "absent", "no model folder"),
+    "no config": (lambda f: without(f, "config.json"), "no config.json"),
+    "no weights": (lambda f: without(f, "*.safetensors"), "no weights"),
+    "no tokenizer": (lambda f: without(f, "tokenizer*"), "no tokenizer"),
+    "truncated weights": (truncated, "cannot load model"),
+    "a missing tensor": (lambda f: damaged(f, lambda w: w.pop("model.norm.weight")), "no weights for model.norm.weight"),
+    "NaN weights": (lambda f: damaged(f, lambda w: w["model.norm.weight"].fill_(torch.nan)), "gives NaN"),
+    "not causal": (bidirectional, "sees later tokens"),
+}
+
+
+def assert_one_line(ran: Ran, message: str) -> None:
+    assert ran.status not in (0, None)
+    assert ran.out == ""
+    assert len(ran.err.splitlines()) == 1, ran.err
+    assert ran.err.startswith("lmeval: ")
+    assert "Traceback" not in ran.err
+    assert message in ran.err
+
+
+@pytest.mark.parametrize("kind", BAD_MODELS)
+def test_a_bad_model_is_one_line(run: Run, text: Path, tmp_path: Path, kind: str):
+    make, message = BAD_MODELS[kind]
+    ran = run("perplexity", "-m", make(tmp_path / "model"), text, "--json", tmp_path / "out.json")
+    assert_one_line(ran, message)
+    assert not (tmp_path / "out.json").exists()
+
+
+BAD_TEXTS: dict[str, tuple[bytes | None, str]] = {
+    "missing": (None, "no such file or folder"),
+    "empty": (b"", "is empty (0 bytes)"),
+    "undecodable": (b"a" * 3000 + b"\xfc", "byte 0xfc at offset 3,000"),
+    "cut short": (b"fine, then \xe2\x82", "byte 0xe2 at offset 11"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_TEXTS)
+def test_a_bad_text_is_one_line_and_leaves_no_file(run: Run, model: Path, tmp_path: Path, kind: str):
+    data, message = BAD_TEXTS[kind]
+    if data is not None:
+        (tmp_path / "bad").write_bytes(data)
+    options = ["--json", tmp_path / "o.json", "--documents", tmp_path / "d.jsonl"]
+    assert_one_line(run("perplexity", "-m", model, tmp_path / "bad", *options), message)
+    assert [path.name for path in tmp_path.iterdir() if path.name != "bad"] == []
+
+
+BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
+    "a context longer than the model": (["--context", "65"], "context 65 is more than the 64 tokens"),
+    "a stride longer than the context": (
+        ["--context", "10", "--stride", "11"],
+        "stride 11 must lie between 1 and the context",
+    ),
+    "no context": (["--context", "0"], "'--context'"),
+    "no number": (["--batch-size", "many"], "'--batch-size'"),
+    "no such dtype": (["--dtype", "int8"], "'--dtype'"),
+    "no such device": (["--device", "toaster"], "unknown device 'toaster'"),
+    "a device that is not here": (["--device", f"cuda:{torch.cuda.device_count()}"], "is not here"),
+    "another kind of device": (["--device", "meta"], "meta"),
+    "no such option": (["--contxt", "5"], "No such option"),
+    "results into no folder": (["--json", "nowhere/out.json"], "there is no folder nowhere"),
+    "documents into no folder": (["--documents", "nowhere/d.jsonl"], "there is no folder nowhere"),
+    "a data set and paths": (["--dataset", "x/y"], "--dataset stands alone"),
+    "a column that is not there": (["--text-column", "body"], "no column 'body'"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_OPTIONS)
+def test_a_bad_option_is_one_line(
+    run: Run, model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+):
+    options, message = BAD_OPTIONS[kind]
+    monkeypatch.chdir(tmp_path)
+    assert_one_line(run("perplexity", "-m", model, text, *options), message)
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_no_text_at_all_is_one_line(run: Run, model: Path):
+    assert_one_line(run("perplexity", "-m", model), "no text given")
+    assert_one_line(run("perplexity", "-m", model, "-", stdin=b""), "nothing to score in -")
+
+
+def test_a_data_set_that_cannot_be_had_is_one_line(run: Run, model: Path):
+    ran = run("perplexity", "-m", model, "--dataset", "nobody/nothing", "--text-column", "text")
+    assert_one_line(ran, "cannot load data set nobody/nothing")
+
+
+def test_a_mistake_in_a_task_file_is_one_line_with_its_place(run: Run, model: Path, tmp_path: Path):
+    (tmp_path / "t.yaml").write_text("task: t\noutput_tpye: loglikelihood_rolling\n")
+    ran = run("perplexity", "-m", model, tmp_path / "t.yaml")
+    assert_one_line(ran, "line 2: unknown key 'output_tpye' (did you mean 'output_type'?)")
+
+
+def test_an_interruption_is_one_line_and_leaves_no_file(
+    run: Run, model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupted(*_: object, **__: object):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "perplexity", interrupted)
+    ran = run("perplexity", "-m", model, text, "--json", tmp_path / "o.json", "--documents", tmp_path / "d.jsonl")
+    assert_one_line(Ran(ran.status, ran.out, ran.err.strip()), "interrupted")
+    assert ran.status == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_an_unknown_command_is_one_line(run: Run):
+    assert_one_line(run("perplexty"), "perplexty")
+
+
+def test_a_failure_half_way_leaves_the_files_of_an_earlier_run(run: Run, model: Path, tmp_path: Path):
+    (tmp_path / "o.json").write_text("old")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "1").write_text("fine " * 2000)
+    (tmp_path / "texts" / "2").write_bytes(b"\xff")
+    ran = run(
+        "perplexity", "-m", model, tmp_path / "texts", "--json", tmp_path / "o.json", "--documents", tmp_path / "d.jsonl"
+    )
+    assert_one_line(ran, "is not UTF-8 text")
+    assert (tmp_path / "o.json").read_text() == "old"
+    assert not (tmp_path / "d.jsonl").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["perplexity", "--help"]])
+def test_help_is_help(run: Run, arguments: list[str]):
+    ran = run(*arguments)
+    assert ran.status == 0
+    assert "lmeval" in ran.out
+
+
+def test_the_command_is_a_process_that_ends_with_its_status(tmp_path: Path):
+    ran = subprocess.run(
+        command("perplexity", "no-such-file"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr == "lmeval: no such file or folder: no-such-file\n"
+
+
+def test_two_processes_write_what_one_writes(tmp_path: Path):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a").write_text(tinystories(30_000), encoding="utf-8")
+    (tmp_path / "texts" / "b").write_text(PROSE, encoding="utf-8")
+    arguments = ["perplexity", "--model", str(stories_folder()), "texts", "--device", "cpu", "--stride", "256"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    shown = []
+    for name, launch in (("one", command()), ("two", [*launcher, *command()[1:]])):
+        ran = subprocess.run(
+            [*launch, *arguments, "--json", name, "--documents", f"{name}.jsonl"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+        assert ran.returncode == 0, ran.stderr
+        shown.append(ran.stdout)
+    assert read(tmp_path / "one") == read(tmp_path / "two")
+    assert json.loads((tmp_path / "two").read_text())["provenance"]["n_processes"] == 2
+    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
+    assert shown[0] == shown[1]  # one table, by the first process alone
+
+
+@pytest.mark.slow
+def test_the_demo_runs_on_a_file(run: Run, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    if not (reference_folder() / "model.safetensors").is_file():
+        pytest.skip("the bundled model is not there yet")
+    from lmeval.documents import text_corpus
+
+    monkeypatch.setattr(cli, "python_manual", lambda: text_corpus([PROSE]))  # the whole manual takes most of a minute
+    ran = run("demo", text, "--json", tmp_path / "o.json")
+    assert (ran.status, ran.err) == (0, "")
+    assert str(text) in ran.out
+    rows = json.loads((tmp_path / "o.json").read_text())
+    assert [size["name"] for size in rows[1]["baselines"]] == ["gzip -9", "bzip2 -9", "xz -9e"]

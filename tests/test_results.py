@@ -1,0 +1,117 @@
+import dataclasses
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from lmeval.errors import NonFiniteScore, OutputError
+from lmeval.results import (
+    Measurement,
+    Report,
+    as_json,
+    atomic_writer,
+    check_writable,
+    find,
+    versions,
+    write_json,
+    write_text,
+)
+
+
+def measurement(value: float = 1.5, name: str = "bits_per_byte") -> Measurement:
+    return Measurement(name, value, "bits/byte", "exact", 0.1, (1.3, 1.7), 3, False)
+
+
+def report(*measurements: Measurement) -> Report:
+    return Report(measurements, {"n_documents": 1}, {"seed": 0}, {"documents": [{"name": "a"}]})
+
+
+def test_json_has_the_keys_that_are_promised(tmp_path: Path):
+    write_json(report(measurement()), tmp_path / "out.json")
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found == {
+        "schema": 1,
+        "results": [
+            {
+                "name": "bits_per_byte",
+                "value": 1.5,
+                "unit": "bits/byte",
+                "side": "exact",
+                "stderr": 0.1,
+                "ci95": [1.3, 1.7],
+                "n": 3,
+                "higher_is_better": False,
+            }
+        ],
+        "ledger": {"n_documents": 1},
+        "provenance": {"seed": 0},
+        "documents": [{"name": "a"}],
+    }
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_result_that_is_not_finite_is_never_written(tmp_path: Path, value: float):
+    with pytest.raises(NonFiniteScore, match="bits_per_byte"):
+        write_json(report(measurement(value)), tmp_path / "out.json")
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(dataclasses.replace(report(), ledger={"bad": value}), tmp_path / "out.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_reads_back_the_very_number(tmp_path: Path):
+    value = 0.1 + 0.2 + 1e-15
+    write_json(report(measurement(value)), tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text())["results"][0]["value"] == value
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path):
+    path = tmp_path / "out.json"
+    write_text("old", path)
+    with pytest.raises(RuntimeError, match="half way"), atomic_writer(path) as stream:
+        stream.write("new")
+        raise RuntimeError("half way")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["out.json"]  # noqa: PTH208
+
+
+def test_nothing_is_there_before_all_is_there(tmp_path: Path):
+    with atomic_writer(tmp_path / "out") as stream:
+        stream.write("text")
+        stream.flush()
+        assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out").read_text() == "text"
+
+
+def test_a_written_file_has_ordinary_permissions(tmp_path: Path):
+    (tmp_path / "plain").write_text("")
+    write_text("", tmp_path / "ours")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_path_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path):
+    with pytest.raises(OutputError, match="there is no folder"):
+        check_writable(tmp_path / "no" / "out.json")
+    with pytest.raises(OutputError, match="it is a folder"):
+        check_writable(tmp_path)
+    check_writable(tmp_path / "out.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_measurements_are_found_by_name():
+    found = report(measurement(), measurement(2.5, "word_perplexity"))
+    assert found["word_perplexity"] == 2.5
+    assert find(found, "bits_per_byte").ci95 == (1.3, 1.7)
+    with pytest.raises(KeyError, match="acc is not among bits_per_byte, word_perplexity"):
+        find(found, "acc")
+
+
+def test_versions_name_every_library():
+    found = versions()
+    assert {"python", "torch", "transformers", "tokenizers", "numpy"} <= set(found)
+    assert "not installed" not in found.values()
+
+
+def test_as_json_is_json():
+    assert json.loads(json.dumps(as_json(report(measurement())), allow_nan=False))["schema"] == 1
