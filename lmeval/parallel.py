@@ -47,6 +47,9 @@ def _checked_device(device: str) -> torch.device:
         wanted = torch.device(device)
     except RuntimeError as error:
         raise DeviceError(f"unknown device '{device}': use auto, cpu, cuda or cuda:N") from error
+    here = torch.accelerator.current_accelerator()
+    if wanted.type not in ("cpu", "cuda") and (here is None or wanted.type != here.type):
+        raise DeviceError(f"device '{device}' is not here: use --device {'cpu' if here is None else here.type}")
     if wanted.type == "cuda":
         count = torch.cuda.device_count()
         if (wanted.index or 0) >= count:

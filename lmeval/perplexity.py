@@ -33,6 +33,7 @@ from lmeval.statistics import RatioEstimate
 
 DEFAULT_CONTEXT = 2048  # for architectures without a limit of their own
 MAX_LISTED_DOCUMENTS = 1000
+MAX_EXPONENT = 700.0  # exp of more is no float64
 UNITS = {"byte": tally.BYTES, "character": tally.CHARACTERS, "word": tally.WORDS, "token": tally.TOKENS}
 METRICS = (
     "bits_per_byte",
@@ -128,19 +129,21 @@ def perplexity(
 def resolve(model: CausalLM, settings: Settings) -> Windowing:
     """Fill in what `settings` leaves open and check it against the model. Raises ContextTooLong and InputError."""
     limit = model.context_length
-    context = settings.context or limit or DEFAULT_CONTEXT
+    context = (limit or DEFAULT_CONTEXT) if settings.context is None else settings.context
     if limit is not None and context > limit:
         raise ContextTooLong(
             f"context {context:,} is more than the {limit:,} tokens that {model.name} takes: lower --context"
         )
-    stride = settings.stride or context
+    if context < 1:
+        raise InputError(f"context {context:,} must be at least 1 token")
+    stride = context if settings.stride is None else settings.stride
     if not 1 <= stride <= context:
         raise InputError(f"stride {stride:,} must lie between 1 and the context, {context:,}: else tokens would be left out")
     bos = settings.bos
     if bos == "auto":
-        bos = "document" if stride == context else "window"
-    if model.bos_id is None:
-        bos = "none"
+        bos = "none" if model.bos_id is None else "document" if stride == context else "window"
+    elif model.bos_id is None and bos != "none":
+        raise InputError(f"BOS policy '{bos}', but the tokenizer of {model.name} has neither BOS nor EOS: use none or auto")
     if bos == "window" or bos == "document" or bos == "none":
         return Windowing(context, stride, bos, -1 if model.bos_id is None else model.bos_id)
     raise InputError(f"unknown BOS policy '{bos}': use auto, window, document or none")
@@ -249,15 +252,15 @@ def _ratio_measurements(unit: str, nats: RatioEstimate) -> tuple[Measurement, Me
         value=perplexity,
         unit=f"1/probability per {unit}",
         side="exact",
-        stderr=None if nats.stderr is None else perplexity * nats.stderr,
-        ci95=None if ci is None else (_exp(max(0.0, ci[0])), _exp(ci[1])),
+        stderr=None if nats.stderr is None else _finite(perplexity * nats.stderr),
+        ci95=None if ci is None or ci[1] >= MAX_EXPONENT else (_exp(max(0.0, ci[0])), _exp(ci[1])),
         n=nats.n,
         higher_is_better=False,
     )
 
 
 def _exp(x: float) -> float:
-    return math.exp(x) if x < 700 else math.inf
+    return math.exp(x) if x < MAX_EXPONENT else math.inf
 
 
 def _ledger(

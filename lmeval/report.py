@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from lmeval.compression import CompressedSize
@@ -23,14 +24,14 @@ def perplexity_tables(report: Report) -> RenderableType:
     ledger, model = report.ledger, report.provenance["model"]
     windows = ledger["windows"]
     head = _plain_table("", "")
-    head.add_row("text", f"{', '.join(report.provenance['corpus']['sources'])}")
+    head.add_row("text", escape(", ".join(report.provenance["corpus"]["sources"])))
     counts = f"{ledger['n_bytes_scored']:,} bytes, {ledger['n_tokens_scored']:,} tokens in {windows['n']:,} windows"
     head.add_row("scored", f"{_count(ledger['n_documents'], 'document')}, {counts}")
     left_out = _left_out(report)
     if left_out:
         head.add_row("not scored", left_out)
     name = f"{model['name']}, {model['n_parameters']:,} parameters, {model['dtype']} on {report.provenance['device']}"
-    head.add_row("model", name)
+    head.add_row("model", escape(name))
     bos = {"window": "at every window", "document": "at document starts", "none": "nowhere"}[windows["bos_policy"]]
     head.add_row("windows", f"context {windows['context']:,}, stride {windows['stride']:,}, BOS {bos}")
     head.add_row("interval", _interval_method(report))
@@ -57,7 +58,7 @@ def demo_table(rows: Sequence[DemoRow]) -> RenderableType:
         ours = find(row.report, "bits_per_byte")
         values = [ours.value, *(size.bits_per_byte for size in row.sizes)]
         cells = [f"[bold]{value:.3f}[/bold]" if value == min(values) else f"{value:.3f}" for value in values]
-        table.add_row(row.name, f"{row.report.ledger['n_bytes_scored']:,}", cells[0], _interval(ours, 3), *cells[1:])
+        table.add_row(escape(row.name), f"{row.report.ledger['n_bytes_scored']:,}", cells[0], _interval(ours, 3), *cells[1:])
     return table
 
 

@@ -5,6 +5,7 @@ The JSON is versioned: {"schema": 1, "results": [Measurement...], "ledger": {...
 
 import contextlib
 import datetime
+import functools
 import importlib.metadata
 import json
 import math
@@ -62,6 +63,7 @@ def find(report: Report, name: str) -> Measurement:
     raise KeyError(f"{name} is not among {', '.join(m.name for m in report.results)}")
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions of the interpreter and of every library whose arithmetic or parsing a number depends on."""
     names = ("lmeval", "torch", "transformers", "tokenizers", "accelerate", "datasets", "numpy", "scipy")
@@ -82,8 +84,10 @@ def now() -> str:
 def as_json(report: Report) -> dict[str, Any]:
     """The report as JSON-ready data. Raises NonFiniteScore rather than write a number that JSON cannot hold."""
     for m in report.results:
-        if not math.isfinite(m.value):
-            raise NonFiniteScore(f"{m.name} is {m.value}: a result must be finite; look at the documents one by one")
+        if not all(math.isfinite(x) for x in (m.value, m.stderr or 0.0, *(m.ci95 or ()))):
+            raise NonFiniteScore(
+                f"{m.name} is {m.value}, interval {m.ci95}: a result must be finite; look at the documents one by one"
+            )
     return {
         "schema": SCHEMA,
         "results": [m._asdict() for m in report.results],

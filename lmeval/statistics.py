@@ -143,7 +143,7 @@ def bootstrapped_ratio(
     (The standard deviation itself: dividing it by the root of the number of replicates would measure the simulation.)
     """
     ratio = float(total[numerator] / total[denominator])
-    if bootstrap.n < 2:
+    if bootstrap.n < 2 or not bootstrap.sums[:, denominator].all():  # a resample without any unit has no ratio
         return RatioEstimate(ratio, None, None, bootstrap.n)
     replicates = bootstrap.sums[:, numerator] / bootstrap.sums[:, denominator]
     tail = (1 - CONFIDENCE) / 2

@@ -80,6 +80,7 @@ def read_rolling_task(path: Path) -> RollingTask:
         raise TaskFileError(
             f"{path}: output_type is {keys.get('output_type')!r}, and only {ROLLING} names a corpus to score"
         )
+    _check_types(keys, path)
     for name in ("dataset_path", "doc_to_target"):
         if not isinstance(keys.get(name), str):
             raise TaskFileError(f"{path}: key '{name}' must be given, as text")
@@ -96,6 +97,14 @@ def read_rolling_task(path: Path) -> RollingTask:
     files = _data_files(kwargs.pop("data_files", ()), split, path)
     source = DataSource(keys["dataset_path"], keys.get("dataset_name"), split if not files else "train", files, kwargs)
     return RollingTask(str(keys.get("task", path.stem)), source, _template(keys["doc_to_target"], path))
+
+
+def _check_types(keys: dict[str, Any], path: Path) -> None:
+    kinds: dict[str, tuple[type, str]] = {"metric_list": (list, "a list"), "dataset_kwargs": (dict, "a mapping")}
+    kinds |= dict.fromkeys(("dataset_name", *SPLITS), (str, "text"))
+    for name, (kind, description) in kinds.items():
+        if keys.get(name) is not None and not isinstance(keys[name], kind):
+            raise TaskFileError(f"{path}: key '{name}' must be {description}, not {keys[name]!r:.60}")
 
 
 def task_corpus(task: RollingTask) -> Corpus:
@@ -133,14 +142,23 @@ def _read_keys(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 def _check_node(node: yaml.Node | None, path: Path) -> None:
     if not isinstance(node, yaml.MappingNode):
         raise TaskFileError(f"{path}: not a task file: a task file is a YAML mapping with keys such as task, dataset_path")
+    seen = set()
     for key, _ in node.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            raise TaskFileError(f"{path}: line {line}: a key must be a word")
+        if key.value in seen:
+            raise TaskFileError(f"{path}: line {line}: key '{key.value}' is given twice")
+        seen.add(key.value)
         if key.value not in KEYS:
-            line = key.start_mark.line + 1
             raise TaskFileError(f"{path}: line {line}: unknown key '{key.value}'{_nearest(key.value, KEYS)}")
-    _refuse_code(node, path)
+    _refuse_code(node, path, set())
 
 
-def _refuse_code(node: yaml.Node, path: Path) -> None:
+def _refuse_code(node: yaml.Node, path: Path, seen: set[int]) -> None:
+    if id(node) in seen:  # an alias
+        return
+    seen.add(id(node))
     if node.tag.startswith("!"):
         line = node.start_mark.line + 1
         raise TaskFileError(
@@ -149,10 +167,10 @@ def _refuse_code(node: yaml.Node, path: Path) -> None:
     if isinstance(node, yaml.MappingNode):
         for pair in node.value:
             for child in pair:
-                _refuse_code(child, path)
+                _refuse_code(child, path, seen)
     elif isinstance(node, yaml.SequenceNode):
         for child in node.value:
-            _refuse_code(child, path)
+            _refuse_code(child, path, seen)
 
 
 def _nearest(name: str, known: frozenset[str]) -> str:
@@ -166,7 +184,9 @@ def _data_files(files: Any, split: str, path: Path) -> tuple[str, ...]:
         if split not in files:
             raise TaskFileError(f"{path}: data_files has no entry for the split '{split}': it has {', '.join(files)}")
         files = files[split]
-    names = [files] if isinstance(files, str) else list(files)
+    names = [files] if isinstance(files, str) else files
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise TaskFileError(f"{path}: data_files must be a file name, a list of them, or a mapping from splits to them")
     beside = [path.parent / name for name in names]
     return tuple(str(b) if b.exists() else name for b, name in zip(beside, names, strict=True))
 
@@ -184,7 +204,7 @@ def _template(target: str, path: Path) -> Callable[[Mapping[str, Any]], str]:
     def render(row: Mapping[str, Any]) -> str:
         try:
             return template.render(**row)
-        except (jinja2.TemplateError, TypeError) as error:
+        except Exception as error:  # a template can fail in as many ways as an expression
             raise InputNotFound(f"doc_to_target of {path} does not fit it: {first_line(error)}") from error
 
     return render

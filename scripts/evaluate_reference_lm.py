@@ -7,7 +7,7 @@ from lmeval import Settings, find, load_model, perplexity
 from lmeval.compression import compressed_sizes
 
 CONTEXT = 512
-STRIDES = (512, 256, 128)
+STRIDES = (512, 256)
 
 
 def main() -> None:

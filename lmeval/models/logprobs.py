@@ -2,8 +2,9 @@
 
 A causal LM is a trunk (ids -> hidden states) and a head (hidden state -> logits, with whatever scaling or capping the
 architecture adds). The trunk runs over the whole batch once; the head, the log-softmax and the choice of the target run
-over slices of the scored positions, small enough to stay in cache. For a vocabulary of 150,000, 16,384 positions would be
-10 GB of float32 logits; a slice is 150 MB.
+over slices of the scored positions. For a vocabulary of 150,000, 16,384 positions would be 10 GB of float32 logits. On a
+CPU a large linear head is also cut across the vocabulary, with a running log-sum-exp, so that only 4 MB of logits exist at
+a time: no memory is mapped anew for each slice, and the head costs no more than its matrix product (scripts/bench_scoring).
 """
 
 import enum
@@ -14,11 +15,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
+from transformers.utils.generic import ModelOutput
 
 from lmeval.errors import NonFiniteScore, NotCausal
 
-SLICE_ELEMENTS = 1 << 20  # logits of a slice; more leaves the cache of a core (measured: bench_scoring)
+SLICE_ELEMENTS = 1 << 20  # logits that exist at a time on a CPU: what its caches hold
 SLICE_ROWS = 256  # at least, so that reading a large head's weights is shared by enough rows
+BLOCK_ROWS, BLOCK_COLUMNS = 512, 2048  # of a head that is cut across the vocabulary too
 ACCELERATOR_SLICE_ELEMENTS = 1 << 27
 
 
@@ -48,19 +51,64 @@ def target_log_probs(
     with torch.inference_mode():
         if head is Head.WHOLE:
             return _by_whole_forward(network, ids, positions, targets)
-        hidden = _trunk(network)(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
+        output = _trunk(network)(input_ids=ids, use_cache=False)
+        hidden = output.last_hidden_state.flatten(0, 1)
         if len(positions) != len(hidden):
             hidden = hidden.index_select(0, positions)
+        weight_and_bias = _large_linear_head(network, head, hidden.device)
+        if weight_and_bias is not None:
+            parts = zip(hidden.split(BLOCK_ROWS), targets.split(BLOCK_ROWS), strict=True)
+            return torch.cat([_log_prob_by_blocks(h, *weight_and_bias, t) for h, t in parts])
         rows = _slice_rows(network, hidden.device)
         logits = _linear_logits if head is Head.LINEAR else _replayed_logits
         parts = zip(hidden.split(rows), targets.split(rows), strict=True)
-        return torch.cat([_log_prob(logits(network, h), t) for h, t in parts])
+        return torch.cat([_log_prob(logits(network, h, type(output)), t) for h, t in parts])
 
 
 def _log_prob(logits: Float[Tensor, "rows vocabulary"], targets: Int64[Tensor, " rows"]) -> Float[Tensor, " rows"]:
     if logits.dtype != torch.float64:
         logits = logits.float()
     return -functional.cross_entropy(logits, targets, reduction="none")
+
+
+def _large_linear_head(network: PreTrainedModel, head: Head, device: torch.device) -> tuple[Tensor, Tensor | None] | None:
+    """Weight [vocabulary, width] and bias of a plain linear head that is worth cutting across the vocabulary, else None."""
+    embeddings = network.get_output_embeddings()
+    if head is not Head.LINEAR or device.type != "cpu" or type(embeddings) is not nn.Linear:
+        return None
+    return (embeddings.weight, embeddings.bias) if embeddings.out_features > 2 * BLOCK_COLUMNS else None
+
+
+def _log_prob_by_blocks(
+    hidden: Float[Tensor, "rows width"],
+    weight: Float[Tensor, "vocabulary width"],
+    bias: Float[Tensor, " vocabulary"] | None,
+    targets: Int64[Tensor, " rows"],
+) -> Float[Tensor, " rows"]:
+    """Target logit minus log-sum-exp, over blocks of the vocabulary: keeps the largest logit m so far and
+    s = sum exp(logit - m), rescaled whenever m grows (Milakov & Gimelshein 2018)."""
+    precision = torch.promote_types(hidden.dtype, torch.float32)
+    rows = len(hidden)
+    largest = torch.full((rows,), -torch.inf, dtype=precision)
+    total = torch.zeros(rows, dtype=torch.float64)
+    chosen = torch.full((rows,), torch.nan, dtype=precision)  # what stays so is no id of the vocabulary
+    space = torch.empty(rows * BLOCK_COLUMNS, dtype=hidden.dtype)
+    for first in range(0, len(weight), BLOCK_COLUMNS):
+        part = weight[first : first + BLOCK_COLUMNS]
+        out = space[: rows * len(part)].view(rows, len(part))
+        if bias is None:
+            logits = torch.mm(hidden, part.T, out=out)
+        else:
+            logits = torch.addmm(bias[first : first + BLOCK_COLUMNS], hidden, part.T, out=out)
+        logits = logits.to(precision)  # the buffer itself, or a copy where the network is narrower than float32
+        here = ((targets >= first) & (targets < first + len(part))).nonzero().squeeze(1)
+        chosen[here] = logits[here, targets[here] - first]
+        raised = torch.maximum(largest, logits.amax(dim=1))
+        shift = raised.masked_fill(raised.isinf(), 0.0)  # where every token so far is ruled out
+        total *= torch.exp(largest - shift)
+        total += logits.sub_(shift.unsqueeze(1)).exp_().sum(dim=1)
+        largest = raised
+    return chosen - largest - total.log().to(precision)
 
 
 def _slice_rows(network: PreTrainedModel, device: torch.device) -> int:
@@ -72,21 +120,23 @@ def _trunk(network: PreTrainedModel) -> nn.Module:
     return network.base_model
 
 
-def _linear_logits(network: PreTrainedModel, hidden: Float[Tensor, "rows width"]) -> Float[Tensor, "rows vocabulary"]:
+def _linear_logits(
+    network: PreTrainedModel, hidden: Float[Tensor, "rows width"], _: type[ModelOutput]
+) -> Float[Tensor, "rows vocabulary"]:
     head = network.get_output_embeddings()
     assert head is not None
     return head(hidden)
 
 
-def _replayed_logits(network: PreTrainedModel, hidden: Float[Tensor, "rows width"]) -> Float[Tensor, "rows vocabulary"]:
-    """Run the network's forward with its trunk replaced by one that returns `hidden`."""
+def _replayed_logits(
+    network: PreTrainedModel, hidden: Float[Tensor, "rows width"], kind: type[ModelOutput]
+) -> Float[Tensor, "rows vocabulary"]:
+    """Run the network's forward with its trunk replaced by one that returns `hidden`, as the trunk's own kind of output."""
     trunk = _trunk(network)
     replaced = trunk.__dict__.get("forward")  # accelerate's hooks put a forward of their own on the object
 
-    def forward(*_: object, **__: object) -> object:
-        from transformers.modeling_outputs import BaseModelOutputWithPast
-
-        return BaseModelOutputWithPast(last_hidden_state=hidden.unsqueeze(0))  # pyright: ignore[reportArgumentType]
+    def forward(*_: object, **__: object) -> ModelOutput:
+        return kind(last_hidden_state=hidden.unsqueeze(0))
 
     trunk.__dict__["forward"] = forward
     try:
@@ -107,12 +157,12 @@ def _by_whole_forward(
 ) -> Float[Tensor, " scored"]:
     """Full logits of one row of the batch at a time, the head of last resort."""
     time = ids.shape[1]
-    out = torch.empty(len(targets), dtype=torch.float64, device=ids.device)
+    out = torch.empty(len(targets), dtype=torch.promote_types(network.dtype, torch.float32), device=ids.device)
     for row in range(ids.shape[0]):
         mine = (positions // time == row).nonzero().squeeze(1)
         logits = network(input_ids=ids[row : row + 1], use_cache=False).logits.squeeze(0)
         for part in mine.split(_slice_rows(network, ids.device)):
-            out[part] = _log_prob(logits[positions[part] % time], targets[part]).double()
+            out[part] = _log_prob(logits[positions[part] % time], targets[part])
     return out
 
 
@@ -137,19 +187,22 @@ def examine(network: PreTrainedModel, label: str) -> Head:
         if _trunk(network) is network:
             return Head.WHOLE
         try:
-            hidden = _trunk(network)(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
+            output = _trunk(network)(input_ids=ids, use_cache=False)
+            hidden, kind = output.last_hidden_state.flatten(0, 1), type(output)
         except (AttributeError, TypeError):  # a trunk with another interface
             return Head.WHOLE
-        replayed = _agrees(network, _replayed_logits, hidden, full.flatten(0, 1))
-        linear = _agrees(network, _linear_logits, hidden, full.flatten(0, 1))
+        expected = full.flatten(0, 1)
+        replayed = _agrees(lambda: _replayed_logits(network, hidden, kind), expected)
+        linear = _agrees(lambda: _linear_logits(network, hidden, kind), expected)
         if linear and replayed:  # a soft cap hides in small logits: compare at large ones too
-            linear = _agrees(network, _linear_logits, 16 * hidden, _replayed_logits(network, 16 * hidden))
+            large = 16 * hidden
+            linear = _close(_linear_logits(network, large, kind), _replayed_logits(network, large, kind))
     return Head.LINEAR if linear else Head.REPLAYED if replayed else Head.WHOLE
 
 
-def _agrees(network: PreTrainedModel, logits: Callable[..., Tensor], hidden: Tensor, expected: Tensor) -> bool:
+def _agrees(logits: Callable[[], Tensor], expected: Tensor) -> bool:
     try:
-        return _close(logits(network, hidden), expected)
+        return _close(logits(), expected)
     except (AttributeError, TypeError, RuntimeError, IndexError, AssertionError):
         return False  # an architecture that does not work in this way
 

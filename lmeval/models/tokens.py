@@ -56,6 +56,7 @@ class TextEncoder(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
     core: Tokenizer | None
     table: ByteTable | None
+    drops_space: bool  # "a" and " a" have the same ids: a space in front of a document is lost
 
 
 class _Segment(NamedTuple):
@@ -71,12 +72,13 @@ def text_encoder(tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
     """Prepare a tokenizer. The caller's object is not changed."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        return TextEncoder(tokenizer, None, None)
+        return TextEncoder(tokenizer, None, None, drops_space=False)
     description = json.loads(backend.to_str())
     description["post_processor"] = description["truncation"] = description["padding"] = None
     core = Tokenizer.from_str(json.dumps(description))
     core.encode_special_tokens = True
-    return TextEncoder(tokenizer, core, _byte_table(core, json.dumps(description["decoder"])))
+    drops_space = core.encode("a", add_special_tokens=False).ids == core.encode(" a", add_special_tokens=False).ids
+    return TextEncoder(tokenizer, core, _byte_table(core, json.dumps(description["decoder"])), drops_space)
 
 
 def fingerprint(encoder: TextEncoder) -> str:
@@ -136,10 +138,9 @@ def _joined(encoder: TextEncoder, cuts: Iterator[tuple[int, str]]) -> Iterator[T
                 continue
             meeting = _meeting(held, segment, done)
             if meeting is None:  # for example "aaaa...", whose tokens depend on where one starts: start at a boundary
-                aligned = int(held.ends[np.searchsorted(held.ends, segment.offset)])
-                text = _utf8(segment.text)[aligned - segment.offset :].decode(errors="ignore")
-                (segment,) = _segments(encoder, [(aligned, text)])
-                meeting = _meeting(held, segment, done)
+                aligned = _aligned(encoder, held, segment)
+                meeting = None if aligned is None else _meeting(held, aligned, done)
+                segment = aligned if aligned is not None and meeting is not None else segment
             if meeting is None:  # no agreement within the overlap: take both as one segment
                 text = _utf8(held.text)[: segment.offset - held.offset].decode() + segment.text
                 (held,) = _segments(encoder, [(held.offset, text)])
@@ -148,6 +149,18 @@ def _joined(encoder: TextEncoder, cuts: Iterator[tuple[int, str]]) -> Iterator[T
             held, done = segment, meeting
     if held is not None:
         yield _between(held, done, None)
+
+
+def _aligned(encoder: TextEncoder, held: _Segment, segment: _Segment) -> _Segment | None:
+    """The segment encoded anew from the first token boundary of `held` inside it that is a character's boundary too."""
+    data = np.frombuffer(_utf8(segment.text), dtype=np.uint8)
+    inside = held.ends[held.ends >= segment.offset] - segment.offset
+    inside = inside[inside < len(data)]
+    clean = inside[(data[inside] & 0xC0) != 0x80]
+    if not len(clean):
+        return None
+    start = int(clean[0])
+    return _segments(encoder, [(segment.offset + start, data[start:].tobytes().decode())])[0]
 
 
 def _between(segment: _Segment, begin: int, end: int | None) -> TokenRun:
@@ -173,20 +186,28 @@ def _segments(encoder: TextEncoder, cuts: list[tuple[int, str]]) -> list[_Segmen
     """Encode texts in parallel threads (the tokenizers library's own)."""
     assert encoder.core is not None
     texts = [text for _, text in cuts]
+    for text in texts:
+        _utf8(text)  # the tokenizers library would call a lone surrogate a wrong type
     if encoder.table is not None:
         encodings = encoder.core.encode_batch_fast(texts, add_special_tokens=False)
         found = [
             _table_segment(encoder.table, offset, text, np.array(encoding.ids, dtype=np.int64))
             for (offset, text), encoding in zip(cuts, encodings, strict=True)
         ]
-        if all(segment is not None for segment in found):
-            return [segment for segment in found if segment is not None]
+        segments = [segment for segment in found if segment is not None]
+        if len(segments) == len(found):
+            lossy = encoder.drops_space
+            return [s._replace(exact=False) if lossy and s.offset == 0 and s.text[0] == " " else s for s in segments]
     encodings = encoder.core.encode_batch(texts, add_special_tokens=False)
     decoded = encoder.core.decode_batch([encoding.ids for encoding in encodings], skip_special_tokens=False)
     return [
-        _offset_segment(offset, text, np.array(e.ids, dtype=np.int64), np.array(e.offsets), back == text)
+        _offset_segment(offset, text, np.array(e.ids, dtype=np.int64), _spans(e.offsets), back == text)
         for (offset, text), e, back in zip(cuts, encodings, decoded, strict=True)
     ]
+
+
+def _spans(offsets: list[tuple[int, int]]) -> Int64[np.ndarray, "tokens 2"]:
+    return np.array(offsets, dtype=np.int64).reshape(-1, 2)
 
 
 def _table_segment(table: ByteTable, offset: int, text: str, ids: Int64[np.ndarray, " tokens"]) -> _Segment | None:

@@ -6,7 +6,7 @@ import torch
 
 from lmeval.models import CausalLM
 
-CPU_BATCH_TOKENS = 8192
+CPU_BATCH_TOKENS = 2048
 ACCELERATOR_BATCH_TOKENS = (2048, 131_072)
 
 

@@ -128,7 +128,7 @@ def _score_batch(model: CausalLM, batch: list[Request]) -> list[LogProbs]:
     if bad.any():
         dtype = str(model.dtype).removeprefix("torch.")
         raise NonFiniteScore(
-            f"{model.name} gave {log_probs[bad][0]} for {bad.sum()} of {len(bad)} tokens of a batch: its weights are damaged, "
-            f"or {dtype} overflows (try --dtype float32), or it rules these tokens out"
+            f"{model.name} gave {log_probs[bad][0]} for {bad.sum()} of {len(bad)} tokens of a batch: its weights are "
+            f"damaged, or {dtype} overflows (try --dtype float32), or it rules these tokens out"
         )
     return np.split(log_probs, np.cumsum([len(request.target) for request in batch])[:-1])
