@@ -152,13 +152,17 @@ def _check_node(node: yaml.Node | None, path: Path) -> None:
         seen.add(key.value)
         if key.value not in KEYS:
             raise TaskFileError(f"{path}: line {line}: unknown key '{key.value}'{_nearest(key.value, KEYS)}")
-    _refuse_code(node, path, set())
+    _refuse_code(node, path, seen={}, above=())
 
 
-def _refuse_code(node: yaml.Node, path: Path, seen: set[int]) -> None:
-    if id(node) in seen:  # an alias
+def _refuse_code(node: yaml.Node, path: Path, seen: dict[int, None], above: tuple[int, ...]) -> None:
+    """Refuse tags that would run code, and nodes that hold themselves. `seen` spares an alias a second visit."""
+    if id(node) in above:
+        raise TaskFileError(f"{path}: line {node.start_mark.line + 1}: an alias refers to the value that holds it")
+    if id(node) in seen:
         return
-    seen.add(id(node))
+    seen[id(node)] = None
+    above = (*above, id(node))
     if node.tag.startswith("!"):
         line = node.start_mark.line + 1
         raise TaskFileError(
@@ -167,10 +171,10 @@ def _refuse_code(node: yaml.Node, path: Path, seen: set[int]) -> None:
     if isinstance(node, yaml.MappingNode):
         for pair in node.value:
             for child in pair:
-                _refuse_code(child, path, seen)
+                _refuse_code(child, path, seen, above)
     elif isinstance(node, yaml.SequenceNode):
         for child in node.value:
-            _refuse_code(child, path, seen)
+            _refuse_code(child, path, seen, above)
 
 
 def _nearest(name: str, known: frozenset[str]) -> str:
