@@ -14,7 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from lmeval import __version__, parallel, report, results
 from lmeval.compression import compressed_sizes
 from lmeval.documents import Corpus, DataSource, column, dataset_corpus, file_corpus, python_manual, table_corpus
-from lmeval.errors import EmptyInput, InputError, LmevalError
+from lmeval.errors import EmptyInput, InputError, LmevalError, OutputError, first_line
 from lmeval.models import DTYPES, load_model
 from lmeval.perplexity import Settings, Watch, document_row, perplexity
 from lmeval.tally import DocumentSums
@@ -37,6 +37,8 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone: say nothing
         sys.exit(141)
+    except OSError as error:  # a full disk, a name too long
+        _fail(first_line(error), 1)
 
 
 def _fail(message: str, status: int) -> None:
@@ -113,9 +115,7 @@ def perplexity_command(
 
     PATH is a file, a folder, a glob, '-' for standard input, a task file (YAML), or the name of one in tasks/.
     """
-    for path in (json_path, documents_path):
-        if path:
-            results.check_writable(path)
+    _check_outputs([path for path in (json_path, documents_path) if path], paths)
     corpus = _corpus(paths, text_column, DataSource(dataset, dataset_name, split) if dataset else None)
     group = parallel.connect(device)
     leader = group.rank == 0
@@ -146,8 +146,7 @@ def perplexity_command(
 @_json
 def demo_command(files: tuple[str, ...], device: str, json_path: Path | None) -> None:
     """Bits per byte of the bundled model beside gzip, bzip2 and xz, on this Python's manual and on your own files."""
-    if json_path:
-        results.check_writable(json_path)
+    _check_outputs([json_path] if json_path else [], files)
     group = parallel.connect(device)
     model = load_model("bundled", device=group.device)
     texts: list[tuple[str, Callable[[], Corpus]]] = [("Python manual (pydoc_data.topics)", python_manual)]
@@ -173,12 +172,24 @@ def demo_command(files: tuple[str, ...], device: str, json_path: Path | None) ->
 def _print(table: RenderableType) -> None:
     """To standard output, at the terminal's width there and at the table's own elsewhere."""
     console = Console(highlight=False)
-    Console(highlight=False, width=None if console.is_terminal else 200).print(table)
+    natural = console.measure(table, options=console.options.update(max_width=10_000)).maximum
+    # Never narrower than the table: a terminal wraps a long line, but a cropped number reads as another number.
+    Console(highlight=False, width=max(natural, 20)).print(table)
 
 
 def _demo_json(row: report.DemoRow) -> dict[str, Any]:
     baselines = [{**size._asdict(), "bits_per_byte": size.bits_per_byte} for size in row.sizes]
     return {**results.as_json(row.report), "baselines": baselines}
+
+
+def _check_outputs(outputs: list[Path], inputs: tuple[str, ...]) -> None:
+    """Refuse at the start what could not be written at the end, or would overwrite an input or another output."""
+    taken = {Path(name).resolve() for name in inputs}
+    for output in outputs:
+        results.check_writable(output)
+        if output.resolve() in taken:
+            raise OutputError(f"cannot write {output}: it is an input or another output of this run; name a new file")
+        taken.add(output.resolve())
 
 
 def _corpus(paths: tuple[str, ...], text_column: str | None, source: DataSource | None) -> Corpus:
@@ -202,7 +213,7 @@ def _document_lines(path: Path) -> Iterator[Callable[[DocumentSums], None]]:
     with results.atomic_writer(path) as stream:
 
         def write(document: DocumentSums) -> None:
-            stream.write(json.dumps(document_row(document), ensure_ascii=False) + "\n")
+            stream.write(json.dumps(document_row(document)) + "\n")
 
         yield write
 

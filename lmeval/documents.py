@@ -6,6 +6,7 @@ documents. Pieces of a document are bounded in size, so a file of any length pas
 
 import codecs
 import glob
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -29,11 +30,13 @@ class Document:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents in order and where they come from. `n_bytes_hint` (for progress bars) is None where it is unknown."""
+    """Documents in order and where they come from. `n_bytes_hint` (for progress bars) is None where it is unknown;
+    `rereadable` is False for pipes, which only one of several processes can read."""
 
     sources: tuple[str, ...]
     documents: Iterator[Document]
     n_bytes_hint: int | None
+    rereadable: bool = True
 
 
 def text_corpus(texts: str | Document | Iterable[str | Document]) -> Corpus:
@@ -42,10 +45,21 @@ def text_corpus(texts: str | Document | Iterable[str | Document]) -> Corpus:
     >>> [document.name for document in text_corpus(["one", "two"]).documents]
     ['text 0', 'text 1']
     """
-    if isinstance(texts, (str, Document)):
+    if isinstance(texts, str | Document):
         texts = [texts]
-    documents = (text if isinstance(text, Document) else Document(f"text {i}", iter([text])) for i, text in enumerate(texts))
-    return Corpus(("texts",), documents, None)
+    if not isinstance(texts, Iterable) or isinstance(texts, bytes):
+        raise InputNotFound(f"documents must be strings, not {type(texts).__name__}: decode bytes, or give a Path")
+    return Corpus(("texts",), (_document(i, text) for i, text in enumerate(texts)), None)
+
+
+def _document(i: int, text: str | Document) -> Document:
+    if isinstance(text, Document):
+        return text
+    if not isinstance(text, str):
+        raise InputNotFound(
+            f"document {i} is {type(text).__name__}, not a string: decode bytes, read files with file_corpus"
+        )
+    return Document(f"text {i}", iter([text]))
 
 
 def file_corpus(paths: Iterable[str | Path]) -> Corpus:
@@ -58,9 +72,12 @@ def file_corpus(paths: Iterable[str | Path]) -> Corpus:
     files = [file for name in names for file in _expand(name)]
     if not files:
         raise EmptyInput(f"no files to read in {', '.join(names) or 'an empty list of paths'}: name files, folders or '-'")
-    size = None if "-" in files else sum(Path(file).stat().st_size for file in files)
+    ordinary = all(file != "-" and Path(file).is_file() for file in files)
+    size = sum(Path(file).stat().st_size for file in files) if ordinary else None
+    if names.count("-") > 1:
+        raise InputNotFound("standard input was named twice, and can be read once: give '-' once")
     documents = (Document("stdin" if file == "-" else file, _read_file(file)) for file in files)
-    return Corpus(tuple(names), documents, size)
+    return Corpus(tuple(names), documents, size, rereadable=ordinary)
 
 
 def _expand(name: str) -> list[str]:
@@ -90,6 +107,8 @@ def _expand(name: str) -> list[str]:
 def _read_file(name: str) -> Iterator[str]:
     try:
         if name == "-":
+            if sys.stdin is None:
+                raise InputNotFound("standard input is closed: name a file instead of '-'")
             yield from _decode(sys.stdin.buffer, "standard input")
         else:
             with Path(name).open("rb") as stream:
@@ -160,9 +179,10 @@ class DataSource(NamedTuple):
 def dataset_corpus(source: DataSource, text: Callable[[Mapping[str, Any]], str]) -> Corpus:
     """A corpus of the rows of a data set, one document each, streamed by the `datasets` library."""
     from datasets import load_dataset
-    from datasets.utils.logging import disable_progress_bar
+    from datasets.utils.logging import disable_progress_bar, set_verbosity
 
     disable_progress_bar()
+    set_verbosity(logging.CRITICAL)  # what goes wrong is raised, in one line
     files = {"data_files": list(source.data_files)} if source.data_files else {}
     try:
         rows = load_dataset(source.path, source.name, split=source.split, streaming=True, **files, **source.kwargs)

@@ -96,6 +96,8 @@ def perplexity(
     group = group._replace(device=loaded.device)
     windowing = resolve(loaded, settings)
     corpus = _as_corpus(documents)
+    if group.size > 1 and not corpus.rereadable:
+        raise InputError("several processes cannot share standard input or a pipe: name files")
     began = time.perf_counter()
     reading = _Reading()
     listed: list[tally.DocumentSums] = []
@@ -128,14 +130,16 @@ def perplexity(
 
 def resolve(model: CausalLM, settings: Settings) -> Windowing:
     """Fill in what `settings` leaves open and check it against the model. Raises ContextTooLong and InputError."""
+    for name in ("context", "stride", "batch_size"):
+        value = getattr(settings, name)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise InputError(f"{name} must be a whole number of at least 1, or None, not {value!r}")
     limit = model.context_length
     context = (limit or DEFAULT_CONTEXT) if settings.context is None else settings.context
     if limit is not None and context > limit:
         raise ContextTooLong(
             f"context {context:,} is more than the {limit:,} tokens that {model.name} takes: lower --context"
         )
-    if context < 1:
-        raise InputError(f"context {context:,} must be at least 1 token")
     stride = context if settings.stride is None else settings.stride
     if not 1 <= stride <= context:
         raise InputError(f"stride {stride:,} must lie between 1 and the context, {context:,}: else tokens would be left out")

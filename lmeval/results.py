@@ -105,8 +105,8 @@ def write_json(report: Report, path: Path) -> None:
 def check_writable(path: Path) -> None:
     """Raise OutputError at the start of a long run rather than at its end, where a result could not be written."""
     folder = path.parent
-    if path.is_dir():
-        raise OutputError(f"cannot write {path}: it is a folder; name a file")
+    if path.exists() and not path.is_file():  # a folder, a device, a pipe: renaming a file over it would destroy it
+        raise OutputError(f"cannot write {path}: it is not an ordinary file; name a new file")
     if not folder.is_dir():
         raise OutputError(f"cannot write {path}: there is no folder {folder}; make it first")
     if not os.access(folder, os.W_OK):
@@ -123,7 +123,8 @@ def write_text(text: str, path: Path) -> None:
 def atomic_writer(path: Path) -> Iterator[IO[str]]:
     """A text stream that becomes the file `path` when the block ends well (temporary name, fsync, rename), else nothing."""
     check_writable(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    path = path.resolve()  # a link stays a link
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".lmeval.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             yield stream

@@ -373,3 +373,16 @@ def test_the_demo_runs_on_a_file(run: Run, text: Path, tmp_path: Path, monkeypat
     assert str(text) in ran.out
     rows = json.loads((tmp_path / "o.json").read_text())
     assert [size["name"] for size in rows[1]["baselines"]] == ["gzip -9", "bzip2 -9", "xz -9e"]
+
+
+def test_an_output_never_overwrites_an_input_or_a_device(run: Run, model: Path, text: Path):
+    before = text.read_bytes()
+    for target in (text, Path("/dev/null")):
+        assert_one_line(run("perplexity", "-m", str(model), str(text), "--json", str(target)), "cannot write")
+    assert text.read_bytes() == before and not Path("/dev/null").is_file()
+
+
+def test_numbers_are_never_cropped(run: Run, model: Path, text: Path, monkeypatch: pytest.MonkeyPatch):
+    wide = run("perplexity", "-m", str(model), str(text)).out
+    monkeypatch.setenv("COLUMNS", "20")
+    assert run("perplexity", "-m", str(model), str(text)).out == wide

@@ -93,7 +93,7 @@ def test_a_written_file_has_ordinary_permissions(tmp_path: Path):
 def test_a_path_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path):
     with pytest.raises(OutputError, match="there is no folder"):
         check_writable(tmp_path / "no" / "out.json")
-    with pytest.raises(OutputError, match="it is a folder"):
+    with pytest.raises(OutputError, match="not an ordinary file"):
         check_writable(tmp_path)
     check_writable(tmp_path / "out.json")
     assert list(tmp_path.iterdir()) == []

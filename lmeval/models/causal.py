@@ -84,7 +84,11 @@ def load_model(name: str = "bundled", *, device: str | torch.device = "cpu", dty
     with _quiet():
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source, dtype=DTYPES[dtype], device_map={"": torch.device(device)}, output_loading_info=True
+                source,
+                dtype=DTYPES[dtype],
+                device_map={"": torch.device(device)},
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are named below
             )
             tokenizer = AutoTokenizer.from_pretrained(source)
         except Exception as error:  # the library raises many kinds; what it says is passed on in one line
