@@ -26,7 +26,7 @@ import torch
 from lmeval import parallel, results, tally
 from lmeval.documents import Corpus, Document, file_corpus, text_corpus
 from lmeval.errors import ContextTooLong, EmptyInput, InputError
-from lmeval.models import CausalLM, ModelLike, TokenRun, as_model, encode
+from lmeval.models import CausalLM, ModelLike, TokenRun, as_model, encode_documents
 from lmeval.results import Measurement, Report
 from lmeval.scoring import BosPolicy, LogProbs, Request, Windowing, WindowRequest, rolling_requests, score
 from lmeval.statistics import RatioEstimate
@@ -202,12 +202,18 @@ def _scored(
 
 
 def _windows(model: CausalLM, corpus: Corpus, windowing: Windowing, reading: _Reading) -> Iterator[_Scheduled]:
-    for index, document in enumerate(corpus.documents):
+    names: deque[str] = deque()  # of documents that are being read ahead
+
+    def texts() -> Iterator[Iterator[str]]:
+        for document in corpus.documents:
+            names.append(document.name)
+            yield _hashed(document, reading)
+
+    for index, runs in enumerate(encode_documents(model.encoder, texts())):
         reading.n_documents += 1
-        before = reading.n_tokens
-        runs = _watched(encode(model.encoder, _hashed(document, reading)), document.name, reading)
-        for window in rolling_requests(runs, windowing):
-            yield _Scheduled((index, document.name), window)
+        before, name = reading.n_tokens, names.popleft()
+        for window in rolling_requests(_watched(runs, name, reading), windowing):
+            yield _Scheduled((index, name), window)
         reading.n_empty += reading.n_tokens == before
 
 

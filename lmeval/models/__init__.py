@@ -6,7 +6,7 @@ weights, `toys` are exact models with closed-form answers.
 
 from lmeval.models.causal import DTYPES, CausalLM, ModelLike, as_model, from_pair, load_model
 from lmeval.models.logprobs import Head, target_log_probs
-from lmeval.models.tokens import TokenRun, encode, text_encoder
+from lmeval.models.tokens import TokenRun, encode, encode_documents, text_encoder
 
 __all__ = [
     "DTYPES",
@@ -16,6 +16,7 @@ __all__ = [
     "TokenRun",
     "as_model",
     "encode",
+    "encode_documents",
     "from_pair",
     "load_model",
     "target_log_probs",

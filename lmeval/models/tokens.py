@@ -22,6 +22,7 @@ from lmeval.errors import UndecodableText
 SEGMENT_CHARACTERS = 1 << 16
 OVERLAP_CHARACTERS = 1 << 10
 SEGMENTS_AT_ONCE = 16
+DOCUMENTS_AT_ONCE = 64
 AGREEMENT_TOKENS = 32  # neighbours must give this many equal tokens in a row before they are joined
 
 BYTES, CHARACTERS, WORDS = 0, 1, 2  # columns of TokenRun.units
@@ -107,6 +108,43 @@ def encode(encoder: TextEncoder, pieces: Iterable[str]) -> Iterator[TokenRun]:
         first = first and not len(run.ids)
 
 
+def encode_documents(encoder: TextEncoder, documents: Iterable[Iterable[str]]) -> Iterator[Iterator[TokenRun]]:
+    """`encode` for each of many documents, in order; short ones are encoded many at a time, in parallel threads.
+
+    Each iterator must be used up before the next is asked for.
+    """
+    short: list[str] = []
+    for pieces in documents:
+        iterator = iter(pieces)
+        text = ""
+        for piece in iterator:
+            text += piece
+            if len(text) >= SEGMENT_CHARACTERS or encoder.core is None:
+                break
+        else:
+            short.append(text)
+            if sum(map(len, short)) >= SEGMENT_CHARACTERS or len(short) == DOCUMENTS_AT_ONCE:
+                yield from _encode_short(encoder, short)
+                short = []
+            continue
+        yield from _encode_short(encoder, short)
+        short = []
+        yield encode(encoder, itertools.chain([text], iterator))
+    yield from _encode_short(encoder, short)
+
+
+def _encode_short(encoder: TextEncoder, texts: list[str]) -> Iterator[Iterator[TokenRun]]:
+    """Whole documents, each of them one segment; a document without text has no run."""
+    segments = iter(_segments(encoder, [(0, text) for text in texts if text]))
+    for text in texts:
+        if not text:
+            yield iter(())
+            continue
+        segment = next(segments)
+        units = _count_last_word(segment.units) if len(segment.ids) else segment.units
+        yield iter([TokenRun(segment.ids, units, segment.exact)])
+
+
 def _count_last_word(units: Int32[np.ndarray, "tokens 3"]) -> Int32[np.ndarray, "tokens 3"]:
     """Runs of white space separate words, so a document has one word more than runs; its first token carries that one."""
     units = units.copy()
@@ -184,6 +222,8 @@ def _meeting(left: _Segment, right: _Segment, done: int) -> int | None:
 
 def _segments(encoder: TextEncoder, cuts: list[tuple[int, str]]) -> list[_Segment]:
     """Encode texts in parallel threads (the tokenizers library's own)."""
+    if not cuts:
+        return []
     assert encoder.core is not None
     texts = [text for _, text in cuts]
     for text in texts:
