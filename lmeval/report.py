@@ -53,7 +53,9 @@ def demo_table(rows: Sequence[DemoRow]) -> RenderableType:
     """Bits per byte of the model, with 95% interval, beside the general-purpose compressors; smallest in bold."""
     model = rows[0].report.provenance["model"]["name"]
     columns = [size.name for size in rows[0].sizes]
-    table = _plain_table("text", "bytes", model, "95% interval", *columns, title="bits per byte")
+    windows = rows[0].report.ledger["windows"]
+    title = f"bits per byte (model: context {windows['context']:,}, stride {windows['stride']:,})"
+    table = _plain_table("text", "bytes", model, "95% interval", *columns, title=title)
     for row in rows:
         ours = find(row.report, "bits_per_byte")
         values = [ours.value, *(size.bits_per_byte for size in row.sizes)]

@@ -249,3 +249,24 @@ def test_a_token_of_no_bytes_does_no_harm():
     run = encode_in_segments(text_encoder(fast(core)), [text], 100, 120)
     assert run.ids.tolist() == core.encode(text).ids
     assert run.units.sum(axis=0).tolist() == text_units(text)
+
+
+def test_documents_encoded_together_are_documents_encoded_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tokens, "SEGMENT_CHARACTERS", 200)
+    monkeypatch.setattr(tokens, "OVERLAP_CHARACTERS", 100)
+    encoder = tokens.text_encoder(byte_tokenizer())
+    documents = [
+        ["one two"],
+        [],
+        ["", "  three\n"],
+        ["long \u4e2d " * 40, "and more " * 60],
+        ["x"],
+        ["a" * 199, "b c"],
+        [""],
+    ]
+    alone = [list(tokens.encode(encoder, document)) for document in documents]
+    together = [list(runs) for runs in tokens.encode_documents(encoder, documents)]
+    for expected, found in zip(alone, together, strict=True):
+        for field in ("ids", "units"):
+            one, other = ([getattr(run, field) for run in runs] for runs in (expected, found))
+            assert np.array_equal(np.concatenate([*one, *[[]] * (not one)]), np.concatenate([*other, *[[]] * (not other)]))
