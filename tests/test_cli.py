@@ -375,11 +375,12 @@ def test_the_demo_runs_on_a_file(run: Run, text: Path, tmp_path: Path, monkeypat
     assert [size["name"] for size in rows[1]["baselines"]] == ["gzip -9", "bzip2 -9", "xz -9e"]
 
 
-def test_an_output_never_overwrites_an_input_or_a_device(run: Run, model: Path, text: Path):
-    before = text.read_bytes()
-    for target in (text, Path("/dev/null")):
+def test_an_output_never_overwrites_an_input_or_a_pipe(run: Run, model: Path, text: Path, tmp_path: Path):
+    before, pipe = text.read_bytes(), tmp_path / "pipe"
+    os.mkfifo(pipe)  # stands for a device too: a failing test must not destroy one
+    for target in (text, pipe):
         assert_one_line(run("perplexity", "-m", str(model), str(text), "--json", str(target)), "cannot write")
-    assert text.read_bytes() == before and not Path("/dev/null").is_file()
+    assert text.read_bytes() == before and pipe.is_fifo()
 
 
 def test_numbers_are_never_cropped(run: Run, model: Path, text: Path, monkeypatch: pytest.MonkeyPatch):
