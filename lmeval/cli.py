@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from lmeval import __version__, parallel, report, results
-from lmeval.compression import compressed_sizes
+from lmeval.compression import STANDARD_LIBRARY, compressed_sizes
 from lmeval.documents import Corpus, DataSource, column, dataset_corpus, file_corpus, python_manual, table_corpus
 from lmeval.errors import EmptyInput, InputError, LmevalError, OutputError, first_line
 from lmeval.models import DTYPES, load_model
@@ -161,7 +161,7 @@ def demo_command(files: tuple[str, ...], device: str, json_path: Path | None) ->
                 model, corpus, Settings(stride=(model.context_length or 2) // 2), device=device, watch=Watch(on_progress)
             )
         chunks = (piece.encode() for document in read().documents for piece in document.pieces)
-        rows.append(report.DemoRow(name, found, compressed_sizes(chunks)))
+        rows.append(report.DemoRow(name, found, compressed_sizes(chunks, STANDARD_LIBRARY)))
     if group.rank == 0:
         _print(report.demo_table(rows))
         if json_path:

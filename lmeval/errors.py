@@ -15,7 +15,13 @@ a non-zero status; a caller of the Python interface can catch `LmevalError`, or 
     │   ├── NotCausal             a network whose outputs depend on later tokens
     │   ├── VocabularyMismatch    a tokenizer that gives ids the network does not know
     │   ├── NonFiniteScore        log-probabilities that are NaN or infinite
+    │   ├── NoCache               a network that cannot be read token by token with a cache
     │   └── OutOfMemory           one single sequence does not fit on the device
+    ├── ArchiveError          an archive that cannot be decoded
+    │   ├── NotAnArchive          bytes that are no archive of ours, or of a version that we do not know
+    │   ├── CorruptArchive        a checksum that does not match, a length that cannot be
+    │   ├── ModelMismatch         another model or tokenizer than the one that encoded
+    │   └── NumericalDrift        the model's numbers here differ from the encoder's by more than the archive tolerates
     ├── DeviceError           a device that this machine lacks
     ├── OutputError           a result that cannot be written where it was asked for
     └── WorkerError           another process of the same run failed
@@ -70,8 +76,32 @@ class NonFiniteScore(ModelError):
     """Log-probabilities that are NaN or infinite."""
 
 
+class NoCache(ModelError):
+    """A network that cannot be read token by token with a cache."""
+
+
 class OutOfMemory(ModelError):
     """One single sequence does not fit on the device."""
+
+
+class ArchiveError(LmevalError):
+    """An archive that cannot be decoded."""
+
+
+class NotAnArchive(ArchiveError):
+    """Bytes that are no archive of ours, or of a version that we do not know."""
+
+
+class CorruptArchive(ArchiveError):
+    """A checksum that does not match, a length that cannot be."""
+
+
+class ModelMismatch(ArchiveError):
+    """Another model or tokenizer than the one that encoded."""
+
+
+class NumericalDrift(ArchiveError):
+    """The model's numbers here differ from the encoder's by more than the archive tolerates."""
 
 
 class DeviceError(LmevalError):

@@ -1,5 +1,6 @@
 """Where the project's data folders lie: beside the package in a checkout, inside it when installed from a wheel."""
 
+import json
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -11,6 +12,14 @@ BUNDLED_MODEL = "lmeval-bytes-4m-v1"
 def reference_folder(name: str = BUNDLED_MODEL) -> Path:
     """Folder of a model that ships with the package."""
     return _PACKAGE / "reference" / name
+
+
+def bundled_by_fingerprint(weights_sha256: str) -> str | None:
+    """Folder of the bundled model with this fingerprint, or None. What it once encoded stays decodable: models are added to
+    reference/fingerprints.json and never taken away."""
+    known = json.loads((_PACKAGE / "reference" / "fingerprints.json").read_text(encoding="utf-8"))
+    name = known.get(weights_sha256)
+    return None if name is None else str(reference_folder(name))
 
 
 def data_folder(name: str) -> Path:

@@ -1,5 +1,27 @@
-"""Text as compressed bytes. `baselines` are the general-purpose compressors that a language model is set beside."""
+"""Text as compressed bytes: archives that prove a model's bits per byte, beside general-purpose compressors.
 
-from lmeval.compression.baselines import BASELINES, CompressedSize, compressed_sizes
+    bytes -> tokens -> lanes -> log-odds of decisions (encode: parallel; decode: stepwise) -> grid -> range coder -> archive
 
-__all__ = ["BASELINES", "CompressedSize", "compressed_sizes"]
+`grid` is where real numbers become integers on which encoder and decoder agree; `archive` is the container.
+"""
+
+from lmeval.compression.baselines import BASELINES, STANDARD_LIBRARY, CompressedSize, compressed_sizes
+from lmeval.compression.compress import Compression, CompressSettings, compress, compress_to
+from lmeval.compression.decompress import DecompressSettings, Gap, decompress, decompress_range, decompress_to, salvage
+
+__all__ = [
+    "BASELINES",
+    "STANDARD_LIBRARY",
+    "CompressSettings",
+    "CompressedSize",
+    "Compression",
+    "DecompressSettings",
+    "Gap",
+    "compress",
+    "compress_to",
+    "compressed_sizes",
+    "decompress",
+    "decompress_range",
+    "decompress_to",
+    "salvage",
+]

@@ -8,7 +8,7 @@ a time: no memory is mapped anew for each slice, and the head costs no more than
 """
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float, Int64
@@ -49,20 +49,38 @@ def target_log_probs(
     would cost the fast attention kernels).
     """
     with torch.inference_mode():
-        if head is Head.WHOLE:
-            return _by_whole_forward(network, ids, positions, targets)
-        output = _trunk(network)(input_ids=ids, use_cache=False)
-        hidden = output.last_hidden_state.flatten(0, 1)
-        if len(positions) != len(hidden):
-            hidden = hidden.index_select(0, positions)
-        weight_and_bias = _large_linear_head(network, head, hidden.device)
+        weight_and_bias = _large_linear_head(network, head, ids.device)
         if weight_and_bias is not None:
+            hidden, _ = _hidden_states(network, ids, positions)
             parts = zip(hidden.split(BLOCK_ROWS), targets.split(BLOCK_ROWS), strict=True)
             return torch.cat([_log_prob_by_blocks(h, *weight_and_bias, t) for h, t in parts])
-        rows = _slice_rows(network, hidden.device)
-        logits = _linear_logits if head is Head.LINEAR else _replayed_logits
-        parts = zip(hidden.split(rows), targets.split(rows), strict=True)
-        return torch.cat([_log_prob(logits(network, h, type(output)), t) for h, t in parts])
+        out = torch.empty(len(targets), dtype=torch.promote_types(network.dtype, torch.float32), device=ids.device)
+        for part, logits in logit_slices(network, head, ids, positions):
+            out[part] = _log_prob(logits, targets[part])
+        return out
+
+
+def logit_slices(
+    network: PreTrainedModel, head: Head, ids: Int64[Tensor, "batch time"], positions: Int64[Tensor, " scored"]
+) -> Iterator[tuple[Int64[Tensor, " rows"], Float[Tensor, "rows vocabulary"]]]:
+    """Logits at the positions (as `target_log_probs` counts them), in slices that a cache holds: indices into `positions`,
+    and their logits in the network's dtype. To be used up under `torch.inference_mode`."""
+    if head is Head.WHOLE:
+        yield from _whole_forward_slices(network, ids, positions)
+        return
+    hidden, kind = _hidden_states(network, ids, positions)
+    logits = _linear_logits if head is Head.LINEAR else _replayed_logits
+    for part in torch.arange(len(hidden), device=ids.device).split(_slice_rows(network, hidden.device)):
+        yield part, logits(network, hidden[part[0] : part[-1] + 1], kind)
+
+
+def _hidden_states(
+    network: PreTrainedModel, ids: Int64[Tensor, "batch time"], positions: Int64[Tensor, " scored"]
+) -> tuple[Float[Tensor, "scored width"], type[ModelOutput]]:
+    """The trunk's output at the positions, and the kind of object it came in."""
+    output = _trunk(network)(input_ids=ids, use_cache=False)
+    hidden = output.last_hidden_state.flatten(0, 1)
+    return (hidden if len(positions) == len(hidden) else hidden.index_select(0, positions)), type(output)
 
 
 def _log_prob(logits: Float[Tensor, "rows vocabulary"], targets: Int64[Tensor, " rows"]) -> Float[Tensor, " rows"]:
@@ -149,21 +167,17 @@ def _replayed_logits(
             trunk.__dict__["forward"] = replaced
 
 
-def _by_whole_forward(
-    network: PreTrainedModel,
-    ids: Int64[Tensor, "batch time"],
-    positions: Int64[Tensor, " scored"],
-    targets: Int64[Tensor, " scored"],
-) -> Float[Tensor, " scored"]:
+def _whole_forward_slices(
+    network: PreTrainedModel, ids: Int64[Tensor, "batch time"], positions: Int64[Tensor, " scored"]
+) -> Iterator[tuple[Int64[Tensor, " rows"], Float[Tensor, "rows vocabulary"]]]:
     """Full logits of one row of the batch at a time, the head of last resort."""
     time = ids.shape[1]
-    out = torch.empty(len(targets), dtype=torch.promote_types(network.dtype, torch.float32), device=ids.device)
     for row in range(ids.shape[0]):
         mine = (positions // time == row).nonzero().squeeze(1)
-        logits = network(input_ids=ids[row : row + 1], use_cache=False).logits.squeeze(0)
-        for part in mine.split(_slice_rows(network, ids.device)):
-            out[part] = _log_prob(logits[positions[part] % time], targets[part])
-    return out
+        if len(mine):
+            logits = network(input_ids=ids[row : row + 1], use_cache=False).logits.squeeze(0)
+            for part in mine.split(_slice_rows(network, ids.device)):
+                yield part, logits[positions[part] % time]
 
 
 def examine(network: PreTrainedModel, label: str) -> Head:

@@ -259,9 +259,9 @@ def _table_segment(table: ByteTable, offset: int, text: str, ids: Int64[np.ndarr
     if total == len(data) + 1:  # SentencePiece puts a space in front of the text
         lengths[0] -= 1
         stops -= 1
-        spelled = _spell(table, ids)[1:]
+        spelled = spell(table, ids)[1:]
     elif total == len(data):
-        spelled = _spell(table, ids)
+        spelled = spell(table, ids)
     else:
         return None
     if not np.array_equal(spelled, data):
@@ -269,7 +269,8 @@ def _table_segment(table: ByteTable, offset: int, text: str, ids: Int64[np.ndarr
     return _Segment(offset, text, ids, offset + stops, _units(text, data, stops), exact=True)
 
 
-def _spell(table: ByteTable, ids: Int64[np.ndarray, " tokens"]) -> UInt8[np.ndarray, " bytes"]:
+def spell(table: ByteTable, ids: Int64[np.ndarray, " tokens"]) -> UInt8[np.ndarray, " bytes"]:
+    """The bytes that ids stand for, one after the other."""
     lengths = table.lengths[ids]
     first = np.cumsum(lengths) - lengths
     return table.flat[np.arange(int(lengths.sum())) + np.repeat(table.starts[ids] - first, lengths)]
