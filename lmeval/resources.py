@@ -9,6 +9,11 @@ BUNDLED_MODEL = "lmeval-bytes-4m-v1"
 """Folder name of the default model. It carries a version: a better model gets a new name and never replaces this one."""
 
 
+def package_folder() -> Path:
+    """Folder of lmeval's own source."""
+    return _PACKAGE
+
+
 def reference_folder(name: str = BUNDLED_MODEL) -> Path:
     """Folder of a model that ships with the package."""
     return _PACKAGE / "reference" / name

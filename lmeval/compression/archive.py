@@ -259,10 +259,12 @@ def _read_footer(footer: bytes) -> tuple[int, int, int] | None:
 
 
 class Part(NamedTuple):
-    """One of the archives that a file is made of: its header, where it begins, and its index."""
+    """One of the archives that a file is made of: its header, where it, its blocks and what follows it begin, its index."""
 
     header: Header
     start: int
+    blocks_begin: int
+    stop: int
     entries: tuple[Entry, ...]
 
 
@@ -280,6 +282,7 @@ def read_index(data: memoryview) -> tuple[Part, ...]:
         first = stop - FOOTER_SIZE - index_size
         if header.seed != seed or read_end(data[:stop], first, header) != stop:
             raise CorruptArchive("the archive's end belongs to another archive")
+        blocks_begin = position
         lines = _INDEX_ENTRY.iter_unpack(data[first + _INDEX_HEAD.size : first + index_size - _CRC.size])
         entries, offset = [], 0
         for stored, n_bytes in lines:
@@ -287,7 +290,7 @@ def read_index(data: memoryview) -> tuple[Part, ...]:
             position, offset = position + stored, offset + n_bytes
         if position != first or offset != header.n_bytes:
             raise CorruptArchive("the archive's index does not fit its blocks")
-        parts.append(Part(header, stop - length, tuple(entries)))
+        parts.append(Part(header, stop - length, blocks_begin, stop, tuple(entries)))
         stop -= length
     if not parts:
         raise NotAnArchive("the input is empty: an archive has at least a header")

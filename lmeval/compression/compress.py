@@ -79,7 +79,7 @@ Progress = Callable[[str, int, int], None]
 def compress(
     data: bytes,
     model: ModelLike = "bundled",
-    settings: CompressSettings = CompressSettings(),
+    settings: CompressSettings = CompressSettings(),  # noqa: B008 (immutable)
     **options: Any,
 ) -> bytes:
     """An archive of the data, as bytes; `options` as for `compress_to`.

@@ -143,7 +143,7 @@ def stepwise_log_odds(
     n_lanes: int,
     lanes_per_pass: int | None = None,
 ) -> Float64[np.ndarray, "tokens depth"]:
-    """Log-odds of every decision of given tokens, in coding order, as a decoder computes them. Lanes must be equally long."""
+    """Log-odds of every decision of given tokens, in coding order, as a decoder computes them; lanes of equal length."""
     state = _Lanes(model, settings, n_lanes, lanes_per_pass)
     found = []
     with stepping(model):

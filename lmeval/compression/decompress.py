@@ -212,7 +212,8 @@ def _drift_message(model: CausalLM, wanted: ModelSettings, drift: float, header:
     return (
         f"numerical drift: log-probabilities here differ from the encoder's by {drift:.3g} nats, and the archive "
         f"tolerates {wanted.grid.margin:.3g} (epsilon {wanted.epsilon:.3g}); it was made in {wanted.dtype} on "
-        f"{made.get('device', '?')}, this is {str(model.dtype).removeprefix('torch.')} on {model.device}: decode as it was made, or encode with --tolerance"
+        f"{made.get('device', '?')}, this is {str(model.dtype).removeprefix('torch.')} on {model.device}: decode as it was "
+        "made, or encode with a larger --tolerance"
     )
 
 

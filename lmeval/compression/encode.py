@@ -105,7 +105,7 @@ def _window_log_odds(
     ids: Int64[np.ndarray, " tokens"],
     windows: list[lanes.Span],
 ) -> Float64[np.ndarray, "tokens depth"]:
-    """One forward pass. A window's inputs are the start token and its tokens but the last; it codes those from `first` on."""
+    """One forward pass. A window's inputs are the start token and its tokens but the last; it codes `first` and on."""
     time = max(span.stop - span.begin for span in windows)
     inputs = np.full((len(windows), time), settings.layout.start_id, dtype=np.int64)
     positions = []

@@ -61,7 +61,7 @@ def edges_below(log_odds: Float64[np.ndarray, "*shape"], grid: Grid) -> Int64[np
 def frequencies(
     edges: Int64[np.ndarray, "*shape"], phase: Int64[np.ndarray, "*shape"], cells: int
 ) -> Int64[np.ndarray, "*shape"]:
-    """Integer probability of bit 1, in units of 2^-FREQUENCY_BITS, of the cell that holds the fine edge: exact arithmetic."""
+    """Integer probability of bit 1 in units of 2^-FREQUENCY_BITS, of the cell that holds the fine edge: exact."""
     lower = edges - (edges - phase) % PHASES
     upper = np.minimum(lower + PHASES, cells * PHASES)
     middle = np.maximum(lower, 0) + upper

@@ -116,8 +116,8 @@ def check_model(settings: ModelSettings, model: CausalLM) -> None:
     vocabulary = vocabulary_sha256(model.encoder)
     if vocabulary != settings.vocabulary_sha256:
         raise ModelMismatch(
-            f"the archive needs the tokenizer vocabulary {settings.vocabulary_sha256[:16]}... of {settings.name}, but that of "
-            f"{model.name} is {vocabulary[:16]}...: give the folder that encoded with --model"
+            f"the archive needs the tokenizer vocabulary {settings.vocabulary_sha256[:16]}... of {settings.name}, but that "
+            f"of {model.name} is {vocabulary[:16]}...: give the folder that encoded with --model"
         )
     if settings.layout.window > (model.context_length or settings.layout.window):
         raise CorruptArchive(f"the archive's windows of {settings.layout.window:,} tokens do not fit {model.name}")

@@ -81,8 +81,8 @@ def survey(
     if measured > TOO_MUCH_DRIFT:
         raise NumericalDrift(
             f"{model.name} read token by token differs from its parallel pass by {measured:.2g} nats, and at most "
-            f"{TOO_MUCH_DRIFT:g} can be tolerated: its cache does not work as transformers means it to, or {settings.dtype} is "
-            "too coarse (try --dtype float32)"
+            f"{TOO_MUCH_DRIFT:g} can be tolerated: its cache does not work as transformers means it to, or {settings.dtype} "
+            "is too coarse (try --dtype float32)"
         )
     drift = max(measured, LEAST_DRIFT[settings.dtype])
     epsilon = (SAFETY - 1) / 2 * drift if tolerance is None else tolerance

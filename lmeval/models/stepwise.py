@@ -144,9 +144,9 @@ def cache_bytes_per_token(model: CausalLM) -> int:
     restart(model, lanes, torch.zeros(1, 1, dtype=torch.int64, device=model.device))
     if lanes.own is None:
         return 0
-    return sum(
-        t.numel() * t.element_size() for layer in lanes.own.layers for t in (layer.keys, layer.values) if t is not None
-    )
+    layers = [layer for layer in lanes.own.layers if isinstance(layer, _PreallocatedLayer)]
+    tensors = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
 
 
 def _read(model: CausalLM, lanes: LaneCache, ids: Int64[Tensor, "lanes time"]) -> Float[Tensor, "lanes vocabulary"]:
