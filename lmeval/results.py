@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import functools
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -15,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, BinaryIO, Literal, NamedTuple
 
 from lmeval.errors import NonFiniteScore, OutputError
 
@@ -122,11 +123,20 @@ def write_text(text: str, path: Path) -> None:
 @contextlib.contextmanager
 def atomic_writer(path: Path) -> Iterator[IO[str]]:
     """A text stream that becomes the file `path` when the block ends well (temporary name, fsync, rename), else nothing."""
+    with atomic_binary_writer(path) as stream:
+        text = io.TextIOWrapper(stream, encoding="utf-8")
+        yield text
+        text.detach()  # flushes, and leaves the stream open
+
+
+@contextlib.contextmanager
+def atomic_binary_writer(path: Path) -> Iterator[BinaryIO]:
+    """The same for bytes."""
     check_writable(path)
     path = path.resolve()  # a link stays a link
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".lmeval.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        with os.fdopen(handle, "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

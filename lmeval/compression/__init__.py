@@ -6,8 +6,10 @@
 """
 
 from lmeval.compression.baselines import BASELINES, STANDARD_LIBRARY, CompressedSize, compressed_sizes
+from lmeval.compression.benchmark import benchmark
 from lmeval.compression.compress import Compression, CompressSettings, compress, compress_to
 from lmeval.compression.decompress import DecompressSettings, Gap, decompress, decompress_range, decompress_to, salvage
+from lmeval.compression.inspect import inspect
 
 __all__ = [
     "BASELINES",
@@ -17,11 +19,13 @@ __all__ = [
     "Compression",
     "DecompressSettings",
     "Gap",
+    "benchmark",
     "compress",
     "compress_to",
     "compressed_sizes",
     "decompress",
     "decompress_range",
     "decompress_to",
+    "inspect",
     "salvage",
 ]

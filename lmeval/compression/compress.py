@@ -65,6 +65,7 @@ class Compression:
     survey_seconds: float
     encode_seconds: float
     verify_seconds: float
+    verified: bool
 
     @property
     def bits_per_byte(self) -> float:
@@ -131,7 +132,7 @@ def compress_to(
         for block, length in coded:
             tally.add(archive.write_block(out, block, header.seed), block, length)
     end = archive.write_end(out, tally.lines, tally.n_header_bytes, header.seed)
-    return tally.finished(len(data), end)
+    return tally.finished(len(data), end, verified=settings.verify and tally.n_tokens > 0)
 
 
 def _check(settings: CompressSettings) -> None:
@@ -215,7 +216,7 @@ class _Tally:
             self.n_tokens += block.n_tokens
             self.model_bytes += block.n_bytes
 
-    def finished(self, n_bytes: int, n_archive_bytes: int) -> Compression:
+    def finished(self, n_bytes: int, n_archive_bytes: int, *, verified: bool) -> Compression:
         return Compression(
             n_bytes=n_bytes,
             n_archive_bytes=n_archive_bytes,
@@ -231,6 +232,7 @@ class _Tally:
             survey_seconds=self.survey_seconds,
             encode_seconds=self.encode_seconds,
             verify_seconds=self.verify_seconds,
+            verified=verified,
         )
 
 

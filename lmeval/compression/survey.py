@@ -19,7 +19,7 @@ from lmeval.models.stepwise import cache_bytes_per_token
 
 DEFAULT_WINDOW = 1024  # at most, unless asked for: keys and values of 64 lanes must fit into memory
 SAMPLE_WINDOWS = 32
-SAMPLE_SHARE = 1 / 16  # of the input, at most
+SAMPLE_SHARE = 1 / 4  # of the input, at most
 CANARY_TOKENS = 16
 # Least drift to provide for (nats, of log-odds): that of other machines, where this one's sample shows less. float64 has
 # room to spare; bfloat16 is measured at 0.1 between passes, far too much for the grid to be cheap.
@@ -27,7 +27,7 @@ LEAST_DRIFT = {"float32": 1.5e-5, "float64": 1e-10, "bfloat16": 0.05}
 DRIFT_QUANTILE = 0.9999  # of the sample: steadier than its maximum, which is about 1.4 times as much
 SAFETY = 3.0  # margin / drift, where margin = 2 epsilon + drift
 TOO_MUCH_DRIFT = 1.0
-COLD_START_SHARE = 0.015  # of the code length; the estimate is noisy and the promise is 2%
+COLD_START_SHARE = 0.01  # of the code length: the estimate is noisy, and the promise is 2%
 
 
 class Survey(NamedTuple):

@@ -1,0 +1,249 @@
+"""`lmeval compress`, `decompress`, `inspect` and `benchmark`."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from lmeval import compression, parallel, report, results
+from lmeval.cli.shared import (
+    byte_progress,
+    check_new,
+    check_outputs,
+    device_option,
+    dtype_option,
+    force_option,
+    input_bytes,
+    json_option,
+    labelled_progress,
+    model_option,
+    output_bytes,
+    print_table,
+)
+from lmeval.compression import CompressSettings, DecompressSettings
+from lmeval.errors import ArchiveError, EmptyInput, InputError
+from lmeval.models import load_model
+
+SUFFIX = ".lmz"
+
+_lanes = click.option(
+    "--lanes", type=click.IntRange(min=1), help="Stretches of a block coded side by side.  [default: from the input's size]"
+)
+_lanes_per_pass = click.option(
+    "--batch-size", "lanes_per_pass", type=click.IntRange(min=1), help="Lanes that go through the network at once."
+)
+
+
+@click.command("compress")
+@click.argument("source", metavar="INPUT")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="The archive.  [default: INPUT.lmz]")
+@model_option
+@_lanes
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0.0, max=1.0),
+    metavar="NATS",
+    help="How far a decoder's log-probabilities may be off.  [default: as measured between two passes here]",
+)
+@click.option(
+    "--context", type=click.IntRange(min=1), help="Input tokens of a window.  [default: the model's, at most 1024]"
+)
+@click.option("--overlap", type=click.IntRange(min=0), help="Tokens a window takes over.  [default: context / 8]")
+@click.option("--no-verify", is_flag=True, help="Do not decode every block before it is written.")
+@_lanes_per_pass
+@device_option
+@dtype_option
+@force_option
+def compress_command(
+    source: str,
+    output: Path | None,
+    model: str,
+    lanes: int | None,
+    tolerance: float | None,
+    context: int | None,
+    overlap: int | None,
+    no_verify: bool,
+    lanes_per_pass: int | None,
+    device: str,
+    dtype: str,
+    force: bool,
+) -> None:
+    """Compress a file with a language model.
+
+    INPUT is any file, or '-' for standard input (the archive then goes to standard output). The archive says which model it
+    needs, decodes on other machines, and proves its content by checksums.
+    """
+    if output is None and source != "-":
+        output = Path(source + SUFFIX)
+    output = _named(output)
+    with ExitStack() as stack:
+        data = stack.enter_context(input_bytes(source))
+        if output is not None:
+            check_new(output, force=force)
+            check_outputs([output], (source,))
+        elif sys.stdout.isatty():
+            raise InputError("an archive would go to the terminal: name a file with -o, or redirect standard output")
+        place = parallel.connect(device)
+        loaded = load_model(model, device=place.device, dtype=dtype)
+        settings = CompressSettings(lanes, tolerance, context, overlap, not no_verify, lanes_per_pass)
+        on_progress = stack.enter_context(_two_bars(len(data), verify=not no_verify))
+        with output_bytes(output) as out:
+            found = compression.compress_to(out, data, loaded, settings, progress=on_progress)
+    print_table(report.compression_table(source, found), to_stderr=output is None)
+    if found.n_not_verified:
+        click.echo(
+            f"lmeval: {found.n_not_verified} blocks did not decode here and were coded without the model: the archive is "
+            "sound but larger than it need be; give a larger --tolerance",
+            err=True,
+        )
+
+
+@contextmanager
+def _two_bars(n_bytes: int, *, verify: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Bars on standard error for encoding and verifying, with the ratio so far; nothing where that is no terminal."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[rate]}"),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        stages = ("encoding", "verifying") if verify else ("encoding",)
+        tasks = {stage: bars.add_task(stage, total=n_bytes, rate="") for stage in stages}
+
+        def on_progress(stage: str, n: int, n_written: int) -> None:
+            bars.advance(tasks[stage], n)
+            done = bars.tasks[0].completed
+            bars.update(tasks["encoding"], rate=report.running_rate(n_written, int(done)))
+
+        yield on_progress
+
+
+@click.command("decompress")
+@click.argument("source", metavar="ARCHIVE")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="The file.  [default: ARCHIVE without .lmz]")
+@click.option("--model", "-m", help="The model that encoded: a folder or hub id.  [default: found if it is bundled]")
+@click.option("--range", "span", metavar="A:B", help="Only bytes A to B (not included) of the original.")
+@click.option("--salvage", is_flag=True, help="Recover what is whole of a damaged archive, with zeros for what is lost.")
+@_lanes_per_pass
+@device_option
+@force_option
+def decompress_command(
+    source: str,
+    output: Path | None,
+    model: str | None,
+    span: str | None,
+    salvage: bool,
+    lanes_per_pass: int | None,
+    device: str,
+    force: bool,
+) -> None:
+    """Decompress an archive; '-' reads standard input and writes standard output.
+
+    Nothing is written unless every checksum agrees.
+    """
+    if salvage and span:
+        raise InputError("--salvage and --range exclude each other: salvage first, then cut the file")
+    first, stop = _range(span) if span else (0, None)
+    if output is None and source != "-":
+        if not source.endswith(SUFFIX) or source == SUFFIX:
+            raise InputError(f"{source} does not end in {SUFFIX}: name the output with -o ('-o -' is standard output)")
+        output = Path(source.removesuffix(SUFFIX))
+    output = _named(output)
+    with ExitStack() as stack:
+        data = stack.enter_context(input_bytes(source))
+        if output is not None:
+            check_new(output, force=force)
+            check_outputs([output], (source,))
+        settings = DecompressSettings(str(parallel.connect(device).device), lanes_per_pass)
+        on_progress = stack.enter_context(byte_progress("decoding", None, show=True))
+        with output_bytes(output) as out:
+            if salvage:
+                gaps = compression.salvage(out, data, model, settings, progress=on_progress)
+            elif span:
+                gaps = []
+                compression.decompress_range(out, data, first, stop, model, settings, progress=on_progress)
+            else:
+                gaps = []
+                compression.decompress_to(out, data, model, settings, progress=on_progress)
+    if gaps:
+        lost = ", ".join(f"{gap.first:,} to {gap.stop:,}" for gap in gaps)
+        raise ArchiveError(f"salvaged what was whole; these bytes are lost and were written as zeros: {lost}")
+
+
+def _named(output: Path | None) -> Path | None:
+    """None for '-', standard output."""
+    return None if output is not None and str(output) == "-" else output
+
+
+def _range(span: str) -> tuple[int, int | None]:
+    first, colon, stop = span.partition(":")
+    try:
+        found = (int(first or 0), int(stop) if stop else None)
+    except ValueError:
+        found = (-1, None)
+    if not colon or found[0] < 0 or (found[1] is not None and found[1] < found[0]):
+        raise InputError(f"range '{span}' is not A:B with whole numbers 0 <= A <= B (B may be left out)")
+    return found
+
+
+@click.command("inspect")
+@click.argument("source", metavar="ARCHIVE")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def inspect_command(source: str, as_json: bool) -> None:
+    """Everything an archive says of itself; no model is loaded."""
+    with input_bytes(source) as data:
+        found = compression.inspect(data)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        print_table(report.inspect_table(found))
+
+
+@click.command("benchmark")
+@click.argument("paths", nargs=-1, metavar="PATH...")
+@click.option(
+    "--model", "-m", "models", multiple=True, help="As for compress; may be given several times.  [default: bundled]"
+)
+@_lanes
+@_lanes_per_pass
+@device_option
+@dtype_option
+@json_option
+def benchmark_command(
+    paths: tuple[str, ...],
+    models: tuple[str, ...],
+    lanes: int | None,
+    lanes_per_pass: int | None,
+    device: str,
+    dtype: str,
+    json_path: Path | None,
+) -> None:
+    """Language models beside gzip, bzip2, xz, zstd, brotli and ppmd: size, speed, and proof by decoding.
+
+    For corpora that are known by their checksum (enwik8, enwik9, alice29, book1), results that others have published follow.
+    """
+    if not paths:
+        raise EmptyInput("no file given: name one or more files to compress")
+    if json_path:
+        check_outputs([json_path], paths)
+    corpora = []
+    for path in paths:
+        with input_bytes(path) as data:
+            corpora.append((Path(path).name, bytes(data)))
+    place = parallel.connect(device)
+    loaded = [load_model(model, device=place.device, dtype=dtype) for model in models or ("bundled",)]
+    settings = CompressSettings(lanes=lanes, lanes_per_pass=lanes_per_pass)
+    with labelled_progress("benchmark", None, show=True) as on_progress:
+        found = compression.benchmark(corpora, loaded, settings, on_progress)
+    print_table(report.benchmark_table(found))
+    if json_path:
+        results.write_json(found, json_path)

@@ -1,0 +1,58 @@
+"""`lmeval demo`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from lmeval import compression, parallel, report, results
+from lmeval.cli.shared import byte_progress, check_outputs, device_option, json_option, print_table, write_json_data
+from lmeval.compression import STANDARD_LIBRARY, CompressSettings, compressed_sizes
+from lmeval.documents import Corpus, file_corpus, python_manual
+from lmeval.models import CausalLM, load_model
+from lmeval.perplexity import Settings, Watch, perplexity
+
+
+@click.command("demo")
+@click.argument("files", nargs=-1, type=click.Path(), metavar="[FILE]...")
+@device_option
+@json_option
+def demo_command(files: tuple[str, ...], device: str, json_path: Path | None) -> None:
+    """Score, compress, decode and compare with the bundled model, beside gzip, bzip2 and xz.
+
+    On this Python's manual, and on your own text files.
+    """
+    check_outputs([json_path] if json_path else [], files)
+    group = parallel.connect(device)
+    model = load_model("bundled", device=group.device)
+    texts: list[tuple[str, Callable[[], Corpus]]] = [("Python manual (pydoc_data.topics)", python_manual)]
+    texts += [(file, lambda file=file: file_corpus([file])) for file in files]
+    for _, read in texts[1:]:
+        read()  # a file that is missing is named before the work begins, not after it
+    rows = [_row(model, name, read, device) for name, read in texts]
+    print_table(report.demo_table(rows))
+    if json_path:
+        write_json_data([_json(row) for row in rows], json_path)
+    if not all(row.decoded for row in rows):
+        raise click.ClickException("a decoded archive differs from its text: this must never happen; please report it")
+
+
+def _row(model: CausalLM, name: str, read: Callable[[], Corpus], device: str) -> report.DemoRow:
+    window = model.context_length or 2
+    corpus = read()
+    with byte_progress(f"{name}: scoring", corpus.n_bytes_hint, show=True) as on_progress:
+        # The windows that the coder uses, so that the score and the file tell of the same thing.
+        settings = Settings(stride=window - window // 8)
+        found = perplexity(model, corpus, settings, device=device, watch=Watch(on_progress))
+    data = b"".join(piece.encode() for document in read().documents for piece in document.pieces)
+    with byte_progress(f"{name}: compressing", len(data), show=True) as on_progress:
+        archive = compression.compress(data, model, CompressSettings(verify=False), progress=lambda _, n, __: on_progress(n))
+    with byte_progress(f"{name}: decoding", len(data), show=True) as on_progress:
+        decoded = compression.decompress(archive, model, progress=on_progress) == data
+    return report.DemoRow(name, found, len(archive), decoded, compressed_sizes([data], STANDARD_LIBRARY))
+
+
+def _json(row: report.DemoRow) -> dict[str, object]:
+    baselines = [{**size._asdict(), "bits_per_byte": size.bits_per_byte} for size in row.sizes]
+    archive = {"n_bytes": row.archive_bytes, "bits_per_byte": row.archive_bits_per_byte, "decoded_and_equal": row.decoded}
+    return {**results.as_json(row.report), "archive": archive, "baselines": baselines}

@@ -1,0 +1,161 @@
+"""What the commands share: options, progress bars, outputs, inputs as bytes."""
+
+import json
+import mmap
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from lmeval import results
+from lmeval.documents import Corpus, DataSource, column, dataset_corpus, file_corpus, table_corpus
+from lmeval.errors import EmptyInput, InputError, InputNotFound, OutputError
+from lmeval.models import DTYPES
+from lmeval.taskfile import find_task, read_rolling_task, task_corpus
+
+model_option = click.option(
+    "--model", "-m", default="bundled", show_default=True, help="'bundled', a folder in Hugging Face format, or a hub id."
+)
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+dtype_option = click.option(
+    "--dtype", type=click.Choice(sorted(DTYPES)), default="float32", show_default=True, help="Precision of the network."
+)
+json_option = click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the results here as JSON.")
+force_option = click.option("--force", "-f", is_flag=True, help="Overwrite the output if it exists.")
+
+
+class BatchSize(click.ParamType):
+    """A number of sequences, or "auto" (None)."""
+
+    name = "auto|N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """The number."""
+        if value in (None, "auto"):
+            return None
+        return click.IntRange(min=1).convert(value, param, ctx)
+
+
+def print_table(table: RenderableType, *, to_stderr: bool = False) -> None:
+    """At the terminal's width on a terminal and at the table's own elsewhere."""
+    console = Console(highlight=False, stderr=to_stderr)
+    natural = console.measure(table, options=console.options.update(max_width=10_000)).maximum
+    # Never narrower than the table: a terminal wraps a long line, but a cropped number reads as another number.
+    Console(highlight=False, stderr=to_stderr, width=max(natural, 20)).print(table)
+
+
+def check_outputs(outputs: list[Path], inputs: tuple[str, ...]) -> None:
+    """Refuse at the start what could not be written at the end, or would overwrite an input or another output."""
+    taken = {Path(name).resolve() for name in inputs}
+    for output in outputs:
+        results.check_writable(output)
+        if output.resolve() in taken:
+            raise OutputError(f"cannot write {output}: it is an input or another output of this run; name a new file")
+        taken.add(output.resolve())
+
+
+def write_json_data(data: Any, path: Path) -> None:
+    """Write JSON-ready data whole or not at all."""
+    results.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", path)
+
+
+def corpus_of(paths: tuple[str, ...], text_column: str | None, source: DataSource | None) -> Corpus:
+    """The one corpus that the arguments name."""
+    if source is not None:
+        if paths or not text_column:
+            raise InputError("--dataset stands alone and needs --text-column, the name of the column with the text")
+        return dataset_corpus(source, column(text_column))
+    if not paths:
+        raise EmptyInput("no text given: name files, folders, '-' for standard input, a task, or --dataset")
+    tasks = [task for path in paths if (task := find_task(path))]
+    if tasks:
+        if len(paths) > 1:
+            raise InputError(f"{tasks[0]} is a task: score one task at a time, by itself")
+        return task_corpus(read_rolling_task(tasks[0]))
+    return table_corpus(paths, column(text_column)) if text_column else file_corpus(paths)
+
+
+@contextmanager
+def byte_progress(label: str, n_bytes: int | None, *, show: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error, in bytes of text; nothing where that is no terminal."""
+    with labelled_progress(label, n_bytes, show=show) as advance:
+        yield lambda n: advance(label, n)
+
+
+@contextmanager
+def labelled_progress(label: str, n_bytes: int | None, *, show: bool) -> Iterator[Callable[[str, int], None]]:
+    """The same for work of several kinds: each call says what is being done."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as progress:
+        task = progress.add_task(label, total=n_bytes)
+        now = label
+
+        def advance(doing: str, n: int) -> None:
+            nonlocal now
+            if doing != now:
+                progress.reset(task, description=doing, total=n_bytes)
+                now = doing
+            progress.advance(task, n)
+
+        yield advance
+
+
+@contextmanager
+def input_bytes(name: str) -> Iterator[memoryview]:
+    """The bytes of a file, or of standard input for '-', without holding a file in memory."""
+    if name != "-" and not Path(name).exists():
+        raise InputNotFound(f"no file {name}: give a file, or '-' for standard input")
+    if name != "-" and Path(name).is_dir():
+        raise InputError(f"{name} is a folder: give a file; tar makes one of a folder")
+    with tempfile.TemporaryFile() as spool:
+        if name != "-" and Path(name).is_file():
+            with Path(name).open("rb") as stream, mapped(stream) as view:
+                yield view
+            return
+        if name == "-":
+            shutil.copyfileobj(sys.stdin.buffer, spool)
+        else:  # a pipe
+            with Path(name).open("rb") as stream:
+                shutil.copyfileobj(stream, spool)
+        spool.flush()
+        with mapped(spool) as view:
+            yield view
+
+
+@contextmanager
+def mapped(stream: Any) -> Iterator[memoryview]:
+    """A file's bytes as memory that is read when it is looked at."""
+    if not stream.seek(0, 2):
+        yield memoryview(b"")
+        return
+    # Closed when nothing looks at it any more: an error's traceback may.
+    yield memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+@contextmanager
+def output_bytes(path: Path | None) -> Iterator[BinaryIO]:
+    """A file that appears when the block ends well; for None, standard output, which gets everything then or nothing."""
+    if path is not None:
+        with results.atomic_binary_writer(path) as stream:
+            yield stream
+        return
+    with tempfile.TemporaryFile() as spool:
+        yield spool  # pyright: ignore[reportReturnType]
+        spool.seek(0)
+        shutil.copyfileobj(spool, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+
+
+def check_new(path: Path, *, force: bool) -> None:
+    """Refuse to overwrite what exists, unless asked to."""
+    if path.exists() and not force:
+        raise OutputError(f"{path} exists already: name another file with -o, or overwrite it with --force")
+    results.check_writable(path)
