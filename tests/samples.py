@@ -1,6 +1,8 @@
 """Small models, tokenizers and texts that several test files use."""
 
 import functools
+import hashlib
+import io
 import os
 import re
 import sys
@@ -13,7 +15,13 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from lmeval.compression import archive, encode
+from lmeval.compression.grid import grid_for_margin
+from lmeval.compression.lanes import Layout
+from lmeval.compression.settings import Canary, ModelSettings, as_meta
+from lmeval.compression.tree import code_length_nats, depth_of, path_bits
 from lmeval.models import CausalLM, from_pair
+from lmeval.models.spelling import encode_bytes, n_text_ids, vocabulary_sha256
 from lmeval.models.toys import byte_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,6 +48,23 @@ ODD_TEXTS = {
     "one character": "x",
     "one emoji": "🙂",
     "one space": " ",
+}
+ODD_BYTES = {name: text.encode() for name, text in ODD_TEXTS.items()} | {
+    "empty": b"",
+    "one byte": b"\x00",
+    "one odd byte": b"\xff",
+    "all bytes": bytes(range(256)),
+    "all bytes backwards": bytes(range(255, -1, -1)),
+    "random": np.random.default_rng(3).bytes(3000),
+    "cut character": "né 🙂".encode()[:-1],
+    "odd and text": b"plain \xff text \xc3\x28 then \xe2\x82 cut \xf0\x9f\x99\x82\xf0\x9f and \xed\xa0\x80 surrogates" * 5,
+    "latin 1": "Schöne Grüße aus Köln. ".encode("latin-1") * 9,
+    "utf-16": PROSE.encode("utf-16"),
+    "leading spaces": b"   two words",
+    "leading space": b" a",
+    "mark": b"\xef\xbb\xbfmark",
+    "zeros": bytes(900),
+    "run of odd bytes": b"\xfe" * 300,
 }
 
 
@@ -179,6 +204,94 @@ def markov_transitions(states: int = 257, seed: int = 0) -> np.ndarray:
 def random_text(n: int, seed: int = 0) -> str:
     rng = np.random.default_rng(seed)
     return "".join(chr(c) for c in rng.integers(32, 127, size=n))
+
+
+def with_tokenizer(tokenizer: transformers.PreTrainedTokenizerBase, context: int = 64) -> CausalLM:
+    """A tiny random network with as many ids as the tokenizer."""
+    config = llama_config(context, 1 + max(tokenizer.get_vocab().values()), hidden_size=16, num_hidden_layers=1)
+    return from_pair(network(config), tokenizer, name=f"tiny-{config.vocab_size}")
+
+
+@functools.cache
+def talker(context: int = 64, dtype: torch.dtype = torch.float32, seed: int = 0) -> CausalLM:
+    """A random network over bytes that heeds the last byte most, so `babble` is easy for it wherever its windows begin."""
+    made = network(llama_config(context), seed, dtype)
+    for name, parameter in made.named_parameters():
+        if "o_proj" in name or "down_proj" in name:
+            parameter.data *= 0.1
+        if "lm_head" in name:
+            parameter.data *= 2.0
+    return from_pair(made, byte_tokenizer(), name=f"talker-{seed}")
+
+
+@functools.cache
+def babble(n_bytes: int, seed: int = 0) -> bytes:
+    """Bytes that `talker()` made up: text that it predicts far better than a codec does."""
+    rng, lanes = torch.Generator().manual_seed(seed), 50
+    ids = torch.full((lanes, 1), 256)
+    with torch.inference_mode():
+        for _ in range(-(-n_bytes // lanes)):
+            logits = talker().network(input_ids=ids[:, -20:]).logits[:, -1, :256]
+            ids = torch.cat([ids, torch.multinomial(logits.softmax(dim=1), 1, generator=rng)], dim=1)
+    return bytes(ids[:, 1:].flatten().tolist())[:n_bytes]
+
+
+def model_settings(
+    model: CausalLM, window: int = 24, overlap: int = 5, epsilon: float = 4e-4, drift: float = 2e-4
+) -> ModelSettings:
+    """Settings as a survey makes them, without a survey."""
+    return ModelSettings(
+        name=model.name,
+        weights_sha256=model.weights_sha256,
+        vocabulary_sha256=vocabulary_sha256(model.encoder),
+        dtype=str(model.dtype).removeprefix("torch."),
+        depth=depth_of(min(n_text_ids(model.encoder), model.vocab_size)),
+        layout=Layout(window, overlap, model.bos_id or 0),
+        grid=grid_for_margin(2 * epsilon + drift),
+        epsilon=epsilon,
+        drift=drift,
+        canary=Canary((), ()),
+    )
+
+
+def with_canary(model: CausalLM, settings: ModelSettings, ids: np.ndarray) -> ModelSettings:
+    log_odds = encode.block_log_odds(model, settings, ids, 1)
+    bits = path_bits(ids, settings.depth)
+    log_probs = tuple(-code_length_nats(z, b) for z, b in zip(log_odds, bits, strict=True))
+    return settings._replace(canary=Canary(tuple(int(i) for i in ids), log_probs))
+
+
+def model_archive(
+    model: CausalLM,
+    pieces: list[bytes],
+    lanes: int = 4,
+    settings: ModelSettings | None = None,
+    canary: int = 2,
+    **meta: Any,
+) -> bytes:
+    """An archive with a block for each piece, coded by the model however badly (`compress` leaves what it would make longer
+    to a codec). A piece that the model cannot spell, and every second where `lanes` is 0, is a plain block."""
+    settings, data = settings or model_settings(model), b"".join(pieces)
+    plain, lanes = lanes == 0, lanes or 4
+    spelled = [encode_bytes(model.encoder, piece) for piece in pieces]
+    ids = next((tokens.ids for tokens in spelled if tokens is not None), np.zeros(0, dtype=np.int64))
+    if len(ids) and canary:
+        settings = with_canary(model, settings, ids[: min(canary, settings.layout.window)])
+    out = io.BytesIO()
+    described = {"n_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "model": as_meta(settings)}
+    header = archive.write_header(out, described | meta)
+    size, lines, offset = out.tell(), [], 0
+    for i, (piece, tokens) in enumerate(zip(pieces, spelled, strict=True)):
+        block = archive.plain_block(piece, offset)
+        if tokens is not None and len(tokens.ids) and not (plain and i % 2):
+            n_lanes = min(lanes, len(tokens.ids))
+            coded = encode.encode_tokens(model, settings, tokens.ids, n_lanes)
+            assert coded is not None
+            block = encode.model_block(coded, tokens, piece, offset, n_lanes)
+        lines.append(archive.write_block(out, block, header.seed))
+        offset += len(piece)
+    archive.write_end(out, lines, size, header.seed)
+    return out.getvalue()
 
 
 def command(*arguments: str) -> list[str]:
