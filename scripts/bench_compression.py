@@ -236,7 +236,7 @@ def speed(data: bytes, options: argparse.Namespace, console: Console) -> Found:
     with Console(stderr=True).status("A: making ready"):
         for case in (*lane_cases(model, settings, tokens.ids[:512], 4), *whole_cases(model, data[:4096])):
             case.run(model)  # a short warm-up
-        usable = [n for n in options.lanes if 1 <= n <= min(len(tokens.ids), archive.MAX_LANES)]
+        usable = [n for n in sorted(set(options.lanes)) if 1 <= n <= min(len(tokens.ids), archive.MAX_LANES)]
         cases = [case for n in usable for case in lane_cases(model, settings, tokens.ids[: n * steps], n)]
         cases += whole_cases(model, data)
     for n in set(options.lanes) - set(usable):
@@ -440,8 +440,8 @@ def show_speed(console: Console, model: CausalLM, settings: ModelSettings, lines
     show(
         console,
         f"A. Speed of {model.name}",
-        "Tokens per second as ratios to the bare forward pass over plain windows and the encoder's own; bits per token; "
-        f"resident MB\nwith the model loaded, and at the height of the run. Windows of {window} tokens, overlap {overlap}.",
+        "Tokens per second as ratios to the bare forward pass over plain windows and the encoder's own; bits per token (for compress: of the "
+        f"whole archive);\nresident MB with the model loaded, and at the height of the run. Windows of {window} tokens, overlap {overlap}.",
         ("", "tokens", "seconds", "", "tokens/s", "to plain", "", "to own", "", "bits", "MB", "height"),
         rows,
     )

@@ -13,6 +13,7 @@ from lmeval.errors import CorruptArchive
 from lmeval.models import CausalLM
 from lmeval.models.spelling import decode_bytes
 from lmeval.models.stepwise import advance, open_lanes, restart, stepping
+from lmeval.models.threads import half_the_threads, tuned_threads
 
 
 class _BlockReader:
@@ -62,12 +63,13 @@ def decode_blocks(
     n_lanes = readers[-1].first_lane + readers[-1].block.n_lanes
     state = _Lanes(model, settings, n_lanes, lanes_per_pass)
     phase = np.zeros(n_lanes, dtype=np.int64)
-    with stepping(model):
+    with stepping(model), tuned_threads(model.device) as tuner:
         for _ in range(max(lanes.n_steps(reader.block.n_tokens, reader.block.n_lanes) for reader in readers)):
-            ids = _decode_step(state, readers, phase)
-            state.take(ids)
+            state.take(_decode_step(state, readers, phase))
+            n_decoded = sum(reader.lanes.stop - reader.lanes.start for reader in readers)
+            tuner.lap(n_decoded)
             if progress:
-                progress(sum(reader.lanes.stop - reader.lanes.start for reader in readers))
+                progress(n_decoded)
     return [_data(model, reader) for reader in readers]
 
 
@@ -146,7 +148,7 @@ def stepwise_log_odds(
     """Log-odds of every decision of given tokens, in coding order, as a decoder computes them; lanes of equal length."""
     state = _Lanes(model, settings, n_lanes, lanes_per_pass)
     found = []
-    with stepping(model):
+    with stepping(model), half_the_threads(model.device):
         for targets in ids.reshape(n_lanes, -1).T:
             chosen = torch.from_numpy(np.ascontiguousarray(targets)).to(model.device)
             found.append(tree.path_log_odds(state.logits(), chosen, settings.depth).cpu().numpy())

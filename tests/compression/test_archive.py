@@ -73,7 +73,8 @@ def archives() -> dict[str, tuple[bytes, bytes]]:
     made = {name: (plain_archive(pieces), b"".join(pieces)) for name, pieces in PLAIN.items()}
     settings = model_settings(mini(), window=12, overlap=3)
     for name, (pieces, lanes) in CODED.items():
-        made[name] = (model_archive(mini(), pieces, lanes, settings), b"".join(pieces))
+        canary = 2 if name == "model" else 0  # it takes longer than all the rest
+        made[name] = (model_archive(mini(), pieces, lanes, settings, canary), b"".join(pieces))
     for name, parts in {"together": ("stored", "model"), "three together": ("xz", "empty", "stored")}.items():
         made[name] = (b"".join(made[part][0] for part in parts), b"".join(made[part][1] for part in parts))
     return made
@@ -485,7 +486,7 @@ def test_a_drift_is_named_whatever_the_header_says_of_its_making(made_on: Any):
 def damaged(data: bytes, other: bytes, rng: np.random.Generator, every: int) -> Iterator[bytes]:
     """All single-bit flips (or one in `every`), all truncations, and random changes of all sorts."""
     n = len(data)
-    for i in range(n):
+    for i in range(0, n, max(1, every // 8)):
         bits = range(8) if every == 1 else rng.choice(8, max(1, 8 // every), replace=False)
         for bit in bits:
             yield data[:i] + bytes([data[i] ^ 1 << int(bit)]) + data[i + 1 :]
