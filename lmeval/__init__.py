@@ -6,6 +6,7 @@
 True
 """
 
+from lmeval.compression import CompressSettings, DecompressSettings, compress, compress_to, decompress, decompress_to
 from lmeval.documents import Corpus, Document, file_corpus, text_corpus
 from lmeval.errors import LmevalError
 from lmeval.models import CausalLM, ModelLike, from_pair, load_model
@@ -18,7 +19,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CausalLM",
+    "CompressSettings",
     "Corpus",
+    "DecompressSettings",
     "Document",
     "LmevalError",
     "Measurement",
@@ -27,6 +30,10 @@ __all__ = [
     "Request",
     "Settings",
     "Watch",
+    "compress",
+    "compress_to",
+    "decompress",
+    "decompress_to",
     "file_corpus",
     "find",
     "from_pair",

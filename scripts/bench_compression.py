@@ -11,7 +11,8 @@ A   Speed and memory of the bundled model on one text. For every number of lanes
         forward, own windows      a limit: the same over the very batches of windows that our encoder runs (overlap and
                                   padding are work, but only coded tokens are counted)
         encode_tokens             our encoder: tokens to payload, no survey, no tokenisation
-        decode_blocks             our decoder: payload to bytes, checked
+        decode_blocks             our decoder: payload to bytes, checked. It chooses how many of torch's threads it uses;
+                                  all the others use all
         encode by steps           what one writes without a tolerant grid: an encoder that goes the decoder's way, token by
                                   token with transformers' DynamicCache, all lanes in one batch; same log-odds, cells and
                                   coder; no phases. What it writes decodes only where its very numbers come out again
@@ -97,7 +98,8 @@ def main() -> None:
     found: Found = {"machine": machine, "options": {key: str(value) for key, value in vars(options).items()}}
     try:
         data = read_text(options.file, options.bytes)
-        source = options.file or "pydoc_data.topics"
+        source = str(options.file or "pydoc_data.topics")
+        found |= {"source": source, "n_bytes": len(data)}
         console.print(f"{len(data):,} bytes of text: {source}", highlight=False, soft_wrap=True)
         for name in options.sections:
             found[name] = sections[name](data, options, console)
@@ -440,8 +442,9 @@ def show_speed(console: Console, model: CausalLM, settings: ModelSettings, lines
     show(
         console,
         f"A. Speed of {model.name}",
-        "Tokens per second as ratios to the bare forward pass over plain windows and the encoder's own; bits per token (for compress: of the "
-        f"whole archive);\nresident MB with the model loaded, and at the height of the run. Windows of {window} tokens, overlap {overlap}.",
+        "Tokens per second as ratios to the bare forward pass over plain windows and over the encoder's own; bits per token "
+        "(for compress:\nof the whole archive); resident MB with the model loaded, and at the height of the run. "
+        f"Windows of {window} tokens, overlap {overlap}.",
         ("", "tokens", "seconds", "", "tokens/s", "to plain", "", "to own", "", "bits", "MB", "height"),
         rows,
     )

@@ -15,7 +15,8 @@ GOLDEN = ROOT / "compression" / "golden"
 
 def main() -> None:
     model, model64 = load_model(), load_model(dtype="float64")
-    texts = [json.loads(line)["text"] for line in (ROOT / "tasks/data/sampler.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = (ROOT / "tasks/data/sampler.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = [json.loads(line)["text"] for line in lines]
     prose = "\n".join(texts).encode()[:3000]
     table = b"".join(b"%d,%d,%d\r\n" % (i, i * i, i % 7) for i in range(400))
     odd = bytes(range(256)) + "naïve <|document|> \u2028 \U0001f642".encode() + b"\xff\xfe\x00 half a character: \xf0\x9f"

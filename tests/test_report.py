@@ -77,12 +77,12 @@ def test_names_are_shown_as_they_are(found: Report, name: str):
     corpus = {**found.provenance["corpus"], "sources": [name]}
     named = dataclasses.replace(found, provenance={**found.provenance, "corpus": corpus})
     assert name in text_of(report.perplexity_tables(named))
-    assert name in text_of(report.demo_table([report.DemoRow(name, found, [CompressedSize("gzip -9", 10, 5)])]))
+    assert name in text_of(report.demo_table([report.DemoRow(name, found, 5, True, [CompressedSize("gzip -9", 10, 5)])]))
 
 
 def test_the_demo_sets_the_model_beside_compressors(found: Report):
     sizes = [CompressedSize("gzip -9", 1000, 400), CompressedSize("xz -9e", 1000, 350)]
-    shown = text_of(report.demo_table([report.DemoRow("some text", found, sizes)]))
+    shown = text_of(report.demo_table([report.DemoRow("some text", found, 300, True, sizes)]))
     for cell in ("some text", "tiny-llama", "gzip -9", "3.200", "2.800", f"{find(found, 'bits_per_byte').value:.3f}"):
         assert cell in shown
 

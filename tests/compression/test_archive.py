@@ -211,9 +211,7 @@ def test_samples_are_of_the_kinds_they_should_be():
 def test_the_layout_is_that_of_the_definition(name: str):
     data, expected = archives()[name]
     loose = taken_apart(data)
-    resealed = loose.sealed()
-    # The header's own compression (the dictionary) and what depends on it differ; nothing else does.
-    assert outcome(resealed.replace(resealed, resealed), expected) in ("exact", "CorruptArchive")
+    assert outcome(loose.sealed(), expected) == "exact"  # a reader takes metadata without the dictionary, too
     header = PROLOGUE.size + loose.prologue[4]
     loose.lies, loose.meta = {"raw meta": 1}, data[PROLOGUE.size : header]
     assert loose.sealed() == data

@@ -1,74 +1,24 @@
-import io
 import json
 import os
 import re
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import NamedTuple
 
 import pytest
 import safetensors.torch
 import torch
 import transformers
-from samples import PROSE, ROOT, command, network, random_text, save_pair, stories_folder, tinystories, wordpiece_tokenizer
+from commands import Ran, Run, assert_one_line
+from samples import PROSE, ROOT, command, network, save_pair, stories_folder, tinystories, wordpiece_tokenizer
 
-from lmeval import cli
 from lmeval.models import load_model
 from lmeval.models.toys import byte_tokenizer
 from lmeval.perplexity import Settings, perplexity
-from lmeval.resources import reference_folder
 from lmeval.results import as_json
 
 NOT_OF_THE_NUMBERS = ("date", "seconds", "n_processes")
-
-
-class Ran(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ran]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    """`lmeval` with these arguments, in this process."""
-
-    keyboard = tempfile.TemporaryFile()  # noqa: SIM115
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=keyboard))
-
-    def called(*arguments: str | Path, stdin: bytes = b"") -> Ran:
-        monkeypatch.setattr(sys, "argv", ["lmeval", *map(str, arguments)])
-        keyboard.write(stdin)
-        keyboard.seek(-len(stdin), io.SEEK_CUR)
-        capsys.readouterr()
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else 1
-        captured = capsys.readouterr()
-        return Ran(status, captured.out, captured.err)
-
-    yield called
-    keyboard.close()
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_pair(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    path = tmp_path / "text.txt"
-    path.write_bytes((PROSE + random_text(1000) + "é🙂\r\n").encode())
-    return path
 
 
 def read(path: Path) -> dict:
@@ -205,15 +155,6 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], Path], str]] = {
 }
 
 
-def assert_one_line(ran: Ran, message: str) -> None:
-    assert ran.status not in (0, None)
-    assert ran.out == ""
-    assert len(ran.err.splitlines()) == 1, ran.err
-    assert ran.err.startswith("lmeval: ")
-    assert "Traceback" not in ran.err
-    assert message in ran.err
-
-
 @pytest.mark.parametrize("kind", BAD_MODELS)
 def test_a_bad_model_is_one_line(run: Run, text: Path, tmp_path: Path, kind: str):
     make, message = BAD_MODELS[kind]
@@ -292,7 +233,7 @@ def test_an_interruption_is_one_line_and_leaves_no_file(
     def interrupted(*_: object, **__: object):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "perplexity", interrupted)
+    monkeypatch.setattr("lmeval.cli.perplexity.perplexity", interrupted)
     ran = run("perplexity", "-m", model, text, "--json", tmp_path / "o.json", "--documents", tmp_path / "d.jsonl")
     assert_one_line(Ran(ran.status, ran.out, ran.err.strip()), "interrupted")
     assert ran.status == 130
@@ -359,20 +300,6 @@ def test_two_processes_write_what_one_writes(tmp_path: Path):
     assert json.loads((tmp_path / "two").read_text())["provenance"]["n_processes"] == 2
     assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
     assert shown[0] == shown[1]  # one table, by the first process alone
-
-
-@pytest.mark.slow
-def test_the_demo_runs_on_a_file(run: Run, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    if not (reference_folder() / "model.safetensors").is_file():
-        pytest.skip("the bundled model is not there yet")
-    from lmeval.documents import text_corpus
-
-    monkeypatch.setattr(cli, "python_manual", lambda: text_corpus([PROSE]))  # the whole manual takes most of a minute
-    ran = run("demo", text, "--json", tmp_path / "o.json")
-    assert (ran.status, ran.err) == (0, "")
-    assert str(text) in ran.out
-    rows = json.loads((tmp_path / "o.json").read_text())
-    assert [size["name"] for size in rows[1]["baselines"]] == ["gzip -9", "bzip2 -9", "xz -9e"]
 
 
 def test_an_output_never_overwrites_an_input_or_a_pipe(run: Run, model: Path, text: Path, tmp_path: Path):

@@ -1,0 +1,113 @@
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from commands import Run, assert_one_line
+from samples import PROSE, command
+
+from lmeval.compression import archive
+
+
+def test_a_file_comes_back(run: Run, model: Path, text: Path):
+    before = text.read_bytes()
+    ran = run("compress", text, "-m", model)
+    assert (ran.status, ran.err) == (0, "")
+    made = text.with_name("text.txt.lmz")
+    assert f"{made.stat().st_size:,} bytes" in ran.out
+    assert_one_line(run("decompress", made, "-m", model), "text.txt exists already", "--force")
+    text.unlink()
+    ran = run("decompress", made, "-m", model)
+    assert (ran.status, ran.out, ran.err) == (0, "", "")
+    assert text.read_bytes() == before
+
+
+def test_standard_streams(model: Path, text: Path, tmp_path: Path):
+    before = text.read_bytes()
+    made = subprocess.run(command("compress", "-", "-m", str(model)), input=before, capture_output=True, check=True).stdout
+    twice = subprocess.run(command("decompress", "-", "-m", str(model)), input=made + made, capture_output=True, check=True)
+    assert (twice.stdout, twice.stderr) == (before + before, b"")
+
+
+def test_a_range_is_a_slice(run: Run, model: Path, text: Path, tmp_path: Path):
+    before = text.read_bytes()
+    run("compress", text, "-m", model)
+    for span, expected in (("10:20", before[10:20]), (":5", before[:5]), ("7:", before[7:]), ("3:3", b"")):
+        ran = run("decompress", f"{text}.lmz", "-m", model, "--range", span, "-o", tmp_path / "part", "-f")
+        assert (ran.status, (tmp_path / "part").read_bytes()) == (0, expected)
+    for span in ("5", "9:3", "a:b", "-1:4", "0:999999"):
+        assert_one_line(run("decompress", f"{text}.lmz", "--range", span, "-o", tmp_path / "part", "-f"), "range")
+
+
+def test_everything_is_shown(run: Run, text: Path):
+    text.write_text(PROSE)
+    run("compress", text, "--lanes", 3, "--tolerance", "1e-3")
+    (shown,) = json.loads(run("inspect", f"{text}.lmz", "--json").out)
+    assert shown["n_bytes"] == text.stat().st_size
+    assert shown["model"]["epsilon_nats"] == 1e-3
+    assert shown["n_archive_bytes"] == Path(f"{text}.lmz").stat().st_size
+    payload = sum(block["payload_bytes"] for block in shown["blocks"])
+    assert shown["n_header_bytes"] + shown["n_framing_bytes"] + payload == shown["n_archive_bytes"]
+    table = run("inspect", f"{text}.lmz").out
+    for word in ("weights_sha256", "epsilon_nats", "overlap", shown["sha256"]):
+        assert word in table
+
+
+def test_damage_is_named_and_salvaged(run: Run, text: Path, tmp_path: Path):
+    before = os.urandom(3 << 20)  # three stored blocks
+    text.write_bytes(before)
+    run("compress", text)
+    made = bytearray(Path(f"{text}.lmz").read_bytes())
+    made[len(made) // 2] ^= 1
+    Path(f"{text}.lmz").write_bytes(made)
+    out = tmp_path / "out"
+    assert_one_line(run("decompress", f"{text}.lmz", "-o", out), "damaged")
+    assert not out.exists()
+    ran = run("decompress", f"{text}.lmz", "-o", out, "--salvage")
+    assert_one_line(ran, "lost")
+    first, stop = (int(word.replace(",", "")) for word in ran.err.split(": ")[-1].split(" to "))
+    found = out.read_bytes()
+    assert 0 < first < stop < len(before) and stop - first < 2 << 20
+    assert found == before[:first] + bytes(stop - first) + before[stop:]
+
+
+def test_random_bytes_hardly_grow(run: Run, text: Path):
+    before = os.urandom(100_000)
+    text.write_bytes(before)
+    run("compress", text)
+    assert Path(f"{text}.lmz").stat().st_size <= 1.001 * len(before) + 1024
+
+
+def test_mistakes_are_one_line(run: Run, model: Path, text: Path, tmp_path: Path):
+    assert_one_line(run("compress", tmp_path / "none"), "no file")
+    assert_one_line(run("compress", tmp_path), "folder")
+    assert_one_line(run("compress", text, "--context", 100_000), "context")
+    assert_one_line(run("compress", text, "--overlap", 600), "overlap")
+    assert_one_line(run("compress", text, "-o", text, "-f"), "input")
+    assert_one_line(run("decompress", text), ".lmz")
+    assert_one_line(run("decompress", text, "-o", tmp_path / "x"), "not an lmeval archive")
+    assert_one_line(run("inspect", text), "not an lmeval archive")
+    assert_one_line(run("benchmark"), "no file")
+    text.write_text(PROSE)
+    run("compress", text)
+    assert_one_line(run("decompress", f"{text}.lmz", "-m", model, "-o", tmp_path / "x"), "weights", "lmeval-bytes-4m-v1")
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.slow
+def test_the_benchmark_proves_every_row(run: Run, text: Path, tmp_path: Path):
+    text.write_text(PROSE)
+    ran = run("benchmark", text, "--json", tmp_path / "b.json")
+    assert (ran.status, ran.err) == (0, "")
+    found = json.loads((tmp_path / "b.json").read_text())
+    rows = found["benchmark"]
+    assert len(rows) == 7 and all(row["verified"] for row in rows) and found["ledger"]["verified"]
+    assert ran.out.count("equal") == 7
+    assert rows[0]["total_bytes"] > rows[0]["archive_bytes"] + 10_000
+    assert rows[0]["ideal_bits_per_byte"] < rows[0]["bits_per_byte"]
+    assert {"name", "value", "unit", "side"} <= set(found["results"][0])
+
+
+def test_kinds_have_names():
+    assert archive.KINDS[archive.MODEL] == "model" and archive.KINDS[archive.STORED] == "stored"
