@@ -88,7 +88,7 @@ def compress_command(
             check_outputs([output], (source,))
         elif sys.stdout.isatty():
             raise InputError("an archive would go to the terminal: name a file with -o, or redirect standard output")
-        place = parallel.connect(device)
+        place = _one_process(device)
         loaded = load_model(model, device=place.device, dtype=dtype)
         settings = CompressSettings(lanes, tolerance, context, overlap, not no_verify, lanes_per_pass)
         on_progress = stack.enter_context(_two_bars(len(data), verify=not no_verify))
@@ -163,7 +163,7 @@ def decompress_command(
         if output is not None:
             check_new(output, force=force)
             check_outputs([output], (source,))
-        settings = DecompressSettings(str(parallel.connect(device).device), lanes_per_pass)
+        settings = DecompressSettings(str(_one_process(device).device), lanes_per_pass)
         on_progress = stack.enter_context(byte_progress("decoding", None, show=True))
         with output_bytes(output) as out:
             if salvage:
@@ -177,6 +177,15 @@ def decompress_command(
     if gaps:
         lost = ", ".join(f"{gap.first:,} to {gap.stop:,}" for gap in gaps)
         raise ArchiveError(f"salvaged what was whole; these bytes are lost and were written as zeros: {lost}")
+
+
+def _one_process(device: str) -> parallel.Group:
+    group = parallel.connect(device)
+    if group.size > 1:
+        raise InputError(
+            f"archives are written and read by one process, not by {group.size}: start lmeval without a launcher"
+        )
+    return group
 
 
 def _named(output: Path | None) -> Path | None:
@@ -239,7 +248,7 @@ def benchmark_command(
     for path in paths:
         with input_bytes(path) as data:
             corpora.append((Path(path).name, bytes(data)))
-    place = parallel.connect(device)
+    place = _one_process(device)
     loaded = [load_model(model, device=place.device, dtype=dtype) for model in models or ("bundled",)]
     settings = CompressSettings(lanes=lanes, lanes_per_pass=lanes_per_pass)
     with labelled_progress("benchmark", None, show=True) as on_progress:

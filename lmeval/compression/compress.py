@@ -25,6 +25,7 @@ from lmeval.models.spelling import ByteTokens, encode_bytes
 
 BLOCK_LANES = 128
 LANE_TOKENS = 8192  # of a lane in a large input: its cold start then costs next to nothing
+BLOCK_DECISIONS = 1 << 22  # 24 bytes of memory for each while a block is coded
 GROUP_LANES = {"cpu": 512, "cuda": 1024}  # of several blocks, coded and verified together: what decoding is fast with
 CACHE_BYTES = 2 << 30  # keys and values of all lanes of a block, at most (a single lane always goes)
 CUT_BYTES = 256  # how far before its goal a block may end
@@ -163,10 +164,11 @@ def _plan(found: Survey | None, n_bytes: int, lanes: int | None, model: CausalLM
     shortest = max(found.settings.layout.window, found.cold_start_bits / (COLD_START_SHARE * found.bits_per_token))
     length = min(max(shortest, n_tokens / together), max(shortest, LANE_TOKENS))
     per_block = min(BLOCK_LANES, in_memory) if lanes is None else lanes
-    most = min(per_block * length, archive.MAX_BLOCK_TOKENS / 2, archive.MAX_BLOCK_BYTES / 2 / found.bytes_per_token)
+    in_bounds = min(archive.MAX_BLOCK_TOKENS / 2, archive.MAX_BLOCK_BYTES / 2 / found.bytes_per_token)
+    most = min(per_block * length, in_bounds, BLOCK_DECISIONS / found.settings.depth)
     n_blocks = max(1, math.ceil(n_tokens / most))
     if lanes is not None:  # as asked for, in blocks no smaller than they would be otherwise
-        n_blocks = max(1, math.ceil(n_tokens / max(most, BLOCK_LANES * length)))
+        n_blocks = max(1, math.ceil(n_tokens / min(in_bounds, max(most, BLOCK_LANES * length))))
         return _Plan(-(-n_bytes // n_blocks), lanes, max(1, together // lanes))
     chosen = max(1, min(per_block, int(n_tokens / n_blocks / length)))
     return _Plan(-(-n_bytes // n_blocks), chosen, max(1, together // chosen))

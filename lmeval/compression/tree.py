@@ -16,8 +16,11 @@ import torch
 from jaxtyping import Float, Float64, Int32, Int64
 from torch import Tensor
 
+from lmeval.errors import NonFiniteScore
+
 LEAF_BITS = 8
 LEAST_LOGIT = -80.0  # below the largest: keeps every mass a normal float32. Clamping moves no two logits farther apart
+SLICE_ELEMENTS = 1 << 19  # logits whose masses exist at a time on a CPU: what its caches hold
 LARGE_VOCABULARY = 4096  # masses above it are float32 (their sums never are)
 _TINY = 1e-300  # a subtree without ids has mass 0: its log-odds become a number beyond the grid's limit
 
@@ -39,16 +42,26 @@ def depth_of(n_ids: int) -> int:
 
 
 def masses(logits: Float[Tensor, "rows vocabulary"], depth: int) -> Masses:
-    """Masses of the ids below 2^depth; the others (special tokens that text never holds) are left out of the tree."""
+    """Masses of the ids below 2^depth; the others (special tokens that text never holds) are left out of the tree.
+
+    Raises NonFiniteScore for NaN, infinite, or nothing but ruled-out logits.
+    """
     logits = logits[:, : 1 << depth]
-    precise = logits.dtype == torch.float64 or logits.shape[1] <= LARGE_VOCABULARY
-    logits = logits.to(torch.float64 if precise else torch.float32)
-    raised = logits - logits.amax(dim=1, keepdim=True)
-    mass = torch.nan_to_num(raised, nan=LEAST_LOGIT).clamp_(min=LEAST_LOGIT).exp_()
+    n_ids = logits.shape[1]
+    precise = logits.dtype == torch.float64 or n_ids <= LARGE_VOCABULARY
     width = 1 << min(depth, LEAF_BITS)
-    n_buckets = -(-mass.shape[1] // width)
-    if mass.shape[1] != n_buckets * width:
-        mass = torch.nn.functional.pad(mass, (0, n_buckets * width - mass.shape[1]))
+    n_buckets = -(-n_ids // width)
+    mass = logits.new_empty((len(logits), n_buckets * width), dtype=torch.float64 if precise else torch.float32)
+    mass[:, n_ids:] = 0.0
+    real = mass[:, :n_ids]
+    real.copy_(logits)
+    largest = real.amax(dim=1, keepdim=True)
+    if not bool(largest.isfinite().all()):
+        raise NonFiniteScore(
+            "the model gives NaN or infinite logits for this text: its weights are damaged, or its dtype overflows "
+            "(try --dtype float32)"
+        )
+    real.sub_(largest).clamp_(min=LEAST_LOGIT).exp_()
     leaves = mass.view(len(mass), n_buckets, width)
     return Masses(leaves, leaves.sum(dim=2, dtype=torch.float64))
 
@@ -57,6 +70,14 @@ def path_log_odds(
     logits: Float[Tensor, "rows vocabulary"], targets: Int64[Tensor, " rows"], depth: int
 ) -> Float64[Tensor, "rows depth"]:
     """Log-odds of the decisions on the way to each target, high bit first."""
+    rows = max(1, (SLICE_ELEMENTS if logits.device.type == "cpu" else 1 << 27) // logits.shape[1])
+    parts = [_slice_log_odds(part, ids, depth) for part, ids in zip(logits.split(rows), targets.split(rows), strict=True)]
+    return torch.cat(parts)
+
+
+def _slice_log_odds(
+    logits: Float[Tensor, "rows vocabulary"], targets: Int64[Tensor, " rows"], depth: int
+) -> Float64[Tensor, "rows depth"]:
     found = masses(logits, depth)
     width = found.leaves.shape[2]
     bucket, leaf = targets // width, targets % width

@@ -187,7 +187,7 @@ def test_a_network_that_knows_of_no_cache_is_refused():
 
 def test_a_network_that_returns_no_cache_is_refused():
     model = from_pair(network(mistral_config(4)), byte_tokenizer(), name="forgetful")
-    model.network.register_forward_hook(lambda module, inputs, output: output.update(past_key_values=None))
+    model.network.register_forward_hook(lambda module, inputs, output: setattr(output, "past_key_values", None))
     with pytest.raises(NoCache, match="forgetful returns no key-value cache"):
         restart(model, open_lanes(model, 2, 8), some_ids(2, 3))
 
