@@ -161,7 +161,7 @@ def _plan(found: Survey | None, n_bytes: int, lanes: int | None, model: CausalLM
     n_tokens = n_bytes / found.bytes_per_token
     in_memory = max(1, CACHE_BYTES // max(1, found.lane_bytes))
     together = min(GROUP_LANES.get(model.device.type, BLOCK_LANES), in_memory)
-    shortest = max(found.settings.layout.window, found.cold_start_bits / (COLD_START_SHARE * found.bits_per_token))
+    shortest = max(2 * found.settings.layout.window, found.cold_start_bits / (COLD_START_SHARE * found.bits_per_token))
     length = min(max(shortest, n_tokens / together), max(shortest, LANE_TOKENS))
     per_block = min(BLOCK_LANES, in_memory) if lanes is None else lanes
     in_bounds = min(archive.MAX_BLOCK_TOKENS / 2, archive.MAX_BLOCK_BYTES / 2 / found.bytes_per_token)

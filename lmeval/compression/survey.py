@@ -103,11 +103,9 @@ def survey(
 
 
 def _cold_start_bits(bits: Float64[np.ndarray, "time lanes"]) -> float:
-    """What the first half of a cold window costs beyond its second half, with a standard error for safety."""
+    """What the first half of a cold window costs beyond its second half."""
     half = len(bits) // 2
-    excess = bits[:half].sum(axis=0) - bits[len(bits) - half :].sum(axis=0)
-    spread = excess.std(ddof=1) / len(excess) ** 0.5 if len(excess) > 1 else abs(float(excess[0]))
-    return max(0.0, float(excess.mean() + spread))
+    return max(0.0, float((bits[:half].sum(axis=0) - bits[len(bits) - half :].sum(axis=0)).mean()))
 
 
 def _layout(model: CausalLM, context: int | None, overlap: int | None) -> Layout:

@@ -20,16 +20,9 @@ from lmeval.errors import NonFiniteScore
 
 LEAF_BITS = 8
 LEAST_LOGIT = -80.0  # below the largest: keeps every mass a normal float32. Clamping moves no two logits farther apart
-SLICE_ELEMENTS = 1 << 19  # logits whose masses exist at a time on a CPU: what its caches hold
+SLICE_ELEMENTS = 1 << 20  # logits whose masses exist at a time on a CPU: what its caches hold
 LARGE_VOCABULARY = 4096  # masses above it are float32 (their sums never are)
 _TINY = 1e-300  # a subtree without ids has mass 0: its log-odds become a number beyond the grid's limit
-
-
-class Masses(NamedTuple):
-    """exp(logit - largest) of ids below 2^depth, in buckets of 2^min(depth, LEAF_BITS)."""
-
-    leaves: Float[Tensor, "rows buckets leaf"]
-    buckets: Float64[Tensor, "rows buckets"]
 
 
 def depth_of(n_ids: int) -> int:
@@ -41,53 +34,74 @@ def depth_of(n_ids: int) -> int:
     return max(1, (n_ids - 1).bit_length())
 
 
-def masses(logits: Float[Tensor, "rows vocabulary"], depth: int) -> Masses:
+class Buckets(NamedTuple):
+    """Mass of each bucket of 2^min(depth, LEAF_BITS) ids, relative to the largest logit of the row."""
+
+    masses: Float64[Tensor, "rows buckets"]
+    largest: Float[Tensor, "rows 1"]
+
+
+def bucket_masses(logits: Float[Tensor, "rows vocabulary"], depth: int) -> Buckets:
     """Masses of the ids below 2^depth; the others (special tokens that text never holds) are left out of the tree.
 
     Raises NonFiniteScore for NaN, infinite, or nothing but ruled-out logits.
     """
     logits = logits[:, : 1 << depth]
-    n_ids = logits.shape[1]
-    precise = logits.dtype == torch.float64 or n_ids <= LARGE_VOCABULARY
-    width = 1 << min(depth, LEAF_BITS)
+    n_ids, width = logits.shape[1], 1 << min(depth, LEAF_BITS)
     n_buckets = -(-n_ids // width)
-    mass = logits.new_empty((len(logits), n_buckets * width), dtype=torch.float64 if precise else torch.float32)
-    mass[:, n_ids:] = 0.0
-    real = mass[:, :n_ids]
-    real.copy_(logits)
-    largest = real.amax(dim=1, keepdim=True)
+    largest = logits.amax(dim=1, keepdim=True).to(_precision(logits))
     if not bool(largest.isfinite().all()):
         raise NonFiniteScore(
             "the model gives NaN or infinite logits for this text: its weights are damaged, or its dtype overflows "
             "(try --dtype float32)"
         )
-    real.sub_(largest).clamp_(min=LEAST_LOGIT).exp_()
-    leaves = mass.view(len(mass), n_buckets, width)
-    return Masses(leaves, leaves.sum(dim=2, dtype=torch.float64))
+    found = logits.new_empty((len(logits), n_buckets), dtype=torch.float64)
+    at_once = max(1, (SLICE_ELEMENTS if logits.device.type == "cpu" else 1 << 27) // n_ids)
+    space = largest.new_zeros((min(at_once, len(logits)), n_buckets * width))  # one for all slices: new memory is slow
+    for first in range(0, len(logits), at_once):
+        rows = slice(first, min(first + at_once, len(logits)))
+        mass = space[: rows.stop - first]
+        torch.sub(logits[rows], largest[rows], out=mass[:, :n_ids])
+        mass[:, :n_ids].clamp_(min=LEAST_LOGIT).exp_()
+        torch.sum(mass.view(len(mass), n_buckets, width), dim=2, dtype=torch.float64, out=found[rows])
+    return Buckets(found, largest)
+
+
+def _precision(logits: Tensor) -> torch.dtype:
+    precise = logits.dtype == torch.float64 or logits.shape[1] <= LARGE_VOCABULARY
+    return torch.float64 if precise else torch.float32
+
+
+def _leaf_masses(
+    logits: Float[Tensor, "rows vocabulary"],
+    largest: Float[Tensor, "rows 1"],
+    bucket: Int64[Tensor, " rows"],
+    depth: int,
+) -> Float64[Tensor, "rows leaves"]:
+    """Masses of the ids of one bucket a row, computed as `bucket_masses` computes them; 0 for ids that there are none of."""
+    width = 1 << min(depth, LEAF_BITS)
+    ids = bucket.unsqueeze(1) * width + torch.arange(width, device=logits.device)
+    missing = ids >= min(logits.shape[1], 1 << depth)
+    chosen = logits.gather(1, ids.masked_fill(missing, 0)).to(largest.dtype)
+    return (chosen - largest).clamp_(min=LEAST_LOGIT).exp_().masked_fill_(missing, 0.0).to(torch.float64)
 
 
 def path_log_odds(
     logits: Float[Tensor, "rows vocabulary"], targets: Int64[Tensor, " rows"], depth: int
 ) -> Float64[Tensor, "rows depth"]:
     """Log-odds of the decisions on the way to each target, high bit first."""
-    rows = max(1, (SLICE_ELEMENTS if logits.device.type == "cpu" else 1 << 27) // logits.shape[1])
-    parts = [_slice_log_odds(part, ids, depth) for part, ids in zip(logits.split(rows), targets.split(rows), strict=True)]
-    return torch.cat(parts)
-
-
-def _slice_log_odds(
-    logits: Float[Tensor, "rows vocabulary"], targets: Int64[Tensor, " rows"], depth: int
-) -> Float64[Tensor, "rows depth"]:
-    found = masses(logits, depth)
-    width = found.leaves.shape[2]
+    width = 1 << min(depth, LEAF_BITS)
     bucket, leaf = targets // width, targets % width
-    rows = torch.arange(len(targets), device=logits.device)
-    parts = [_path(found.leaves[rows, bucket].to(torch.float64), leaf)]
+    buckets = bucket_masses(logits, depth)
+    parts = [_path(_leaf_masses(logits, buckets.largest, bucket, depth), leaf)]
     if depth > LEAF_BITS:
-        n_leaves = 1 << (depth - LEAF_BITS)
-        buckets = torch.nn.functional.pad(found.buckets, (0, n_leaves - found.buckets.shape[1]))
-        parts.insert(0, _path(buckets, bucket))
+        parts.insert(0, _path(_filled_up(buckets.masses, depth), bucket))
     return torch.cat(parts, dim=1)
+
+
+def _filled_up(masses: Float64[Tensor, "rows buckets"], depth: int) -> Float64[Tensor, "rows leaves"]:
+    """Buckets as the leaves of a complete tree."""
+    return torch.nn.functional.pad(masses, (0, (1 << depth - LEAF_BITS) - masses.shape[1]))
 
 
 def _path(mass: Float64[Tensor, "rows leaves"], leaf: Int64[Tensor, " rows"]) -> Float64[Tensor, "rows bits"]:
@@ -112,17 +126,14 @@ Decide = Callable[[Float64[np.ndarray, " rows"]], Int32[np.ndarray, " rows"]]
 
 def descend(logits: Float[Tensor, "rows vocabulary"], depth: int, decide: Decide) -> Int64[np.ndarray, " rows"]:
     """Ids found by walking down the tree in every row at once: `decide` turns one decision's log-odds into bits."""
-    found = masses(logits, depth)
+    width = 1 << min(depth, LEAF_BITS)
+    buckets = bucket_masses(logits, depth)
     bucket = np.zeros(len(logits), dtype=np.int64)
     if depth > LEAF_BITS:
-        n_leaves = 1 << (depth - LEAF_BITS)
-        buckets = torch.nn.functional.pad(found.buckets, (0, n_leaves - found.buckets.shape[1]))
-        bucket = _walk(buckets.cpu().numpy(), decide)
-    rows = torch.arange(len(logits), device=logits.device)
-    # Damaged data may lead to a bucket that does not exist; the block's checksum will tell.
-    inside = torch.from_numpy(np.minimum(bucket, found.leaves.shape[1] - 1)).to(logits.device)
-    leaves = found.leaves[rows, inside].to(torch.float64).cpu().numpy()
-    return bucket * leaves.shape[1] + _walk(leaves, decide)
+        bucket = _walk(_filled_up(buckets.masses, depth).cpu().numpy(), decide)
+    # Damaged data may lead to a bucket without ids; the block's checksum will tell.
+    leaves = _leaf_masses(logits, buckets.largest, torch.from_numpy(bucket).to(logits.device), depth)
+    return bucket * width + _walk(leaves.cpu().numpy(), decide)
 
 
 def _walk(mass: Float64[np.ndarray, "rows leaves"], decide: Decide) -> Int64[np.ndarray, " rows"]:

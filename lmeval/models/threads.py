@@ -6,6 +6,7 @@ digits, so this is for work that tolerates it.
 """
 
 import contextlib
+import statistics
 import time
 from collections.abc import Iterator
 
@@ -24,28 +25,31 @@ class Tuner:
             self._begin_trials()
 
     def _begin_trials(self) -> None:
-        self._rates: dict[int, float] = {}
+        self._costs: dict[int, float] = {}
         self._use(self._candidates[0])
 
     def _use(self, n: int) -> None:
         torch.set_num_threads(n)
-        self._n, self._work, self._began = n, 0, time.perf_counter()
+        self._n, self._laps = n, list[float]()
+        self._began = self._lap_began = time.perf_counter()
 
     def lap(self, work: int) -> None:
         """Some units of work have been done since the last call."""
         if len(self._candidates) < 2:
             return
-        self._work += work
-        seconds = time.perf_counter() - self._began
-        on_trial = len(self._rates) < len(self._candidates)
-        if seconds < (TRIAL_SECONDS if on_trial else HOLD_SECONDS):
+        now = time.perf_counter()
+        on_trial = len(self._costs) < len(self._candidates)
+        if on_trial:
+            self._laps.append((now - self._lap_began) / max(1, work))
+        self._lap_began = now
+        if now - self._began < (TRIAL_SECONDS if on_trial else HOLD_SECONDS) or len(self._laps) < 3 * on_trial:
             return
         if not on_trial:
             self._begin_trials()
             return
-        self._rates[self._n] = self._work / seconds
-        waiting = [n for n in self._candidates if n not in self._rates]
-        self._use(waiting[0] if waiting else max(self._rates, key=lambda n: self._rates[n]))
+        self._costs[self._n] = statistics.median(self._laps)  # some laps have to do more than others
+        waiting = [n for n in self._candidates if n not in self._costs]
+        self._use(waiting[0] if waiting else min(self._costs, key=lambda n: self._costs[n]))
 
 
 @contextlib.contextmanager
