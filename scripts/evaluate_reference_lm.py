@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from lmeval import Settings, find, load_model, perplexity
-from lmeval.compression import compressed_sizes
+from lmeval.compression import STANDARD_LIBRARY, compressed_sizes
 
 CONTEXT = 512
 STRIDES = (512, 256)
@@ -25,7 +25,7 @@ def main() -> None:
             found = find(perplexity(model, file, Settings(context=CONTEXT, stride=stride)), "bits_per_byte")
             half = "" if found.ci95 is None else f" ± {(found.ci95[1] - found.ci95[0]) / 2:.3f}"
             cells.append(f"{found.value:.4f}{half}")
-        cells += [f"{size.bits_per_byte:.3f}" for size in compressed_sizes([file.read_bytes()])]
+        cells += [f"{size.bits_per_byte:.3f}" for size in compressed_sizes([file.read_bytes()], STANDARD_LIBRARY)]
         print(f"| {file.name} | {' | '.join(cells)} |", flush=True)
 
 
