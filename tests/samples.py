@@ -215,13 +215,13 @@ def with_tokenizer(tokenizer: transformers.PreTrainedTokenizerBase, context: int
 @functools.cache
 def talker(context: int = 64, dtype: torch.dtype = torch.float32, seed: int = 0) -> CausalLM:
     """A random network over bytes that heeds the last byte most, so `babble` is easy for it wherever its windows begin."""
-    made = network(llama_config(context), seed, dtype)
+    made = network(llama_config(context), seed)
     for name, parameter in made.named_parameters():
         if "o_proj" in name or "down_proj" in name:
             parameter.data *= 0.1
         if "lm_head" in name:
             parameter.data *= 2.0
-    return from_pair(made, byte_tokenizer(), name=f"talker-{seed}")
+    return from_pair(made.to(dtype), byte_tokenizer(), name=f"talker-{seed}")
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from lmeval.compression.compress import CACHE_BYTES, GROUP_LANES
 from lmeval.compression.decode import decode_blocks, stepwise_log_odds
 from lmeval.compression.settings import ModelSettings, check_model, from_meta, where_model_is
 from lmeval.errors import ArchiveError, CorruptArchive, InputError, ModelMismatch, NumericalDrift
-from lmeval.models import CausalLM, ModelLike, as_model
+from lmeval.models import CausalLM, ModelLike, as_model, from_pair
 from lmeval.models.stepwise import cache_bytes_per_token
 
 
@@ -185,8 +185,12 @@ class _ModelHolder:
                     "bundled: give its folder or hub id with --model"
                 )
             self.loaded = as_model(source, self.settings.device, wanted.dtype)
-        elif self.loaded is None:
-            self.loaded = as_model(self.given or "bundled", self.settings.device, wanted.dtype)
+        elif isinstance(self.given, tuple) and self.loaded is None:
+            # Its fingerprint and the canary say what there is to know of it.
+            self.loaded = from_pair(*self.given, examined=False)
+        elif self.loaded is None and self.given is not None:
+            self.loaded = as_model(self.given, self.settings.device, wanted.dtype)
+        assert self.loaded is not None
         if header.seed not in self._checked:
             check_model(wanted, self.loaded)
             self.drift = canary_drift(self.loaded, wanted)

@@ -100,8 +100,14 @@ def load_model(name: str = "bundled", *, device: str | torch.device = "cpu", dty
     return from_pair(network, tokenizer, name=BUNDLED_MODEL if name == "bundled" else name)
 
 
-def from_pair(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None = None) -> CausalLM:
-    """Wrap a network and its tokenizer as they are, on the device and in the dtype that they have."""
+def from_pair(
+    network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None = None, *, examined: bool = True
+) -> CausalLM:
+    """Wrap a network and its tokenizer as they are, on the device and in the dtype that they have.
+
+    Without `examined` nothing is tried (`logprobs.examine`) and the network is only ever asked for whole forwards: for one
+    that is known to be causal.
+    """
     network = network.eval()
     config = network.config.get_text_config()
     encoder = tokens.text_encoder(tokenizer)
@@ -121,7 +127,7 @@ def from_pair(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name
         bos_id=bos_id,
         device=next(network.parameters()).device,
         dtype=next(network.parameters()).dtype,
-        head=examine(network, label),
+        head=examine(network, label) if examined else Head.WHOLE,
     )
 
 

@@ -5,8 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 
+from lmeval.compression import tree
 from lmeval.compression.grid import LOG_ODDS_LIMIT
 from lmeval.compression.tree import LEAST_LOGIT, code_length_nats, depth_of, descend, path_bits, path_log_odds
+from lmeval.errors import NonFiniteScore
 
 SIZES = (2, 3, 256, 257, 512, 600, 1000, 5000, 50257)
 SMALL = (2, 3, 256, 257, 512, 600, 1000)
@@ -193,6 +195,39 @@ def test_only_differences_of_logits_count():
     logits, ids = random_logits(5, 600), some_ids(5, 600)
     found = found_log_odds(logits + 1e4, ids, 10)
     assert np.abs(found - found_log_odds(logits, ids, 10)).max() < 1e-8
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [257, 5000])
+def test_slices_of_rows_do_not_matter(size: int, dtype: str, monkeypatch: pytest.MonkeyPatch):
+    logits, ids, depth = random_logits(23, size, dtype), some_ids(23, size), depth_of(size)
+    expected = found_log_odds(logits, ids, depth)
+    for rows in (1, 2, 7, 23):
+        monkeypatch.setattr(tree, "SLICE_ELEMENTS", rows * size)
+        assert np.array_equal(found_log_odds(logits, ids, depth), expected)
+        assert walk(logits, ids, depth)[0].tolist() == ids.tolist()
+
+
+@pytest.mark.parametrize("size", [3, 600, 5000])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_say_nothing_are_refused(size: int, value: float):
+    logits, ids, depth = random_logits(3, size), some_ids(3, size), depth_of(size)
+    if value == -np.inf:
+        logits[1] = value
+    else:
+        logits[1, size // 2] = value
+    for find in (lambda: found_log_odds(logits, ids, depth), lambda: walk(logits, ids, depth)):
+        with pytest.raises(NonFiniteScore, match="NaN or infinite"):
+            find()
+
+
+def test_ids_behind_the_tree_are_left_out():
+    """Special tokens, which text never has: whatever their logits are."""
+    logits, ids = random_logits(5, 600), np.array([0, 511, 300, 255, 256])
+    expected = found_log_odds(logits, ids, 9)
+    logits[:, 512:] = torch.tensor([1e4, -torch.inf, torch.nan, torch.inf]).repeat(22)
+    assert np.array_equal(found_log_odds(logits, ids, 9), expected)
+    assert walk(logits, ids, 9)[0].tolist() == ids.tolist()
 
 
 def test_rows_do_not_matter_to_each_other():
