@@ -212,6 +212,7 @@ def benchmark_table(report: Report) -> RenderableType:
         "encode",
         "decode",
         "decoded",
+        "blocks",
     )
     measured = _plain_table(*names)
     published = _plain_table(
@@ -242,4 +243,4 @@ def _benchmark_cells(row: Mapping[str, Any]) -> list[str]:
     speeds = [_speed(row[f"{way}_bytes_per_second"]) for way in ("encode", "decode")]
     size = [f"{row['n_bytes']:,}", f"{row['archive_bytes']:,}", f"{row['bits_per_byte']:.4f}"]
     decoded = "equal" if row["verified"] else "DIFFERENT"
-    return [escape(row["corpus"]), escape(row["compressor"]), *size, ideal, overhead, total, *speeds, decoded]
+    return [escape(row["corpus"]), escape(row["compressor"]), *size, ideal, overhead, total, *speeds, decoded, row["note"]]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lmeval.compression.archive import KINDS
 from lmeval.compression.baselines import BASELINES, measure_baseline
 from lmeval.compression.compress import Compression, CompressSettings, compress_to
 from lmeval.compression.corpora import KnownCorpus, identify
@@ -24,7 +25,8 @@ class Row(NamedTuple):
     `ideal_bits_per_byte` is the model's own code length in the pass that encoded; `overhead` is what the archive without
     its header takes beyond it, as a share. `total_bytes` counts, as the Hutter Prize does, all that a decoder needs: the
     archive, the model's files, and lmeval's source, compressed (not Python and its libraries). None for programs that
-    everyone has. `published` marks figures of others, which were not measured here.
+    everyone has. `published` marks figures of others, which were not measured here; `note` is their source, or how many
+    blocks of an archive were coded by the model and how many, where that was shorter, without it.
     """
 
     corpus: str
@@ -118,7 +120,7 @@ def _model_row(name: str, data: bytes, model: CausalLM, settings: CompressSettin
         decode_bytes_per_second=len(data) / (decoded - encoded),
         verified=back.getvalue() == data,
         published=False,
-        note="",
+        note=", ".join(f"{n} {kind}" for kind, n in zip(KINDS, found.n_blocks, strict=True) if n),
     )
 
 

@@ -21,7 +21,8 @@ import pytest
 from samples import llama_config, model_archive, model_settings, network
 
 from lmeval.compression import Gap, archive, decompress, decompress_range, decompress_to, inspect, salvage
-from lmeval.errors import ArchiveError, CorruptArchive, LmevalError, NotAnArchive
+from lmeval.compression.coder import decode_ranks
+from lmeval.errors import ArchiveError, CorruptArchive, LmevalError, NotAnArchive, NumericalDrift
 from lmeval.models import CausalLM, from_pair
 from lmeval.models.toys import byte_tokenizer
 
@@ -324,6 +325,23 @@ def test_what_no_encoder_writes_is_refused(name: str):
     loose.blocks[0][place] = value
     with pytest.raises(CorruptArchive, match="no encoder writes"):
         decompress(loose.sealed(), mini())
+
+
+def test_a_block_of_more_lanes_than_allowed_is_refused():
+    loose = taken_apart(archives()["model"][0])
+    loose.blocks[0][2] = loose.blocks[0][TOKENS] = 5000
+    loose.blocks[0][LANES] = archive.MAX_LANES + 1
+    with pytest.raises(CorruptArchive, match="no encoder writes"):
+        decompress(loose.sealed(), mini())
+
+
+def test_words_that_no_decision_needs_are_refused():
+    """Below the stack that the data are on: they decode all the same, but an encoder leaves nothing behind."""
+    loose = taken_apart(archives()["model"][0])
+    _, size = decode_ranks(loose.payloads[0], 1)
+    loose.payloads[0] = loose.payloads[0][:size] + b"word" + loose.payloads[0][size:]
+    with pytest.raises(NumericalDrift, match="decode to something else"):
+        decompress(loose.reindexed().sealed(), mini())
 
 
 def test_a_block_of_more_tokens_than_allowed_is_refused():
@@ -640,6 +658,9 @@ def test_moved_blocks_with_good_checksums(name: str):
     for what, changed in moved(data):
         found = outcome(changed, expected)
         assert found == "CorruptArchive", what
+        if "offsets" not in what and what.startswith(("swapped", "doubled", "first removed")):
+            with pytest.raises(CorruptArchive, match="not in its place"):
+                decompress(changed, mini())
         if "offsets" not in what:
             outcome(changed, expected, by_range)
 
@@ -862,6 +883,19 @@ def test_a_block_that_decodes_to_something_else_is_a_gap(monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "decode_blocks", lambda *a, **k: [None, *decode_blocks(*a, **k)[1:]])
     found, gaps = salvaged(data)
     assert gaps == [Gap(*spans[0])]
+    assert found == with_zeros(expected, gaps)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="decode_blocks raises for all blocks of a group where one has impossible phases or words"
+)
+@pytest.mark.parametrize("payload", [b"", b"\xff\xff", bytes(9)])
+def test_a_block_that_no_encoder_wrote_is_a_gap_too(payload: bytes):
+    data, expected, spans, _ = five()
+    loose = taken_apart(data)
+    loose.payloads[2] = payload
+    found, gaps = salvaged(loose.reindexed().sealed())
+    assert gaps == [Gap(*spans[2])]
     assert found == with_zeros(expected, gaps)
 
 

@@ -1,6 +1,7 @@
 """The golden archives, and a decoder written from compression/FORMAT.md that shares nothing with the package."""
 
 import hashlib
+import io
 import json
 import math
 import struct
@@ -12,7 +13,9 @@ import torch
 from samples import ROOT
 from transformers import AutoModelForCausalLM
 
-from lmeval.compression import decompress, inspect
+from lmeval.compression import CompressSettings, compress_to, decompress, inspect
+from lmeval.models import load_model
+from lmeval.perplexity import Settings, perplexity
 
 GOLDEN = sorted((ROOT / "compression" / "golden").glob("*.lmz"))
 REFERENCE = ROOT / "lmeval" / "reference"
@@ -121,3 +124,18 @@ def _tokens(meta: dict, payload: bytes, n_lanes: int, n_tokens: int, group: int)
             lanes[lane].append(low[i])
     assert state == 0 and not words
     return [token for lane in lanes for token in lane]
+
+
+def test_the_score_and_the_file_agree():
+    # One lane, and windows that fit: the perplexity that a user reads is the code length that the file comes near to.
+    texts = (ROOT / "tasks" / "data" / "sampler.jsonl").read_text(encoding="utf-8").splitlines()
+    text = "\n".join(json.loads(line)["text"] for line in texts)[: 256 + 4 * 192]
+    model = load_model()
+    out = io.BytesIO()
+    coded = compress_to(
+        out, memoryview(text.encode()), model, CompressSettings(lanes=1, context=256, overlap=64, verify=False)
+    )
+    scored = perplexity(model, [text], Settings(context=256, stride=192, bos="window"))["nll_nats"] / math.log(2)
+    assert coded.length.ideal == pytest.approx(scored, rel=1e-5)
+    payload = 8 * (len(out.getvalue()) - coded.n_header_bytes - coded.n_framing_bytes)
+    assert scored < payload < 1.01 * scored + 64

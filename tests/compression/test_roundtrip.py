@@ -92,7 +92,7 @@ def range_of(data: bytes, first: int, stop: int | None, model: CausalLM) -> byte
 @pytest.mark.parametrize("name", MODELS)
 def test_any_bytes_coded_by_the_model(name: str, kind: str):
     data = ODD_BYTES[kind]
-    lanes = LANES[(list(ODD_BYTES).index(kind) + list(MODELS).index(name)) % 4] if len(data) < 400 else 32
+    lanes = LANES[(list(ODD_BYTES).index(kind) + list(MODELS).index(name)) % 4] if len(data) < 300 else 64
     coded = model_archive(MODELS[name](), [data], lanes)
     assert kinds_of(coded) == ["model" if data else "stored"]
     assert decompress(coded, MODELS[name]()) == data
@@ -115,7 +115,7 @@ def test_any_bytes_compressed(name: str, kind: str):
 
 @pytest.mark.parametrize("name", ["llama", "stories260K tokens", "unigram"])
 @given(data=st.binary(min_size=1, max_size=50), lanes=st.sampled_from(LANES))
-@hypothesis.settings(max_examples=40)
+@hypothesis.settings(max_examples=30)
 def test_any_short_bytes(name: str, lanes: int, data: bytes):
     model = (MODELS | LOSSY)[name]()
     assert decompress(model_archive(model, [data], lanes, canary=0), model) == data
@@ -198,7 +198,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch, most: int = 300, together: int
 def test_several_blocks(lanes: int | None, monkeypatch: pytest.MonkeyPatch):
     small_blocks(monkeypatch)
     # What the model cannot predict lies between what it can.
-    data = babble(1600) + np.random.default_rng(0).bytes(400) + babble(1600, seed=1)
+    data = babble(1300) + np.random.default_rng(0).bytes(300) + babble(1300, seed=1)
     coded, report = compressed(data, talker(), lanes=lanes)
     kinds = kinds_of(coded)
     assert len(kinds) >= 6
@@ -350,7 +350,7 @@ def restored_threads() -> Iterator[None]:
 @pytest.mark.usefixtures("restored_threads")
 @pytest.mark.parametrize(("one", "other"), [(1, 4), (4, 1)])
 def test_another_number_of_threads_decodes(one: int, other: int):
-    data = tinystories(1200).encode()
+    data = tinystories(500).encode()
     torch.set_num_threads(one)
     coded, report = compressed(data, bundled(), lanes=20)
     assert report.settings is not None
@@ -712,7 +712,7 @@ def test_text_that_a_special_token_spells():
 
 def test_an_account_of_every_bit(monkeypatch: pytest.MonkeyPatch):
     small_blocks(monkeypatch)
-    data = babble(3000) + np.random.default_rng(0).bytes(400)
+    data = babble(1500) + np.random.default_rng(0).bytes(200)
     coded, report = compressed(data, talker(), lanes=3)
     blocks = inspect(memoryview(coded))[0]["blocks"]
     payload = sum(b["payload_bytes"] for b in blocks)
@@ -738,7 +738,7 @@ def test_the_code_is_as_long_as_the_model_says():
 
 def test_progress_counts_every_byte(monkeypatch: pytest.MonkeyPatch):
     small_blocks(monkeypatch)
-    data, seen = babble(3000) + np.random.default_rng(0).bytes(400), []
+    data, seen = babble(1500) + np.random.default_rng(0).bytes(200), []
     out = io.BytesIO()
     compress_to(out, memoryview(data), talker(), progress=lambda *step: seen.append(step))
     assert sum(n for what, n, _ in seen if what == "encoding") == len(data)
@@ -759,7 +759,7 @@ def test_archives_of_the_same_input_are_the_same():
 
 @pytest.mark.slow
 def test_the_bundled_model_beats_the_codecs():
-    data = tinystories(6000).encode()
+    data = tinystories(4000).encode()
     coded, report = compressed(data, bundled(), lanes=12)
     assert decompress(coded) == data  # found by its fingerprint
     assert kinds_of(coded) == ["model"]
