@@ -299,7 +299,7 @@ def read_index(data: memoryview) -> tuple[Part, ...]:
 
 def intact_blocks(data: memoryview, start: int, header: Header) -> Iterator[Block]:
     """Every whole block of the archive whose blocks begin at `start`, wherever damage has left it: by its checksums."""
-    raw, position = data.obj if isinstance(data.obj, bytes) else data, start
+    raw, position = data.obj if isinstance(data.obj, bytes) and len(data.obj) == len(data) else data, start
     found = _find(raw, BLOCK_MAGIC, position)
     while found >= 0:
         try:

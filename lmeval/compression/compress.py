@@ -303,6 +303,8 @@ def _code(
             done = following
 
     tokens = encode_bytes(model.encoder, piece) if found is not None else None
+    if found is not None and tokens is not None and not _fits(tokens, found.settings.depth):
+        tokens = None
     coded = None
     if found is not None and tokens is not None and _promising(model, found.settings, tokens, len(block.payload)):
         n_lanes = min(plan.n_lanes, len(tokens.ids))
@@ -312,6 +314,12 @@ def _code(
     if progress and done < len(piece):
         progress("encoding", len(piece) - done, tally.n_written)
     return block, coded.length if coded is not None and block.kind == archive.MODEL else None
+
+
+def _fits(tokens: ByteTokens, depth: int) -> bool:
+    """Whether a block can hold these tokens: not too many, and none beyond the tree (a special token that spells text)."""
+    n = len(tokens.ids)
+    return 0 < n <= archive.MAX_BLOCK_TOKENS and int(tokens.ids.max()) < 1 << depth
 
 
 def _promising(model: CausalLM, settings: ModelSettings, tokens: ByteTokens, plain_size: int) -> bool:

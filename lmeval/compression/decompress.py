@@ -96,7 +96,7 @@ def decompress_range(
     holder = _ModelHolder(model, settings)
     base = 0
     for part in parts:
-        wanted = [e for e in part.entries if base + e.offset < end and base + e.offset + e.n_bytes > first]
+        wanted = [e for e in part.entries if first < end and base + e.offset < end and base + e.offset + e.n_bytes > first]
         blocks = (_indexed(data, entry, part.header) for entry in wanted)
         for entry, piece in zip(wanted, _decoded(blocks, part.header, holder, progress), strict=True):
             at = base + entry.offset
@@ -212,7 +212,8 @@ def canary_drift(model: CausalLM, settings: ModelSettings) -> float:
 
 
 def _drift_message(model: CausalLM, wanted: ModelSettings, drift: float, header: Header) -> str:
-    made = header.meta.get("made_on") or {}
+    made = header.meta.get("made_on")
+    made = made if isinstance(made, dict) else {}
     return (
         f"numerical drift: log-probabilities here differ from the encoder's by {drift:.3g} nats, and the archive "
         f"tolerates {wanted.grid.margin:.3g} (epsilon {wanted.epsilon:.3g}); it was made in {wanted.dtype} on "

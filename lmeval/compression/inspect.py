@@ -3,6 +3,7 @@
 from typing import Any
 
 from lmeval.compression import archive
+from lmeval.errors import CorruptArchive
 
 
 def inspect(data: memoryview) -> list[dict[str, Any]]:
@@ -16,6 +17,8 @@ def inspect(data: memoryview) -> list[dict[str, Any]]:
 
 def _describe(data: memoryview, part: archive.Part) -> dict[str, Any]:
     blocks = list(archive.read_blocks(data, part.blocks_begin, part.header))
+    if len(blocks) != len(part.entries):
+        raise CorruptArchive("the archive's index does not fit its blocks")
     n_payload = sum(len(block.payload) for block in blocks)
     meta = dict(part.header.meta)
     return {

@@ -87,7 +87,7 @@ def from_meta(meta: Any) -> ModelSettings:
             drift=float(meta["drift_nats"]),
             canary=Canary(tuple(int(i) for i in meta["canary_ids"]), tuple(canary.tolist())),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CorruptArchive(f"the archive's header lacks what decoding needs: {error}") from error
     window, overlap, start_id = found.layout
     numbers = (found.grid.margin, found.epsilon, found.drift, *found.canary.log_probs)
@@ -95,7 +95,7 @@ def from_meta(meta: Any) -> ModelSettings:
         1 <= found.depth <= 32 and 0 <= overlap < window <= 1 << 24 and 1 <= found.grid.cells <= MAX_CELLS and start_id >= 0
     )
     sound &= len(found.canary.ids) == len(found.canary.log_probs) <= window and found.grid.margin >= 0
-    sound &= all(0 <= i < 1 << found.depth for i in found.canary.ids)
+    sound = sound and all(0 <= i < 1 << found.depth for i in found.canary.ids)
     if not sound or found.dtype not in DTYPES or not np.isfinite(numbers).all():
         raise CorruptArchive("the archive's header claims what no encoder writes")
     return found

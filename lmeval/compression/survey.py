@@ -53,6 +53,8 @@ def survey(
         raise ModelError(
             f"the tokenizer of {model.name} is written in Python and does not tell its tokens' bytes: no archive"
         )
+    if str(model.dtype).removeprefix("torch.") not in LEAST_DRIFT:
+        raise ModelError(f"{model.name} is in {model.dtype}: load it in {', '.join(LEAST_DRIFT)}")
     layout = _layout(model, context, overlap)
     settings = ModelSettings(
         name=model.name,

@@ -113,7 +113,10 @@ AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
 def open_lanes(model: CausalLM, n_lanes: int, capacity: int, lanes_per_pass: int | None = None) -> LaneCache:
     """An empty cache for `n_lanes` lanes of at most `capacity` tokens; `restart` fills it for the first time."""
     lanes = LaneCache(n_lanes, capacity, lanes_per_pass, 0, slice(0, n_lanes), None, [])
-    layers = DynamicCache(config=model.network.config).layers
+    try:
+        layers = DynamicCache(config=model.network.config).layers
+    except AttributeError:  # a configuration that does not know of layers
+        layers = []
     if layers and all(_is_plain(layer, capacity) for layer in layers):
         lanes.own = Cache(layers=[_PreallocatedLayer(lanes) for _ in layers])
     return lanes

@@ -176,9 +176,6 @@ def test_nothing_is_allocated_anew_while_stepping():
     assert [layer.keys.data_ptr() for layer in lanes.own.layers] == places  # pyright: ignore
 
 
-@pytest.mark.xfail(
-    strict=True, reason="DynamicCache(config=...) wants config.num_hidden_layers: AttributeError, not NoCache"
-)
 def test_a_network_that_knows_of_no_cache_is_refused():
     model = from_pair(markov_model(markov_transitions()), byte_tokenizer(), name="chain")
     with pytest.raises(NoCache, match="chain"), stepping(model):
