@@ -152,7 +152,7 @@ def _walk(mass: Float64[np.ndarray, "rows leaves"], decide: Decide) -> Int64[np.
 def code_length_nats(log_odds: Float64[np.ndarray, "*shape"], bits: Int32[np.ndarray, "*shape"]) -> float:
     """Ideal code length: sum of -ln P(bit), with P(1) = sigmoid(log-odds).
 
-    >>> round(code_length_nats(np.zeros(3), np.array([0, 1, 1])) / np.log(2), 9)
+    >>> round(float(code_length_nats(np.zeros(3), np.array([0, 1, 1])) / np.log(2)), 9)
     3.0
     """
     return float(np.logaddexp(0.0, np.where(bits == 1, -log_odds, log_odds)).sum())

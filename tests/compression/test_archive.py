@@ -21,7 +21,7 @@ import pytest
 from samples import llama_config, model_archive, model_settings, network
 
 from lmeval.compression import Gap, archive, decompress, decompress_range, decompress_to, inspect, salvage
-from lmeval.compression.coder import decode_ranks
+from lmeval.compression.coder import BitReader, decode_ranks
 from lmeval.errors import ArchiveError, CorruptArchive, LmevalError, NotAnArchive, NumericalDrift
 from lmeval.models import CausalLM, from_pair
 from lmeval.models.toys import byte_tokenizer
@@ -336,12 +336,16 @@ def test_a_block_of_more_lanes_than_allowed_is_refused():
 
 
 def test_words_that_no_decision_needs_are_refused():
-    """Below the stack that the data are on: they decode all the same, but an encoder leaves nothing behind."""
     loose = taken_apart(archives()["model"][0])
     _, size = decode_ranks(loose.payloads[0], 1)
     loose.payloads[0] = loose.payloads[0][:size] + b"word" + loose.payloads[0][size:]
     with pytest.raises(NumericalDrift, match="decode to something else"):
         decompress(loose.reindexed().sealed(), mini())
+
+
+def test_a_coder_that_is_not_used_up_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(BitReader, "used_up", lambda self: False)
+    assert outcome(archives()["model"][0], LETTERS) == "NumericalDrift"
 
 
 def test_a_block_of_more_tokens_than_allowed_is_refused():
@@ -421,10 +425,6 @@ def with_hostile_meta(keys: tuple[str, ...], value: Any) -> bytes:
     inner[keys[-1]] = value
     loose.meta = json.dumps(meta).encode()
     return loose.sealed()
-
-
-DEPTHS = "1 << depth is computed though depth is out of range: ValueError for -1, and 2^70 bits for 2^70"
-CONVERSIONS = "int(inf) and float(10 ** 400) raise OverflowError, which from_meta does not catch"
 
 
 @pytest.mark.parametrize("keys", [keys for keys in HOSTILE_KEYS if keys[-1] != "tree_depth"], ids="-".join)
@@ -893,9 +893,6 @@ def test_a_block_that_no_encoder_wrote_is_a_gap_too(payload: bytes):
     found, gaps = salvaged(loose.reindexed().sealed())
     assert gaps == [Gap(*spans[2])]
     assert found == with_zeros(expected, gaps)
-
-
-OFFSETS = "intact_blocks searches data.obj, which is more than the view where that is a slice of bytes"
 
 
 @pytest.mark.parametrize("kind", ["bytes", "bytearray", "slice"])

@@ -49,9 +49,8 @@ def pop_all(data: bytes, frequencies: list[int]) -> tuple[list[int], int]:
     return bits, state + len(words)
 
 
-def push_all(bits: list[int], frequencies: list[int]) -> bytes:
+def push_all(bits: list[int], frequencies: list[int], state: int = 0) -> bytes:
     words: list[int] = []
-    state = 0
     for bit, frequency in zip(reversed(bits), reversed(frequencies), strict=True):
         split = ones_begin(frequency)
         first, size = (split, (1 << PRECISION) - split) if bit else (0, split)
@@ -153,6 +152,14 @@ def test_any_words_are_refused_or_read_as_bits(data: bytes, seed: int, n: int):
     assert not whole.endswith(bytes(4)) or not whole
     found = reader.read(frequencies)
     assert found.tolist() == pop_all(whole, frequencies.tolist())[0]
+
+
+def test_a_coder_that_began_with_something_is_not_used_up():
+    bits, frequencies = some(500, 6)
+    for state in (0, 1, 7, 2**24 - 1):
+        reader = BitReader(push_all(bits.tolist(), frequencies.tolist(), state))
+        assert reader.read(frequencies).tolist() == bits.tolist()
+        assert reader.used_up() == (state == 0)
 
 
 def test_a_damaged_word_is_not_used_up():
