@@ -144,15 +144,15 @@ def test_random_bytes_hardly_grow(name: str):
 
 @pytest.mark.parametrize("lanes", [1, 2, 7, 64, archive.MAX_LANES])
 def test_any_number_of_lanes(lanes: int):
-    data = babble(700)
+    data = babble(500)
     forced = model_archive(talker(), [data], lanes)
-    assert inspect(memoryview(forced))[0]["blocks"][0]["n_lanes"] == min(lanes, 700)
+    assert inspect(memoryview(forced))[0]["blocks"][0]["n_lanes"] == min(lanes, 500)
     assert decompress(forced, talker()) == data
     if lanes in (2, 7):
         coded, report = compressed(data, talker(), lanes=lanes)
         assert inspect(memoryview(coded))[0]["blocks"][0]["n_lanes"] == lanes
         assert report.n_lanes == lanes
-        assert report.n_tokens == 700
+        assert report.n_tokens == 500
         assert decompress(coded, talker()) == data
 
 
@@ -194,7 +194,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch, most: int = 300, together: int
     monkeypatch.setattr(DECOMPRESS, "GROUP_LANES", {"cpu": together})
 
 
-@pytest.mark.parametrize("lanes", [None, 1, 5, 16])
+@pytest.mark.parametrize("lanes", [None, 1, 16])
 def test_several_blocks(lanes: int | None, monkeypatch: pytest.MonkeyPatch):
     small_blocks(monkeypatch)
     # What the model cannot predict lies between what it can.
@@ -235,7 +235,7 @@ def stored_block(data: bytes, offset: int) -> archive.Block:
 @pytest.mark.parametrize("lanes_per_pass", [1, 3, None])
 def test_any_number_of_lanes_in_a_pass(lanes_per_pass: int | None, monkeypatch: pytest.MonkeyPatch):
     small_blocks(monkeypatch)
-    data = babble(800)
+    data = babble(600)
     coded, report = compressed(data, talker(), lanes=5, lanes_per_pass=lanes_per_pass)
     assert report.n_not_verified == 0
     out = io.BytesIO()
