@@ -178,6 +178,12 @@ class DataSource(NamedTuple):
 
 def dataset_corpus(source: DataSource, text: Callable[[Mapping[str, Any]], str]) -> Corpus:
     """A corpus of the rows of a data set, one document each, streamed by the `datasets` library."""
+    return Corpus((str(source),), _read_rows(open_dataset(source), text, str(source)), None)
+
+
+def open_dataset(source: DataSource, *, streaming: bool = True) -> Any:
+    """The data set of the `datasets` library: rows that are read as they are asked for, or all of them with methods such as
+    map and filter. Raises InputNotFound."""
     from datasets import load_dataset
     from datasets.utils.logging import disable_progress_bar, set_verbosity
 
@@ -185,10 +191,9 @@ def dataset_corpus(source: DataSource, text: Callable[[Mapping[str, Any]], str])
     set_verbosity(logging.CRITICAL)  # what goes wrong is raised, in one line
     files = {"data_files": list(source.data_files)} if source.data_files else {}
     try:
-        rows = load_dataset(source.path, source.name, split=source.split, streaming=True, **files, **source.kwargs)
+        return load_dataset(source.path, source.name, split=source.split, streaming=streaming, **files, **source.kwargs)
     except Exception as error:  # the library raises many kinds: all of them mean that there is nothing to read
         raise InputNotFound(f"cannot load data set {source}: {first_line(error)}") from error
-    return Corpus((str(source),), _read_rows(rows, text, str(source)), None)
 
 
 def _read_rows(

@@ -1,48 +1,67 @@
 """Task files: YAML in lm-evaluation-harness's own key names, read strictly and without running code.
 
-Here: the keys of `output_type: loglikelihood_rolling`, which name a corpus to score. A key that is not known is an error
-that tells file, line and the nearest known key. "yes", "no", "on" and "off" are the words that they look like, not
-booleans. `!function` would run Python from beside the file and is refused.
+`read_keys` gives the keys of a file over those of the file that it includes, each with file and line. A key that is not
+known is an error that tells file, line and the nearest known key. "yes", "no", "on" and "off" are the words that they look
+like, not booleans, and values that stand for text (TEXT_KEYS) stay as they are written. `!function module.name` runs Python
+from beside the file and is refused unless the caller allows it.
+
+Our own keys lie in `metadata: {lmeval: {...}}`, which the harness ignores: a file of ours loads there too.
 """
 
-import difflib
+import importlib.util
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
-import jinja2.sandbox
 import yaml
 
-from lmeval.documents import Corpus, DataSource, column, dataset_corpus
+from lmeval.documents import Corpus, DataSource, dataset_corpus
 from lmeval.errors import InputNotFound, TaskFileError, first_line
 from lmeval.resources import data_folder
+from lmeval.templates import nearest, text_of_row
 
-ROLLING = "loglikelihood_rolling"
+ROLLING, CHOICE, LIKELIHOOD = "loglikelihood_rolling", "multiple_choice", "loglikelihood"
 SPLITS = ("test_split", "validation_split", "training_split")  # the first that is given is scored, as the harness does
-KEYS = frozenset(
-    {
-        "task",
-        "task_alias",
-        "tag",
-        "include",
-        "dataset_path",
-        "dataset_name",
-        "dataset_kwargs",
-        *SPLITS,
-        "output_type",
-        "doc_to_text",
-        "doc_to_target",
-        "metric_list",
-        "metadata",
-        # accepted because many files carry them; they change nothing in the harness either
-        "should_decontaminate",
-        "doc_to_decontamination_query",
-    }
+TEXT_KEYS = frozenset(
+    {"task", "dataset_path", "dataset_name", *SPLITS, "fewshot_split", "doc_to_text", "doc_to_target", "doc_to_choice"}
+    | {"description", "target_delimiter", "fewshot_delimiter", "gen_prefix", "split", "cluster", "unconditional"}
 )
-METRICS = frozenset({"word_perplexity", "byte_perplexity", "bits_per_byte"})
+_READ = frozenset({"include", "output_type", "dataset_kwargs", "process_docs", "num_fewshot", "fewshot_config"})
+_NEUTRAL = frozenset(  # many files carry them, and they change no number here or in the harness
+    {"task_alias", "tag", "should_decontaminate", "doc_to_decontamination_query", "generation_kwargs"}
+)
+_REFUSED = {
+    "process_results": "metrics that are code of the file's own are not run here",
+    "use_prompt": "promptsource is not read here: write its template out as doc_to_text",
+    "custom_dataset": "data sets that are code are not run here: write a JSON or parquet file",
+    "doc_to_image": "only text is scored here",
+    "doc_to_audio": "only text is scored here",
+    "group": "a group is a list of tasks: name its tasks one by one",
+}
+_MISC = frozenset({"metric_list", "metadata", "filter_list", "repeats", "unsafe_code"})
+KEYS = (TEXT_KEYS - {"split", "cluster", "unconditional"}) | _READ | _NEUTRAL | _MISC
+FEWSHOT_KEYS = frozenset(
+    {"sampler", "split", "process_docs", "fewshot_indices", "samples", "doc_to_text", "doc_to_choice", "doc_to_target"}
+    | {"gen_prefix", "fewshot_delimiter", "target_delimiter"}
+)
+METRIC_KEYS = frozenset({"metric", "aggregation", "higher_is_better", "hf_evaluate", "ignore_case", "ignore_punctuation"})
+OUR_KEYS = frozenset({"local", "cluster", "neutral", "unconditional", "sampler"})
+LOCAL_KEYS = (KEYS | {"data_files", "filter", "cluster", "neutral", "unconditional"}) - {"include", "metadata"}
+ROLLING_METRICS = frozenset({"word_perplexity", "byte_perplexity", "bits_per_byte"})
+
+
+class TaskKeys(NamedTuple):
+    """The keys of a task file. `places` tells file and line of each, also of nested ones ("fewshot_config.sampler")."""
+
+    path: Path
+    values: Mapping[str, Any]
+    places: Mapping[str, str]
+
+    def where(self, key: str) -> str:
+        """Name, file and line of a key, for messages."""
+        return f"{self.places.get(key, self.path)}: {key}"
 
 
 class RollingTask(NamedTuple):
@@ -73,38 +92,35 @@ def find_task(name: str) -> Path | None:
     return shipped if not path.exists() and shipped.is_file() else None
 
 
+def read_keys(path: Path, *, allow_code: bool = False) -> TaskKeys:
+    """Read a task file and what it includes. Raises TaskFileError with file and line, and InputNotFound."""
+    return _read(path, (), allow_code)
+
+
 def read_rolling_task(path: Path) -> RollingTask:
     """Read a `loglikelihood_rolling` task file. Raises TaskFileError with file and line."""
-    keys = _read_keys(path, seen=())
-    if keys.get("output_type") != ROLLING:
+    return rolling_task(read_keys(path))
+
+
+def rolling_task(keys: TaskKeys) -> RollingTask:
+    """The corpus that the keys of a `loglikelihood_rolling` task name."""
+    path, values = keys.path, keys.values
+    if values.get("output_type") != ROLLING:
         raise TaskFileError(
-            f"{path}: output_type is {keys.get('output_type')!r}, and only {ROLLING} names a corpus to score"
+            f"{path}: output_type is {values.get('output_type')!r}, and only {ROLLING} names a corpus to score"
+            " (lmeval run scores prompted tasks)"
         )
-    _check_types(keys, path)
     for name in ("dataset_path", "doc_to_target"):
-        if not isinstance(keys.get(name), str):
+        if not isinstance(values.get(name), str):
             raise TaskFileError(f"{path}: key '{name}' must be given, as text")
-    if keys.get("doc_to_text") not in (None, ""):
+    if values.get("doc_to_text") not in (None, ""):
         raise TaskFileError(f"{path}: doc_to_text must be empty for {ROLLING}: the whole text is the target")
-    for entry in keys.get("metric_list") or []:
+    for entry in values.get("metric_list") or []:
         metric = entry.get("metric") if isinstance(entry, dict) else entry
-        if metric not in METRICS:
-            raise TaskFileError(f"{path}: unknown metric {metric!r} in metric_list{_nearest(str(metric), METRICS)}")
-    split = next((keys[name] for name in SPLITS if keys.get(name)), None)
-    if split is None:
-        raise TaskFileError(f"{path}: none of {', '.join(SPLITS)} is given: say which split to score")
-    kwargs = dict(keys.get("dataset_kwargs") or {})
-    files = _data_files(kwargs.pop("data_files", ()), split, path)
-    source = DataSource(keys["dataset_path"], keys.get("dataset_name"), split if not files else "train", files, kwargs)
-    return RollingTask(str(keys.get("task", path.stem)), source, _template(keys["doc_to_target"], path))
-
-
-def _check_types(keys: dict[str, Any], path: Path) -> None:
-    kinds: dict[str, tuple[type, str]] = {"metric_list": (list, "a list"), "dataset_kwargs": (dict, "a mapping")}
-    kinds |= dict.fromkeys(("dataset_name", *SPLITS), (str, "text"))
-    for name, (kind, description) in kinds.items():
-        if keys.get(name) is not None and not isinstance(keys[name], kind):
-            raise TaskFileError(f"{path}: key '{name}' must be {description}, not {keys[name]!r:.60}")
+        if metric not in ROLLING_METRICS:
+            raise TaskFileError(f"{path}: unknown metric {metric!r} in metric_list{nearest(str(metric), ROLLING_METRICS)}")
+    text = text_of_row(values["doc_to_target"], keys.where("doc_to_target"))
+    return RollingTask(str(values.get("task", path.stem)), data_source(keys, scored_split(keys)), text)
 
 
 def task_corpus(task: RollingTask) -> Corpus:
@@ -112,103 +128,217 @@ def task_corpus(task: RollingTask) -> Corpus:
     return replace(dataset_corpus(task.source, task.text), sources=(task.name,))
 
 
-def _read_keys(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def scored_split(keys: TaskKeys) -> str:
+    """The split to score. Raises TaskFileError where none is named."""
+    split = next((keys.values[name] for name in SPLITS if keys.values.get(name)), None)
+    if split is None:
+        raise TaskFileError(f"{keys.path}: none of {', '.join(SPLITS)} is given: say which split to score")
+    return split
+
+
+def data_source(keys: TaskKeys, split: str) -> DataSource:
+    """Where the rows of a split are."""
+    kwargs = dict(keys.values.get("dataset_kwargs") or {})
+    kwargs.pop("trust_remote_code", None)  # the library no longer runs data sets' code
+    files = _data_files(kwargs.pop("data_files", ()), split, keys)
+    name = keys.values.get("dataset_name")
+    return DataSource(keys.values["dataset_path"], name, split if not files else "train", files, kwargs)
+
+
+def _read(path: Path, seen: tuple[Path, ...], allow_code: bool) -> TaskKeys:
     """The file's keys over those of the file that it includes."""
     if path.resolve() in seen:
         raise TaskFileError(f"{path}: includes itself")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputNotFound(f"no such task file: {path}") from error
-    except UnicodeDecodeError as error:
-        raise TaskFileError(f"{path}: not UTF-8 text: {error.reason} at offset {error.start}") from error
-    loader = _Loader(text)
+    loader = _Loader(_text_of(path))
+    loader.add_constructor("!function", _function(path, allow_code))
     try:
         node = loader.get_single_node()
-        _check_node(node, path)
+        _check_node(node, path, allow_code)
+        assert node is not None
+        places = _places(node, path)
         keys = loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
         raise TaskFileError(f"{path}:{line} {getattr(error, 'problem', None) or first_line(error)}") from error
+    except RecursionError as error:
+        raise TaskFileError(f"{path}: nested too deeply") from error
     finally:
         loader.dispose()
-    if "include" in keys:
-        base = _read_keys(path.parent / str(keys.pop("include")), (*seen, path.resolve()))
-        keys = {**base, **keys}
-    return keys
+    _check_types(TaskKeys(path, keys, places))
+    if "include" not in keys:
+        return TaskKeys(path, keys, places)
+    listed = keys.pop("include")
+    for name in listed if isinstance(listed, list) else [listed]:  # the first of several has its way
+        base = _read(path.parent / str(name), (*seen, path.resolve()), allow_code)
+        keys, places = {**base.values, **keys}, {**base.places, **places}
+    return TaskKeys(path, keys, places)
 
 
-def _check_node(node: yaml.Node | None, path: Path) -> None:
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputNotFound(f"no such task file: {path}") from error
+    except UnicodeDecodeError as error:
+        raise TaskFileError(f"{path}: not UTF-8 text: {error.reason} at offset {error.start}") from error
+
+
+def _check_types(keys: TaskKeys) -> None:
+    kinds: dict[str, tuple[type | tuple[type, ...], str]] = {"metric_list": (list, "a list")}
+    kinds |= dict.fromkeys(("dataset_kwargs", "fewshot_config", "metadata"), (dict, "a mapping"))
+    kinds |= dict.fromkeys(("dataset_path", "dataset_name", *SPLITS, "fewshot_split", "output_type"), (str, "text"))
+    kinds |= dict.fromkeys(("target_delimiter", "fewshot_delimiter"), (str, "text"))
+    kinds["num_fewshot"] = (int, "a whole number")
+    for name, (kind, description) in kinds.items():
+        found = keys.values.get(name)
+        if found is not None and (not isinstance(found, kind) or isinstance(found, bool)):
+            raise TaskFileError(f"{keys.where(name)} must be {description}, not {found!r:.60}")
+    if keys.values.get("repeats", 1) != 1:
+        raise TaskFileError(f"{keys.where('repeats')} must be 1: a probability is the same every time")
+    if keys.values.get("unsafe_code", False) is not False:
+        raise TaskFileError(f"{keys.where('unsafe_code')}: tasks that run a model's code are not run here")
+    for name in ("metadata.lmeval", "fewshot_config", "metadata.lmeval.local"):
+        found = _nested(keys.values, name)
+        if found is not None and not isinstance(found, dict):
+            raise TaskFileError(f"{keys.where(name)} must be a mapping, not {found!r:.60}")
+
+
+def _nested(values: Mapping[str, Any], dotted: str) -> Any:
+    found: Any = values
+    for name in dotted.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
+# Which keys may stand in a mapping, by where it stands ("*" is an entry of a list). Others are not looked into.
+_KNOWN: Mapping[str, frozenset[str]] = {
+    "": KEYS,
+    "fewshot_config": FEWSHOT_KEYS,
+    "metric_list.*": METRIC_KEYS,
+    "metadata.lmeval": OUR_KEYS,
+    "metadata.lmeval.local": LOCAL_KEYS,
+}
+
+
+def _check_node(node: yaml.Node | None, path: Path, allow_code: bool) -> None:
     if not isinstance(node, yaml.MappingNode):
         raise TaskFileError(f"{path}: not a task file: a task file is a YAML mapping with keys such as task, dataset_path")
-    seen = set()
-    for key, _ in node.value:
+    _check_values(node, path, allow_code, seen={}, above=())
+    _check_mapping(node, path, "")
+
+
+def _check_mapping(node: yaml.Node, path: Path, where: str) -> None:
+    """Refuse unknown and repeated keys, and make text of what stands for text."""
+    if isinstance(node, yaml.SequenceNode):
+        for entry in node.value:
+            if isinstance(entry, yaml.MappingNode):
+                _check_mapping(entry, path, f"{where}.*")
+    if not isinstance(node, yaml.MappingNode):
+        return
+    known, seen = _KNOWN.get(where), set()
+    for key, child in node.value:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
             raise TaskFileError(f"{path}: line {line}: a key must be a word")
         if key.value in seen:
             raise TaskFileError(f"{path}: line {line}: key '{key.value}' is given twice")
         seen.add(key.value)
-        if key.value not in KEYS:
-            raise TaskFileError(f"{path}: line {line}: unknown key '{key.value}'{_nearest(key.value, KEYS)}")
-    _refuse_code(node, path, seen={}, above=())
+        if where == "" and key.value in _REFUSED:
+            raise TaskFileError(f"{path}: line {line}: key '{key.value}': {_REFUSED[key.value]}")
+        if known is not None and key.value not in known:
+            inside = f" in {where}" if where else ""
+            raise TaskFileError(f"{path}: line {line}: unknown key '{key.value}'{inside}{nearest(key.value, known)}")
+        inner = f"{where}.{key.value}".lstrip(".")
+        if known is not None and key.value in TEXT_KEYS:
+            _as_written(child)
+        elif inner in ("fewshot_config", "metric_list", "metadata", "metadata.lmeval", "metadata.lmeval.local"):
+            _check_mapping(child, path, inner)
 
 
-def _refuse_code(node: yaml.Node, path: Path, seen: dict[int, None], above: tuple[int, ...]) -> None:
+def _as_written(node: yaml.Node) -> None:
+    """Text stays text: `doc_to_choice: [1, true]` means the words "1" and "true"."""
+    if isinstance(node, yaml.ScalarNode):
+        if not node.tag.startswith("!") and node.tag != "tag:yaml.org,2002:null":
+            node.tag = "tag:yaml.org,2002:str"
+        return
+    for child in node.value:
+        for part in child if isinstance(child, tuple) else (child,):
+            _as_written(part)
+
+
+def _check_values(node: yaml.Node, path: Path, allow_code: bool, seen: dict[int, None], above: tuple[int, ...]) -> None:
     """Refuse tags that would run code, and nodes that hold themselves. `seen` spares an alias a second visit."""
+    line = node.start_mark.line + 1
     if id(node) in above:
-        raise TaskFileError(f"{path}: line {node.start_mark.line + 1}: an alias refers to the value that holds it")
+        raise TaskFileError(f"{path}: line {line}: an alias refers to the value that holds it")
     if id(node) in seen:
         return
     seen[id(node)] = None
     above = (*above, id(node))
-    if node.tag.startswith("!"):
-        line = node.start_mark.line + 1
+    if node.tag == "!function" and not allow_code:
+        raise TaskFileError(
+            f"{path}: line {line}: !function would run code from this file's folder: write a template instead, or allow it "
+            "with --allow-code if you trust the file"
+        )
+    if node.tag.startswith("!") and node.tag != "!function":
         raise TaskFileError(
             f"{path}: line {line}: {node.tag} would run code from this file's folder: write a template instead"
         )
     if isinstance(node, yaml.MappingNode):
         for pair in node.value:
             for child in pair:
-                _refuse_code(child, path, seen, above)
+                _check_values(child, path, allow_code, seen, above)
     elif isinstance(node, yaml.SequenceNode):
         for child in node.value:
-            _refuse_code(child, path, seen, above)
+            _check_values(child, path, allow_code, seen, above)
 
 
-def _nearest(name: str, known: frozenset[str]) -> str:
-    close = difflib.get_close_matches(name, sorted(known), n=1)
-    return f" (did you mean '{close[0]}'?)" if close else f": known are {', '.join(sorted(known))}"
+def _places(node: yaml.Node, path: Path, above: str = "") -> dict[str, str]:
+    """File and line of each key."""
+    found = {}
+    for key, child in node.value:
+        name = f"{above}{key.value}"
+        found[name] = f"{path}: line {key.start_mark.line + 1}"
+        if isinstance(child, yaml.MappingNode) and name in ("fewshot_config", "metadata", "metadata.lmeval"):
+            found |= _places(child, path, f"{name}.")
+    return found
 
 
-def _data_files(files: Any, split: str, path: Path) -> tuple[str, ...]:
-    """Local files of the split that is scored, looked for beside the task file first."""
+def _function(path: Path, allow_code: bool) -> Callable[[yaml.SafeLoader, yaml.Node], Any]:
+    """What `!function module.name` stands for: `name` of module.py in the task file's folder."""
+
+    def construct(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+        if not isinstance(node, yaml.ScalarNode) or not allow_code:
+            raise TaskFileError(f"{path}: line {node.start_mark.line + 1}: !function takes module.name")
+        *parts, name = str(loader.construct_scalar(node)).split(".")
+        file = path.parent.joinpath(*parts).with_suffix(".py")
+        where = f"{path}: line {node.start_mark.line + 1}: !function {node.value}"
+        spec = importlib.util.spec_from_file_location(f"lmeval_task_{file.stem}", file) if file.is_file() else None
+        if spec is None or spec.loader is None:
+            raise TaskFileError(f"{where}: there is no file {file}")
+        module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+            return getattr(module, name)
+        except Exception as error:  # the user's own code
+            raise TaskFileError(f"{where}: {type(error).__name__}: {first_line(error)}") from error
+
+    return construct
+
+
+def _data_files(files: Any, split: str, keys: TaskKeys) -> tuple[str, ...]:
+    """Local files of a split, looked for beside the task file first."""
     if isinstance(files, dict):
         if split not in files:
-            raise TaskFileError(f"{path}: data_files has no entry for the split '{split}': it has {', '.join(files)}")
+            raise TaskFileError(
+                f"{keys.where('dataset_kwargs')}: data_files has no entry for the split '{split}': it has {', '.join(files)}"
+            )
         files = files[split]
-    names = [files] if isinstance(files, str) else files
-    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-        raise TaskFileError(f"{path}: data_files must be a file name, a list of them, or a mapping from splits to them")
-    beside = [path.parent / name for name in names]
-    return tuple(str(b) if b.exists() else name for b, name in zip(beside, names, strict=True))
-
-
-def _template(target: str, path: Path) -> Callable[[Mapping[str, Any]], str]:
-    """A field's name, or a Jinja template over the row's fields, rendered in a sandbox."""
-    if "{{" not in target and "{%" not in target:
-        return column(target)
-    environment = jinja2.sandbox.SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    try:
-        template = environment.from_string(target)
-    except jinja2.TemplateSyntaxError as error:
-        raise TaskFileError(f"{path}: doc_to_target is no template: {error.message}") from error
-
-    def render(row: Mapping[str, Any]) -> str:
-        try:
-            return template.render(**row)
-        except Exception as error:  # a template can fail in as many ways as an expression
-            raise InputNotFound(f"doc_to_target of {path} does not fit it: {first_line(error)}") from error
-
-    return render
+    listed = [files] if isinstance(files, str) else files
+    if not isinstance(listed, (list, tuple)) or not all(isinstance(name, str) for name in listed):
+        raise TaskFileError(
+            f"{keys.where('dataset_kwargs')}: data_files must be a file name, a list, or a mapping from splits to them"
+        )
+    beside = [keys.path.parent / name for name in listed]
+    return tuple(str(b) if b.exists() else name for b, name in zip(beside, listed, strict=True))
