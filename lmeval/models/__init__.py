@@ -4,9 +4,9 @@
 weights, `toys` are exact models with closed-form answers.
 """
 
-from lmeval.models.causal import DTYPES, CausalLM, ModelLike, as_model, from_pair, load_model
+from lmeval.models.causal import DTYPES, CausalLM, ModelLike, as_model, describe_model, from_pair, load_model
 from lmeval.models.logprobs import Head, target_log_probs
-from lmeval.models.tokens import TokenRun, encode, encode_documents, text_encoder
+from lmeval.models.tokens import TokenRun, encode, encode_documents, encode_texts, special_prefix, text_encoder
 
 __all__ = [
     "DTYPES",
@@ -15,10 +15,13 @@ __all__ = [
     "ModelLike",
     "TokenRun",
     "as_model",
+    "describe_model",
     "encode",
     "encode_documents",
+    "encode_texts",
     "from_pair",
     "load_model",
+    "special_prefix",
     "target_log_probs",
     "text_encoder",
 ]

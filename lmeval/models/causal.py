@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from lmeval.errors import ModelError, ModelNotFound, VocabularyMismatch, first_line
 from lmeval.models import fingerprints, tokens
 from lmeval.models.logprobs import Head, examine
-from lmeval.resources import BUNDLED_MODEL, reference_folder
+from lmeval.resources import BUNDLED_MODEL, bundled_names, reference_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -72,14 +72,16 @@ def as_model(model: ModelLike, device: str | torch.device = "cpu", dtype: str = 
 
 
 def load_model(name: str = "bundled", *, device: str | torch.device = "cpu", dtype: str = "float32") -> CausalLM:
-    """Load "bundled", a folder in Hugging Face format, or a hub id, onto one device in one of DTYPES.
+    """Load "bundled", another model that ships with the package by its name, a folder in Hugging Face format, or a hub id,
+    onto one device in one of DTYPES.
 
     Raises ModelNotFound where files are missing or do not belong together (a weight that no file holds is an error, never
     a random number), NotCausal, NonFiniteScore for weights that give NaN, and VocabularyMismatch.
     """
     if dtype not in DTYPES:
         raise ModelError(f"unknown dtype '{dtype}': use {', '.join(DTYPES)}")
-    source = str(reference_folder()) if name == "bundled" else name
+    name = BUNDLED_MODEL if name == "bundled" else name
+    source = str(reference_folder(name)) if name in bundled_names() else name
     _check_folder(source)
     with _quiet():
         try:
@@ -97,7 +99,7 @@ def load_model(name: str = "bundled", *, device: str | torch.device = "cpu", dty
     missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if missing:
         raise ModelNotFound(f"model {name} is incomplete: no weights for {missing[0]} and {len(missing) - 1} more")
-    return from_pair(network, tokenizer, name=BUNDLED_MODEL if name == "bundled" else name)
+    return from_pair(network, tokenizer, name=name)
 
 
 def from_pair(
@@ -129,6 +131,19 @@ def from_pair(
         dtype=next(network.parameters()).dtype,
         head=examine(network, label) if examined else Head.WHOLE,
     )
+
+
+def describe_model(model: CausalLM) -> dict[str, Any]:
+    """What identifies a model in a result."""
+    return {
+        "name": model.name,
+        "architecture": type(model.network).__name__,
+        "n_parameters": model.n_parameters,
+        "weights_sha256": model.weights_sha256,
+        "tokenizer_sha256": model.tokenizer_sha256,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "context_length": model.context_length,
+    }
 
 
 def _context_length(config: object, tokenizer: PreTrainedTokenizerBase) -> int | None:

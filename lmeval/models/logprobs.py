@@ -8,10 +8,11 @@ a time: no memory is mapped anew for each slice, and the head costs no more than
 """
 
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
@@ -23,6 +24,7 @@ SLICE_ELEMENTS = 1 << 20  # logits that exist at a time on a CPU: what its cache
 SLICE_ROWS = 256  # at least, so that reading a large head's weights is shared by enough rows
 BLOCK_ROWS, BLOCK_COLUMNS = 512, 2048  # of a head that is cut across the vocabulary too
 ACCELERATOR_SLICE_ELEMENTS = 1 << 27
+_NOTHING: Mapping[str, Any] = {}
 
 
 class Head(enum.Enum):
@@ -48,45 +50,117 @@ def target_log_probs(
     Rows may be padded on the right with any id: a causal network does not look ahead, so no mask is needed (and a mask
     would cost the fast attention kernels).
     """
+    return _read(network, head, ids, Readings(positions, None, targets), None)[0]
+
+
+class Readings(NamedTuple):
+    """What is read at the head. `positions` index the flattened [batch * time] ids: the head runs once at each. Target i is
+    read at positions[which[i]]; `which` ascends. None: one target at each position, in their order."""
+
+    positions: Int64[Tensor, " positions"]
+    which: Int64[Tensor, " targets"] | None
+    targets: Int64[Tensor, " targets"]
+
+
+def read_targets(
+    network: PreTrainedModel,
+    head: Head,
+    ids: Int64[Tensor, "batch time"],
+    readings: Readings,
+    trunk_inputs: Mapping[str, Any] | None = None,
+) -> tuple[Float[Tensor, " targets"], Bool[Tensor, " targets"]]:
+    """Log-probabilities as `target_log_probs` gives them, several targets at one position if need be; and whether no other
+    token has a larger logit there, in the precision that the log-probabilities are computed in.
+
+    `trunk_inputs` are further arguments of the trunk (mask, positions, cache), for any head but Head.WHOLE.
+    """
+    log_probs, greedy = _read(network, head, ids, readings, trunk_inputs or {})
+    assert greedy is not None
+    return log_probs, greedy
+
+
+def _read(
+    network: PreTrainedModel,
+    head: Head,
+    ids: Int64[Tensor, "batch time"],
+    readings: Readings,
+    trunk_inputs: Mapping[str, Any] | None,  # None: greedy is not asked for
+) -> tuple[Float[Tensor, " targets"], Bool[Tensor, " targets"] | None]:
+    positions, targets = readings.positions, readings.targets
     with torch.inference_mode():
         weight_and_bias = _large_linear_head(network, head, ids.device)
         if weight_and_bias is not None:
-            hidden, _ = _hidden_states(network, ids, positions)
-            parts = zip(hidden.split(BLOCK_ROWS), targets.split(BLOCK_ROWS), strict=True)
-            return torch.cat([_log_prob_by_blocks(h, *weight_and_bias, t) for h, t in parts])
-        out = torch.empty(len(targets), dtype=torch.promote_types(network.dtype, torch.float32), device=ids.device)
-        for part, logits in logit_slices(network, head, ids, positions):
-            out[part] = _log_prob(logits, targets[part])
-        return out
+            hidden, _ = _hidden_states(network, ids, positions, trunk_inputs or {})
+            cuts = torch.arange(len(hidden)).split(BLOCK_ROWS)
+            parts = [_log_prob_by_blocks(hidden[rows], *weight_and_bias, *_local(readings, rows)[1:]) for rows in cuts]
+            log_probs, greedy = (torch.cat(found) for found in zip(*parts, strict=True))
+            return log_probs, greedy
+        log_probs = torch.empty(len(targets), dtype=torch.promote_types(network.dtype, torch.float32), device=ids.device)
+        greedy = None if trunk_inputs is None else torch.empty(len(targets), dtype=torch.bool, device=ids.device)
+        for rows, logits in logit_slices(network, head, ids, positions, trunk_inputs or {}):
+            mine, here, wanted = _local(readings, rows)
+            log_probs[mine] = _log_prob(logits, here, wanted)
+            if greedy is not None:
+                row = torch.arange(len(wanted), device=ids.device) if here is None else here
+                greedy[mine] = logits[row, wanted] >= logits.amax(dim=1)[row]
+        return log_probs, greedy
+
+
+def _local(
+    readings: Readings, rows: Int64[Tensor, " rows"]
+) -> tuple[Int64[Tensor, " here"] | slice, Int64[Tensor, " here"] | None, Int64[Tensor, " here"]]:
+    """The readings at some of the positions, `rows` (ascending indices into them): which targets these are, the index of
+    each one's position within `rows` (None: in their order), and their tokens."""
+    if readings.which is None:
+        return rows, None, readings.targets[rows]
+    if int(rows[-1] - rows[0]) + 1 == len(rows):  # neighbours: theirs lie together
+        bounds = torch.stack([rows[0], rows[-1] + 1]).to(readings.which.device)
+        first, stop = torch.searchsorted(readings.which, bounds).tolist()
+        return slice(first, stop), readings.which[first:stop] - int(rows[0]), readings.targets[first:stop]
+    place = torch.searchsorted(rows, readings.which).clamp_max(len(rows) - 1)
+    mine = (rows[place] == readings.which).nonzero().squeeze(1)
+    return mine, place[mine], readings.targets[mine]
 
 
 def logit_slices(
-    network: PreTrainedModel, head: Head, ids: Int64[Tensor, "batch time"], positions: Int64[Tensor, " scored"]
+    network: PreTrainedModel,
+    head: Head,
+    ids: Int64[Tensor, "batch time"],
+    positions: Int64[Tensor, " scored"],
+    trunk_inputs: Mapping[str, Any] = _NOTHING,
 ) -> Iterator[tuple[Int64[Tensor, " rows"], Float[Tensor, "rows vocabulary"]]]:
     """Logits at the positions (as `target_log_probs` counts them), in slices that a cache holds: indices into `positions`,
     and their logits in the network's dtype. To be used up under `torch.inference_mode`."""
     if head is Head.WHOLE:
+        assert not trunk_inputs, "a network without a trunk takes ids alone"
         yield from _whole_forward_slices(network, ids, positions)
         return
-    hidden, kind = _hidden_states(network, ids, positions)
+    hidden, kind = _hidden_states(network, ids, positions, trunk_inputs)
     logits = _linear_logits if head is Head.LINEAR else _replayed_logits
     for part in torch.arange(len(hidden), device=ids.device).split(_slice_rows(network, hidden.device)):
         yield part, logits(network, hidden[part[0] : part[-1] + 1], kind)
 
 
 def _hidden_states(
-    network: PreTrainedModel, ids: Int64[Tensor, "batch time"], positions: Int64[Tensor, " scored"]
+    network: PreTrainedModel,
+    ids: Int64[Tensor, "batch time"],
+    positions: Int64[Tensor, " scored"],
+    more: Mapping[str, Any],
 ) -> tuple[Float[Tensor, "scored width"], type[ModelOutput]]:
-    """The trunk's output at the positions, and the kind of object it came in."""
-    output = _trunk(network)(input_ids=ids, use_cache=False)
+    """The trunk's output at the positions, and the kind of object it came in. `more` are further arguments of the trunk."""
+    output = _trunk(network)(**({"input_ids": ids, "use_cache": False} | dict(more)))
     hidden = output.last_hidden_state.flatten(0, 1)
     return (hidden if len(positions) == len(hidden) else hidden.index_select(0, positions)), type(output)
 
 
-def _log_prob(logits: Float[Tensor, "rows vocabulary"], targets: Int64[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+def _log_prob(
+    logits: Float[Tensor, "rows vocabulary"], which: Int64[Tensor, " targets"] | None, targets: Int64[Tensor, " targets"]
+) -> Float[Tensor, " targets"]:
     if logits.dtype != torch.float64:
         logits = logits.float()
-    return -functional.cross_entropy(logits, targets, reduction="none")
+    if which is None:
+        return -functional.cross_entropy(logits, targets, reduction="none")
+    return logits[which, targets] - logits.logsumexp(dim=1)[which]
 
 
 def _large_linear_head(network: PreTrainedModel, head: Head, device: torch.device) -> tuple[Tensor, Tensor | None] | None:
@@ -101,15 +175,17 @@ def _log_prob_by_blocks(
     hidden: Float[Tensor, "rows width"],
     weight: Float[Tensor, "vocabulary width"],
     bias: Float[Tensor, " vocabulary"] | None,
-    targets: Int64[Tensor, " rows"],
-) -> Float[Tensor, " rows"]:
+    which: Int64[Tensor, " targets"] | None,
+    targets: Int64[Tensor, " targets"],
+) -> tuple[Float[Tensor, " targets"], Bool[Tensor, " targets"]]:
     """Target logit minus log-sum-exp, over blocks of the vocabulary: keeps the largest logit m so far and
-    s = sum exp(logit - m), rescaled whenever m grows (Milakov & Gimelshein 2018)."""
+    s = sum exp(logit - m), rescaled whenever m grows (Milakov & Gimelshein 2018). And whether the target's is largest."""
     precision = torch.promote_types(hidden.dtype, torch.float32)
     rows = len(hidden)
     largest = torch.full((rows,), -torch.inf, dtype=precision)
     total = torch.zeros(rows, dtype=torch.float64)
-    chosen = torch.full((rows,), torch.nan, dtype=precision)  # what stays so is no id of the vocabulary
+    row = torch.arange(rows) if which is None else which
+    chosen = torch.full((len(targets),), torch.nan, dtype=precision)  # what stays so is no id of the vocabulary
     space = torch.empty(rows * BLOCK_COLUMNS, dtype=hidden.dtype)
     for first in range(0, len(weight), BLOCK_COLUMNS):
         part = weight[first : first + BLOCK_COLUMNS]
@@ -120,13 +196,14 @@ def _log_prob_by_blocks(
             logits = torch.addmm(bias[first : first + BLOCK_COLUMNS], hidden, part.T, out=out)
         logits = logits.to(precision)  # the buffer itself, or a copy where the network is narrower than float32
         here = ((targets >= first) & (targets < first + len(part))).nonzero().squeeze(1)
-        chosen[here] = logits[here, targets[here] - first]
+        chosen[here] = logits[row[here], targets[here] - first]
         raised = torch.maximum(largest, logits.amax(dim=1))
         shift = raised.masked_fill(raised.isinf(), 0.0)  # where every token so far is ruled out
         total *= torch.exp(largest - shift)
         total += logits.sub_(shift.unsqueeze(1)).exp_().sum(dim=1)
         largest = raised
-    return chosen - largest - total.log().to(precision)
+    greedy = chosen >= largest.index_select(0, row)
+    return chosen - largest.index_select(0, row) - total.log().to(precision).index_select(0, row), greedy
 
 
 def _slice_rows(network: PreTrainedModel, device: torch.device) -> int:

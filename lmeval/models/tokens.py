@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -89,6 +89,25 @@ def fingerprint(encoder: TextEncoder) -> str:
     kind = type(encoder.tokenizer).__name__
     vocabulary = json.dumps([kind, sorted(encoder.tokenizer.get_vocab().items())])
     return hashlib.sha256(vocabulary.encode()).hexdigest()
+
+
+def encode_texts(encoder: TextEncoder, texts: Sequence[str]) -> list[Int64[np.ndarray, " tokens"]]:
+    """The ids of each text, whole, without special tokens; many at a time, in parallel threads. For texts that fit a
+    context: `encode` is for those of any length. Raises UndecodableText."""
+    for text in texts:
+        _utf8(text)
+    if encoder.core is None:
+        return [_slow_segment(encoder, text).ids for text in texts]
+    found = encoder.core.encode_batch_fast(list(texts), add_special_tokens=False)
+    return [np.array(encoding.ids, dtype=np.int64) for encoding in found]
+
+
+def special_prefix(encoder: TextEncoder) -> list[int]:
+    """The special tokens (such as BOS) that the tokenizer itself puts in front of every text; most put none."""
+    whole = list(encoder.tokenizer("a", add_special_tokens=True)["input_ids"])
+    bare = encode_texts(encoder, ["a"])[0].tolist()
+    starts = (i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare)
+    return whole[: next(starts, 0)]
 
 
 def encode(encoder: TextEncoder, pieces: Iterable[str]) -> Iterator[TokenRun]:

@@ -7,7 +7,7 @@ comes out can be compared with a formula.
 import numpy as np
 import torch
 from jaxtyping import Float64
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -97,12 +97,15 @@ def entropy_rate_nats(transitions: Float64[np.ndarray, "states states"]) -> floa
     return float(-stationary_distribution(transitions) @ (transitions * np.log(transitions)).sum(axis=1))
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """The byte tokenizer: token id = byte value, and 256 = start of a document. A byte-level BPE without merges."""
+def byte_tokenizer(*, adds_bos: bool = False) -> PreTrainedTokenizerFast:
+    """The byte tokenizer: token id = byte value, and 256 = start of a document, which it puts in front of a text itself if
+    it `adds_bos`. A byte-level BPE without merges."""
     alphabet = byte_alphabet()
     core = Tokenizer(models.BPE(vocab={alphabet[byte]: byte for byte in range(256)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     core.decoder = decoders.ByteLevel()
+    if adds_bos:
+        core.post_processor = processors.TemplateProcessing(single=f"{BOS_TEXT} $A", special_tokens=[(BOS_TEXT, BOS_ID)])
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         bos_token=BOS_TEXT,

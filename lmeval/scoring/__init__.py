@@ -2,17 +2,22 @@
 
 from lmeval.scoring.engine import LogProbs, score
 from lmeval.scoring.requests import Request, request
+from lmeval.scoring.shared import Cost, Scored, SharedScores, score_shared
 from lmeval.scoring.windows import BosPolicy, Window, Windowing, WindowRequest, rolling_requests, windows
 
 __all__ = [
     "BosPolicy",
+    "Cost",
     "LogProbs",
     "Request",
+    "Scored",
+    "SharedScores",
     "Window",
     "WindowRequest",
     "Windowing",
     "request",
     "rolling_requests",
     "score",
+    "score_shared",
     "windows",
 ]

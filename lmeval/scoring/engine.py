@@ -6,7 +6,7 @@ memory, and neither batch size nor order nor number of processes changes a resul
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ def score(
     group = group or parallel.Group(0, 1, model.device)
     batching = automatic_batching(model) if batch_size is None else Batching(batch_size, 1 << 40)
     batching = batching._replace(tokens=parallel.agree(batching.tokens, group))
-    memory = _MemoryLimit()
+    memory = MemoryLimit()
     iterator = iter(requests)
     while pool := _take_pool(model, iterator, batching, group.size):
         batches = plan_batches([request.n_inputs for request in pool], batching)
@@ -67,27 +67,32 @@ def _take_pool(model: CausalLM, requests: Iterator[Request], batching: Batching,
         while tokens < batching.tokens * POOL_BATCHES * processes and (following := next(requests, None)) is not None:
             pool.append(following)
             tokens += following.n_inputs
-    limit = model.context_length
-    for request in pool:
-        if limit is not None and request.n_inputs > limit:
-            raise ContextTooLong(f"{request.n_inputs} input tokens, but {model.name} takes {limit}: shorten the context")
+    check_lengths(model, pool)
     return pool
 
 
-class _MemoryLimit:
+def check_lengths(model: CausalLM, requests: Sequence[Request]) -> None:
+    """Raise ContextTooLong where a request has more input tokens than the model takes."""
+    limit = model.context_length
+    for request in requests:
+        if limit is not None and request.n_inputs > limit:
+            raise ContextTooLong(f"{request.n_inputs} input tokens, but {model.name} takes {limit}: shorten the context")
+
+
+class MemoryLimit:
     """Input tokens a batch that are known to be too many for this process's device; None until memory runs out."""
 
     tokens: int | None = None
 
 
-def _score_within_memory(model: CausalLM, batch: list[Request], memory: _MemoryLimit) -> list[LogProbs]:
+def _score_within_memory(model: CausalLM, batch: list[Request], memory: MemoryLimit) -> list[LogProbs]:
     """Score a batch; where memory runs out, in halves, and remember the size that failed for the batches to come."""
     size = len(batch) * max(request.n_inputs for request in batch)
     if len(batch) == 1 or memory.tokens is None or size < memory.tokens:
         try:
             return _score_batch(model, batch)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if len(batch) == 1:
                 raise OutOfMemory(
@@ -100,7 +105,8 @@ def _score_within_memory(model: CausalLM, batch: list[Request], memory: _MemoryL
     return _score_within_memory(model, batch[:half], memory) + _score_within_memory(model, batch[half:], memory)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: frameworks have several for it."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return "can't allocate memory" in str(error) or "out of memory" in str(error)
@@ -124,6 +130,12 @@ def _score_batch(model: CausalLM, batch: list[Request]) -> list[LogProbs]:
         targets.append(target)
     tensors = (torch.from_numpy(a).to(model.device) for a in (ids, np.concatenate(positions), np.concatenate(targets)))
     log_probs = target_log_probs(model.network, model.head, *tensors).cpu().numpy()
+    check_finite(model, log_probs)
+    return np.split(log_probs, np.cumsum([len(request.target) for request in batch])[:-1])
+
+
+def check_finite(model: CausalLM, log_probs: Float[np.ndarray, " targets"]) -> None:
+    """Raise NonFiniteScore where a log-probability of a batch is NaN or infinite."""
     bad = ~np.isfinite(log_probs)
     if bad.any():
         dtype = str(model.dtype).removeprefix("torch.")
@@ -131,4 +143,3 @@ def _score_batch(model: CausalLM, batch: list[Request]) -> list[LogProbs]:
             f"{model.name} gave {log_probs[bad][0]} for {bad.sum()} of {len(bad)} tokens of a batch: its weights are "
             f"damaged, or {dtype} overflows (try --dtype float32), or it rules these tokens out"
         )
-    return np.split(log_probs, np.cumsum([len(request.target) for request in batch])[:-1])

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmeval.errors import NonFiniteScore, NotCausal
 from lmeval.models import Head, logprobs, target_log_probs
-from lmeval.models.logprobs import examine
+from lmeval.models.logprobs import Readings, examine, read_targets
 
 SMALL = {
     "vocab_size": 61,
@@ -221,6 +221,66 @@ def test_tokens_that_a_network_rules_out_do_not_disturb_the_others(monkeypatch: 
     targets = 20 + positions % 41
     found = target_log_probs(net, Head.LINEAR, ids, positions, targets)
     torch.testing.assert_close(found, plain(net, ids, positions, targets), rtol=1e-9, atol=1e-9)
+
+
+def many_readings() -> tuple[Tensor, Readings]:
+    """Three targets at some positions, one or none at others, equal ones among them."""
+    ids, positions = batch(), torch.tensor([2, 3, 9, 16, 17, 30, 44, 50])
+    which = torch.tensor([0, 0, 0, 1, 3, 3, 4, 5, 6, 6, 6, 6, 7])
+    return ids, Readings(positions, which, torch.tensor([5, 9, 9, 60, 0, 1, 2, 33, 8, 7, 6, 8, 12]))
+
+
+def whole(net, ids: Tensor, readings: Readings) -> tuple[Tensor, Tensor]:
+    assert readings.which is not None
+    at = readings.positions[readings.which]
+    with torch.no_grad():
+        best = net(input_ids=ids).logits.flatten(0, 1)[at].argmax(dim=1)
+    return plain(net, ids, at, readings.targets), best == readings.targets
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("kind", "head"), [("llama", h) for h in Head] + [("gemma2", Head.REPLAYED), ("phi", Head.LINEAR)])
+@pytest.mark.parametrize("limits", [(), (7, 3), (20, 512)])
+def test_several_targets_are_read_at_one_position(
+    monkeypatch: pytest.MonkeyPatch, kind: str, head: Head, dtype: torch.dtype, limits: tuple[int, ...]
+):
+    if limits:  # columns and rows of a block
+        monkeypatch.setattr(logprobs, "BLOCK_COLUMNS", limits[0])
+        monkeypatch.setattr(logprobs, "BLOCK_ROWS", limits[1])
+        monkeypatch.setattr(logprobs, "_slice_rows", lambda *_: limits[1])
+    net, (ids, readings) = make(kind, dtype), many_readings()
+    with torch.no_grad():  # some of the targets are the largest
+        best = net(input_ids=ids).logits.flatten(0, 1)[readings.positions].argmax(dim=1)
+    readings.targets[[1, 3, 8, 12]] = best[[0, 1, 6, 7]]
+    found, greedy = read_targets(net, head, ids, readings)
+    expected, largest = whole(net, ids, readings)
+    assert found.dtype == dtype
+    tolerance = 1e-9 if dtype == torch.float64 else 2e-5
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=tolerance)
+    assert greedy.tolist() == largest.tolist()
+    assert 4 <= sum(greedy.tolist()) < len(greedy)
+
+
+@pytest.mark.parametrize("columns", [7, 2048])
+def test_one_target_at_each_position_is_what_it_always_was(monkeypatch: pytest.MonkeyPatch, columns: int):
+    monkeypatch.setattr(logprobs, "BLOCK_COLUMNS", columns)
+    net = make("phi")
+    ids, positions, targets = case(net)
+    expected = target_log_probs(net, Head.LINEAR, ids, positions, targets)
+    which = torch.arange(len(positions))
+    for readings in (Readings(positions, None, targets), Readings(positions, which, targets)):
+        found, greedy = read_targets(net, Head.LINEAR, ids, readings)
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+        assert greedy.tolist() == whole(net, ids, Readings(positions, which, targets))[1].tolist()
+
+
+@pytest.mark.parametrize("columns", [7, 2048])
+def test_ties_for_the_largest_logit_are_greedy(monkeypatch: pytest.MonkeyPatch, columns: int):
+    monkeypatch.setattr(logprobs, "BLOCK_COLUMNS", columns)
+    net = make("llama")
+    net.lm_head.weight.data[:] = net.lm_head.weight.data[3]
+    ids, readings = many_readings()
+    assert read_targets(net, Head.LINEAR, ids, readings)[1].all()
 
 
 def test_a_cap_that_hides_in_small_logits_is_found():
