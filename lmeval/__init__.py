@@ -11,6 +11,7 @@ from lmeval.documents import Corpus, Document, file_corpus, text_corpus
 from lmeval.errors import LmevalError
 from lmeval.models import CausalLM, ModelLike, from_pair, load_model
 from lmeval.perplexity import Settings, Watch, perplexity
+from lmeval.prompting import RunSettings, Task, TaskRun, run_task
 from lmeval.resources import metric_module
 from lmeval.results import Measurement, Report, find, write_json
 from lmeval.scoring import Request, score
@@ -28,7 +29,10 @@ __all__ = [
     "ModelLike",
     "Report",
     "Request",
+    "RunSettings",
     "Settings",
+    "Task",
+    "TaskRun",
     "Watch",
     "compress",
     "compress_to",
@@ -40,6 +44,7 @@ __all__ = [
     "load_model",
     "metric_module",
     "perplexity",
+    "run_task",
     "score",
     "text_corpus",
     "write_json",

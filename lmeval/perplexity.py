@@ -26,7 +26,7 @@ import torch
 from lmeval import parallel, results, tally
 from lmeval.documents import Corpus, Document, file_corpus, text_corpus
 from lmeval.errors import ContextTooLong, EmptyInput, InputError
-from lmeval.models import CausalLM, ModelLike, TokenRun, as_model, encode_documents
+from lmeval.models import CausalLM, ModelLike, TokenRun, as_model, describe_model, encode_documents
 from lmeval.results import Measurement, Report
 from lmeval.scoring import BosPolicy, LogProbs, Request, Windowing, WindowRequest, rolling_requests, score
 from lmeval.statistics import RatioEstimate
@@ -327,19 +327,6 @@ def _provenance(
         "seed": settings.seed,
         "seconds": round(seconds, 3),
         "versions": results.versions(),
-    }
-
-
-def describe_model(model: CausalLM) -> dict[str, Any]:
-    """What identifies a model in a result."""
-    return {
-        "name": model.name,
-        "architecture": type(model.network).__name__,
-        "n_parameters": model.n_parameters,
-        "weights_sha256": model.weights_sha256,
-        "tokenizer_sha256": model.tokenizer_sha256,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "context_length": model.context_length,
     }
 
 

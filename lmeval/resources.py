@@ -9,6 +9,10 @@ BUNDLED_MODEL = "lmeval-bytes-4m-v1"
 """Folder name of the default model. It carries a version: a better model gets a new name and never replaces this one."""
 
 
+BUNDLED_FOR_TASKS = "lmeval-reviews-4m-v1"
+"""Folder name of the default model of prompted tasks: the one above, taught further on labelled reviews."""
+
+
 def package_folder() -> Path:
     """Folder of lmeval's own source."""
     return _PACKAGE
@@ -17,6 +21,11 @@ def package_folder() -> Path:
 def reference_folder(name: str = BUNDLED_MODEL) -> Path:
     """Folder of a model that ships with the package."""
     return _PACKAGE / "reference" / name
+
+
+def bundled_names() -> tuple[str, ...]:
+    """Names of the models that ship with the package."""
+    return tuple(sorted(path.name for path in (_PACKAGE / "reference").iterdir() if path.is_dir()))
 
 
 def bundled_by_fingerprint(weights_sha256: str) -> str | None:

@@ -6,6 +6,7 @@ The JSON is versioned: {"schema": 1, "results": [Measurement...], "ledger": {...
 import contextlib
 import datetime
 import functools
+import hashlib
 import importlib.metadata
 import io
 import json
@@ -82,6 +83,16 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
+def text_sha256(text: str) -> str:
+    """SHA-256 of a text as UTF-8, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def as_json(report: Report) -> dict[str, Any]:
     """The report as JSON-ready data. Raises NonFiniteScore rather than write a number that JSON cannot hold."""
     for m in report.results:
@@ -95,6 +106,18 @@ def as_json(report: Report) -> dict[str, Any]:
         "ledger": dict(report.ledger),
         "provenance": dict(report.provenance),
         **{name: list(rows) for name, rows in report.tables.items()},
+    }
+
+
+def several_as_json(reports: Mapping[str, Report]) -> dict[str, Any]:
+    """Reports of several tasks as one: all results with their task, and each report whole under "tasks"."""
+    tasks = {name: as_json(report) for name, report in reports.items()}
+    return {
+        "schema": SCHEMA,
+        "results": [{"task": name, **result} for name, task in tasks.items() for result in task["results"]],
+        "ledger": {"n_tasks": len(tasks)},
+        "provenance": {"date": now(), "versions": versions()},
+        "tasks": tasks,
     }
 
 

@@ -15,6 +15,7 @@ LAYERS = {
     "results": 1,
     "documents": 1,
     "parallel": 1,
+    "templates": 1,
     "tally": 2,
     "taskfile": 2,
     "models": 3,

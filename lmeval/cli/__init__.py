@@ -8,6 +8,7 @@ from lmeval import __version__
 from lmeval.cli.compression import benchmark_command, compress_command, decompress_command, inspect_command
 from lmeval.cli.demo import demo_command
 from lmeval.cli.perplexity import perplexity_command
+from lmeval.cli.tasks import compare_command, rescore_command, run_command
 from lmeval.errors import LmevalError, first_line
 
 
@@ -45,6 +46,9 @@ def commands() -> None:
 for _command in (
     demo_command,
     perplexity_command,
+    run_command,
+    rescore_command,
+    compare_command,
     compress_command,
     decompress_command,
     inspect_command,

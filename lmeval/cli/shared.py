@@ -48,7 +48,11 @@ def print_table(table: RenderableType, *, to_stderr: bool = False) -> None:
     console = Console(highlight=False, stderr=to_stderr)
     natural = console.measure(table, options=console.options.update(max_width=10_000)).maximum
     # Never narrower than the table: a terminal wraps a long line, but a cropped number reads as another number.
-    Console(highlight=False, stderr=to_stderr, width=max(natural, 20)).print(table)
+    console = Console(highlight=False, stderr=to_stderr, width=max(natural, 20))
+    with console.capture() as captured:
+        console.print(table)
+    shown = "\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n"))
+    click.echo(shown, err=to_stderr)
 
 
 def check_outputs(outputs: list[Path], inputs: tuple[str, ...]) -> None:

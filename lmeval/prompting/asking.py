@@ -1,0 +1,161 @@
+"""A task and its rows -> every prompt that has to be scored, each once, and which of them belong to which item."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from lmeval.errors import InputError
+from lmeval.prompting import shots
+from lmeval.prompting.prompts import Prompt, Question, description, prompt, question, shot_text
+from lmeval.prompting.rows import Row, load_rows, with_ids
+from lmeval.prompting.task import SAMPLERS, Sampler, Task
+from lmeval.templates import nearest, value
+
+
+class RunSettings(NamedTuple):
+    """How a task is scored. None means: `num_fewshot` and `sampler` as the task says, `limit` all items, `batch_size`
+    automatic, `unconditional` where the task asks for it.
+
+    `shot_seeds` > 1 scores every item under that many seeds (`seed`, `seed` + 1, ...), to show what the choice of examples
+    is worth. `path` is "auto", "tree" (shared prefixes) or "plain" (each prompt by itself).
+    """
+
+    num_fewshot: int | None = None
+    sampler: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    shot_seeds: int = 1
+    batch_size: int | None = None
+    unconditional: bool | None = None
+    path: str = "auto"
+
+
+class Asked(NamedTuple):
+    """One item under one seed: indices into `Asking.prompts` of its own prompt, of its choices behind no question, and of
+    its content-free ones."""
+
+    row: Row
+    seed: int
+    shots: tuple[str, ...]
+    cluster: str | None
+    main: int
+    unconditional: int | None
+    neutral: tuple[int, ...]
+
+
+class Asking(NamedTuple):
+    """All that is to be scored; equal prompts stand once. `n_rows` counts the split's rows before any limit."""
+
+    items: tuple[Asked, ...]
+    prompts: tuple[Prompt, ...]
+    n_shots: int
+    sampler: Sampler
+    n_rows: int
+
+
+def ask(task: Task, settings: RunSettings) -> Asking:
+    """Read the task's rows and write its prompts. Raises InputError and its kin, naming file and item."""
+    rows = load_rows(task.source, task.process, task.keep.get(task.split))
+    n_shots = task.n_shots if settings.num_fewshot is None else settings.num_fewshot
+    sampler = settings.sampler or task.shots.sampler
+    _check(settings, n_shots, sampler)
+    assert sampler == "default" or sampler == "fixed" or sampler == "balanced" or sampler == "first_n"
+    pool = _pool(task, sampler) if n_shots else None
+    numbers: dict[Prompt, int] = {}
+    shown = _shown_by(task, pool)
+    items = []
+    for row in rows[: settings.limit]:
+        own = question(task, task.template, row)
+        for seed in range(settings.seed, settings.seed + settings.shot_seeds):
+            drawn = shots.draw(pool, row, n_shots, sampler, seed) if pool else ()
+            head = description(task, row) + "".join(map(shown, drawn))
+            main = prompt(task, own, head)
+            neutral = [prompt(task, asked, head)._replace(gold=()) for asked in _neutral(task, row)]
+            free = _unconditional(task, main, own) if _wants_unconditional(task, settings) else None
+            items.append(
+                Asked(
+                    row=row,
+                    seed=seed,
+                    shots=tuple(pool.rows[i].id for i in drawn) if pool else (),
+                    cluster=_cluster(task, row),
+                    main=numbers.setdefault(main, len(numbers)),
+                    unconditional=None if free is None else numbers.setdefault(free, len(numbers)),
+                    neutral=tuple(numbers.setdefault(one, len(numbers)) for one in neutral),
+                )
+            )
+    return Asking(tuple(items), tuple(numbers), n_shots, sampler, len(rows))
+
+
+def _check(settings: RunSettings, n_shots: int, sampler: str) -> None:
+    if sampler not in SAMPLERS:
+        raise InputError(f"unknown sampler '{sampler}'{nearest(sampler, SAMPLERS)}")
+    for name, least in (("limit", 1), ("shot_seeds", 1), ("num_fewshot", 0), ("batch_size", 1)):
+        found = getattr(settings, name)
+        if found is not None and (not isinstance(found, int) or found < least):
+            raise InputError(f"{name} must be a whole number of at least {least}, not {found!r}")
+    if settings.shot_seeds > 1 and (n_shots == 0 or sampler == "first_n"):
+        why = "there are no few-shot examples" if n_shots == 0 else "the sampler first_n does not draw"
+        raise InputError(f"--shot-seeds {settings.shot_seeds} would score the same prompts again: {why}")
+
+
+def _pool(task: Task, sampler: str) -> shots.Pool:
+    """The rows that few-shot examples are drawn from."""
+    source = task.shots
+    if source.samples is not None and source.split is None:
+        rows = with_ids(source.samples)
+    elif source.source is not None and source.split is not None:
+        rows = load_rows(source.source, source.process, task.keep.get(source.split))
+    else:
+        raise InputError(
+            f"{task.path}: few-shot examples are wanted, but no split or samples to take them from: set fewshot_split"
+        )
+    if source.indices is not None:
+        if not all(0 <= i < len(rows) for i in source.indices):
+            raise InputError(f"{task.path}: fewshot_indices go beyond the {len(rows)} rows of {source.split or 'samples'}")
+        rows = [rows[i] for i in source.indices]
+    labels = [question(task, source.template, row).gold for row in rows] if sampler == "balanced" else [()] * len(rows)
+    return shots.Pool(rows, labels)
+
+
+def _shown_by(task: Task, pool: shots.Pool | None) -> Callable[[int], str]:
+    """The text of an example by its index in the pool, made once."""
+    made: dict[int, str] = {}
+
+    def shown(index: int) -> str:
+        assert pool is not None
+        if index not in made:
+            made[index] = shot_text(task, question(task, task.shots.template, pool.rows[index]))
+        return made[index]
+
+    return shown
+
+
+def _neutral(task: Task, row: Row) -> list[Question]:
+    """The item with its content replaced by content-free inputs."""
+    found = []
+    for replaced in task.neutral:
+        unknown = sorted(set(replaced) - set(row.fields))
+        if unknown:
+            raise InputError(
+                f"{task.path}: metadata.lmeval.neutral: no column '{unknown[0]}'{nearest(unknown[0], row.fields)}"
+            )
+        found.append(question(task, task.template, row._replace(fields={**row.fields, **replaced})))
+    return found
+
+
+def _wants_unconditional(task: Task, settings: RunSettings) -> bool:
+    if settings.unconditional is not None:
+        return settings.unconditional
+    return task.unconditional is not None or "acc_mutual_info" in task.metrics
+
+
+def _unconditional(task: Task, main: Prompt, own: Question) -> Prompt | None:
+    """The choices behind no question. Choices inside the context have the same continuation, and no such score."""
+    if own.inside:
+        return None
+    return main._replace(gold=(), contexts=(task.unconditional or "",) * len(main.contexts))
+
+
+def _cluster(task: Task, row: Row) -> str | None:
+    if task.cluster is None:
+        return None
+    return str(value(task.cluster, row.fields, f"{task.path}: metadata.lmeval.cluster for item {row.id} (row {row.number})"))

@@ -1,0 +1,217 @@
+"""Score a prompted task: rows -> prompts -> token ids -> the engine -> records -> report."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from lmeval import parallel, results
+from lmeval.errors import ContextTooLong, InputNotFound
+from lmeval.models import CausalLM, ModelLike, as_model, describe_model
+from lmeval.prompting.asking import Asked, Asking, RunSettings, ask
+from lmeval.prompting.encoding import Encoded, encode_prompts
+from lmeval.prompting.prompts import Prompt
+from lmeval.prompting.records import Record, RecordSet, ScoredChoice, ids_sha256
+from lmeval.prompting.summary import summarise
+from lmeval.prompting.task import Task, read_task
+from lmeval.resources import BUNDLED_FOR_TASKS, data_folder
+from lmeval.results import Report
+from lmeval.scoring import Scored, SharedScores, score_shared
+from lmeval.taskfile import find_task
+from lmeval.templates import nearest
+
+MAX_LISTED = 20  # items too long for the context, in the ledger
+
+
+class TaskRun(NamedTuple):
+    """What a run gives: the report, and the records from which it was computed (`summarise`)."""
+
+    report: Report
+    records: RecordSet
+
+
+def run_task(
+    task: Task | str | Path,
+    model: ModelLike = "bundled",
+    settings: RunSettings = RunSettings(),  # noqa: B008 (immutable)
+    *,
+    device: str = "auto",
+    dtype: str = "float32",
+    data_folder: Path | None = None,
+    allow_code: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> TaskRun:
+    """Score a task file (a path, or the name of one that ships) or a Task with a causal language model.
+
+    `data_folder` holds the files that a task names as local; `allow_code` lets the task file's `!function` run; `progress`
+    is called with requests done by this process and requests in all. "bundled" is the bundled model for prompted tasks.
+    Under `torchrun` or `accelerate launch` the work is shared out, and every process returns the same.
+
+    Items whose prompt does not fit the model's context are left out, counted and named in the ledger, never cut. With
+    several seeds an item is left out under all of them if it does not fit under one, so that all seeds score the same items.
+    Raises InputError, ModelError and their kin.
+    """
+    group = parallel.connect(device)
+    if not isinstance(task, Task):
+        task = read_task(task_path(task), data_folder=data_folder, allow_code=allow_code)
+    asking = ask(task, settings)
+    loaded = as_model(BUNDLED_FOR_TASKS if model == "bundled" else model, group.device, dtype)
+    group = group._replace(device=loaded.device)
+    began = time.perf_counter()
+    encoded = encode_prompts(loaded, asking.prompts)
+    fits = [loaded.context_length is None or one.n_inputs <= loaded.context_length for one in encoded]
+    long = [item for item in asking.items if not all(fits[i] for i in _prompts_of(item))]
+    left_out = {item.row.id for item in long}
+    kept = [item for item in asking.items if item.row.id not in left_out]
+    if not kept:
+        longest = max(one.n_inputs for one in encoded)
+        raise ContextTooLong(
+            f"none of the {len(left_out)} items of {task.name} fits the {loaded.context_length} tokens of {loaded.name} "
+            f"(the longest has {longest}): lower --num-fewshot"
+        )
+    wanted = sorted({i for item in kept for i in _prompts_of(item)})
+    requests = [request for i in wanted for request in encoded[i].requests]
+    done = 0
+
+    def advance(n: int) -> None:
+        nonlocal done
+        done += n
+        if progress:
+            progress(done, -(-len(requests) // group.size))
+
+    scored = score_shared(loaded, requests, group, batch_size=settings.batch_size, path=settings.path, progress=advance)
+    by_prompt = _by_prompt(wanted, encoded, scored.scores)
+    seconds = time.perf_counter() - began
+    records = tuple(_record(item, asking.prompts, encoded, by_prompt) for item in kept)
+    found = RecordSet(_header(task, settings, asking, loaded, group, scored, _Left(kept, long, encoded), seconds), records)
+    return TaskRun(summarise(found), found)
+
+
+def task_path(task: str | Path) -> Path:
+    """The file of a task that is named by its path or, for those that ship, by its name. Raises InputNotFound."""
+    path = find_task(str(task))
+    if path is None:
+        shipped = [file.stem for file in data_folder("tasks").glob("[!_]*.yaml")]
+        if str(task) in shipped:
+            raise InputNotFound(f"task {task} is hidden by a file or folder of that name here: start lmeval elsewhere")
+        raise InputNotFound(f"no task {task}: give a YAML file, or the name of one in tasks/{nearest(str(task), shipped)}")
+    return path
+
+
+def _prompts_of(item: Asked) -> tuple[int, ...]:
+    return (item.main, *(() if item.unconditional is None else (item.unconditional,)), *item.neutral)
+
+
+def _by_prompt(wanted: list[int], encoded: list[Encoded], scores: list[Scored]) -> dict[int, list[Scored]]:
+    found, first = {}, 0
+    for i in wanted:
+        found[i] = scores[first : first + len(encoded[i].requests)]
+        first += len(encoded[i].requests)
+    return found
+
+
+def _record(item: Asked, prompts: Sequence[Prompt], encoded: list[Encoded], scores: dict[int, list[Scored]]) -> Record:
+    prompt, requests = prompts[item.main], encoded[item.main].requests
+    free = None if item.unconditional is None else [_total(one) for one in scores[item.unconditional]]
+    choices = tuple(
+        ScoredChoice(
+            text=text,
+            ids=tuple(request.target.tolist()),
+            nats=tuple(one.log_probs.astype(float).tolist()),
+            n_bytes=len(text.encode()),
+            n_characters=len(text),
+            greedy=bool(one.greedy),
+            unconditional_nats=None if free is None else free[c],
+        )
+        for c, (text, request, one) in enumerate(zip(prompt.choices, requests, scores[item.main], strict=True))
+    )
+    return Record(
+        item=item.row.id,
+        number=item.row.number,
+        seed=item.seed,
+        gold=prompt.gold,
+        shots=item.shots,
+        cluster=item.cluster,
+        context_sha256=ids_sha256(requests[0].context),
+        n_context_tokens=len(requests[0].context),
+        n_moved=encoded[item.main].n_moved,
+        choices=choices,
+        neutral_nats=tuple(tuple(_total(one) for one in scores[i]) for i in item.neutral),
+    )
+
+
+def _total(scored: Scored) -> float:
+    return float(scored.log_probs.sum(dtype="float64"))
+
+
+class _Left(NamedTuple):
+    """What was scored and what was left out."""
+
+    kept: list[Asked]
+    long: list[Asked]
+    encoded: list[Encoded]
+
+
+def _header(
+    task: Task,
+    settings: RunSettings,
+    asking: Asking,
+    model: CausalLM,
+    group: parallel.Group,
+    scored: SharedScores,
+    left: _Left,
+    seconds: float,
+) -> dict[str, Any]:
+    """What describes the run, JSON-ready; the report's ledger and provenance are taken from here."""
+    moved = [item for item in left.kept if left.encoded[item.main].n_moved]
+    lengths = [left.encoded[item.main].n_inputs for item in left.kept]
+    ledger = {
+        "n_rows": asking.n_rows,
+        "n_items": len({item.row.id for item in asking.items}),
+        "n_items_scored": len({item.row.id for item in left.kept}),
+        "n_items_too_long": len({item.row.id for item in left.long}),
+        "too_long": [_long_row(item, left) for item in left.long[:MAX_LISTED]],
+        "n_items_boundary_moved": len({item.row.id for item in moved}),
+        "split": task.split,
+        "n_shots": asking.n_shots,
+        "sampler": asking.sampler if asking.n_shots else None,
+        "shot_split": task.shots.split if asking.n_shots else None,
+        "seeds": list(range(settings.seed, settings.seed + settings.shot_seeds)),
+        "prompt_tokens": {"mean": sum(lengths) / len(lengths), "longest": max(lengths)},
+        "n_requests": sum(len(left.encoded[i].requests) for i in {i for item in left.kept for i in _prompts_of(item)}),
+        "cost": scored.cost._asdict(),
+        "truncated": 0,
+    }
+    provenance = {
+        "task": task.name,
+        "task_version": task.version,
+        "task_sha256": results.file_sha256(task.path),
+        "data": str(task.source),
+        "data_sha256": results.text_sha256("\n".join(dict.fromkeys(item.row.id for item in asking.items))),
+        "date": results.now(),
+        "model": describe_model(model),
+        "device": str(group.device),
+        "n_processes": group.size,
+        "n_threads": torch.get_num_threads(),
+        "settings": settings._asdict(),
+        "seconds": round(seconds, 3),
+        "versions": results.versions(),
+    }
+    return {
+        "task": task.name,
+        "output_type": task.output_type,
+        "metrics": list(task.metrics),
+        "ledger": ledger,
+        "provenance": provenance,
+    }
+
+
+def _long_row(item: Asked, left: _Left) -> dict[str, Any]:
+    return {
+        "item": item.row.id,
+        "row": item.row.number,
+        "seed": item.seed,
+        "n_tokens": max(left.encoded[i].n_inputs for i in _prompts_of(item)),
+    }
