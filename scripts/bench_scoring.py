@@ -164,7 +164,7 @@ def find_model(name: str, device: str) -> CausalLM:
     return load_model(name, device=device)
 
 
-def random_gpt2(device: str) -> CausalLM:
+def random_gpt2(device: str, context: int = 512) -> CausalLM:
     """30 million random parameters, two thirds of them in the embedding that is also the head. A context of 512, as the
     other models have, keeps evaluate's metric below 8 GB of logits."""
     folder = shared_folder() / "data/models/tokenizers/gpt2"
@@ -172,7 +172,7 @@ def random_gpt2(device: str) -> CausalLM:
         raise ModelNotFound("its tokenizer is in the shared data, which are not here (LMEVAL_SHARED names their folder)")
     tokenizer = GPT2Tokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
     torch.manual_seed(0)
-    network = GPT2LMHeadModel(GPT2Config(vocab_size=50257, n_embd=384, n_layer=6, n_head=6, n_positions=512))
+    network = GPT2LMHeadModel(GPT2Config(vocab_size=50257, n_embd=384, n_layer=6, n_head=6, n_positions=context))
     torch.nn.Module.to(network, device)
     return from_pair(network, tokenizer, name="gpt2-30M")
 
