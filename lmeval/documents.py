@@ -189,6 +189,7 @@ def open_dataset(source: DataSource, *, streaming: bool = True) -> Any:
 
     disable_progress_bar()
     set_verbosity(logging.CRITICAL)  # what goes wrong is raised, in one line
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     files = {"data_files": list(source.data_files)} if source.data_files else {}
     try:
         return load_dataset(source.path, source.name, split=source.split, streaming=streaming, **files, **source.kwargs)

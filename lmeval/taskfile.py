@@ -20,7 +20,7 @@ import yaml
 from lmeval.documents import Corpus, DataSource, dataset_corpus
 from lmeval.errors import InputNotFound, TaskFileError, first_line
 from lmeval.resources import data_folder
-from lmeval.templates import nearest, text_of_row
+from lmeval.templates import names, nearest, shown, text_of_row
 
 ROLLING, CHOICE, LIKELIHOOD = "loglikelihood_rolling", "multiple_choice", "loglikelihood"
 SPLITS = ("test_split", "validation_split", "training_split")  # the first that is given is scored, as the harness does
@@ -49,6 +49,7 @@ FEWSHOT_KEYS = frozenset(
 METRIC_KEYS = frozenset({"metric", "aggregation", "higher_is_better", "hf_evaluate", "ignore_case", "ignore_punctuation"})
 OUR_KEYS = frozenset({"local", "cluster", "neutral", "unconditional", "sampler"})
 LOCAL_KEYS = (KEYS | {"data_files", "filter", "cluster", "neutral", "unconditional"}) - {"include", "metadata"}
+MAX_VALUES = 100_000  # of a task file, aliases written out
 ROLLING_METRICS = frozenset({"word_perplexity", "byte_perplexity", "bits_per_byte"})
 
 
@@ -75,6 +76,13 @@ class RollingTask(NamedTuple):
 class _Loader(yaml.SafeLoader):
     """SafeLoader whose only implicit booleans are true and false, in YAML 1.2's spelling."""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """The value of a node. What has the form or tag of a number or date and is none, such as 2024-02-31, has a line."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
+            raise yaml.constructor.ConstructorError(None, None, first_line(error), node.start_mark) from error
+
 
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
@@ -89,7 +97,7 @@ def find_task(name: str) -> Path | None:
     if path.suffix in (".yaml", ".yml"):
         return path
     shipped = data_folder("tasks") / f"{name}.yaml"
-    return shipped if not path.exists() and shipped.is_file() else None
+    return shipped if not _exists(path) and _exists(shipped) else None
 
 
 def read_keys(path: Path, *, allow_code: bool = False) -> TaskKeys:
@@ -113,11 +121,15 @@ def rolling_task(keys: TaskKeys) -> RollingTask:
     for name in ("dataset_path", "doc_to_target"):
         if not isinstance(values.get(name), str):
             raise TaskFileError(f"{path}: key '{name}' must be given, as text")
+    if values.get("process_docs") is not None:
+        raise TaskFileError(
+            f"{keys.where('process_docs')} is not run on a corpus: write what it makes to a file and name that"
+        )
     if values.get("doc_to_text") not in (None, ""):
         raise TaskFileError(f"{path}: doc_to_text must be empty for {ROLLING}: the whole text is the target")
     for entry in values.get("metric_list") or []:
         metric = entry.get("metric") if isinstance(entry, dict) else entry
-        if metric not in ROLLING_METRICS:
+        if not isinstance(metric, str) or metric not in ROLLING_METRICS:
             raise TaskFileError(f"{path}: unknown metric {metric!r} in metric_list{nearest(str(metric), ROLLING_METRICS)}")
     text = text_of_row(values["doc_to_target"], keys.where("doc_to_target"))
     return RollingTask(str(values.get("task", path.stem)), data_source(keys, scored_split(keys)), text)
@@ -147,30 +159,21 @@ def data_source(keys: TaskKeys, split: str) -> DataSource:
 
 def _read(path: Path, seen: tuple[Path, ...], allow_code: bool) -> TaskKeys:
     """The file's keys over those of the file that it includes."""
+    keys, places = _parsed(path, _text_of(path), allow_code)
     if path.resolve() in seen:
         raise TaskFileError(f"{path}: includes itself")
-    loader = _Loader(_text_of(path))
-    loader.add_constructor("!function", _function(path, allow_code))
-    try:
-        node = loader.get_single_node()
-        _check_node(node, path, allow_code)
-        assert node is not None
-        places = _places(node, path)
-        keys = loader.construct_document(node)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}:" if mark else ""
-        raise TaskFileError(f"{path}:{line} {getattr(error, 'problem', None) or first_line(error)}") from error
-    except RecursionError as error:
-        raise TaskFileError(f"{path}: nested too deeply") from error
-    finally:
-        loader.dispose()
-    _check_types(TaskKeys(path, keys, places))
+    found = TaskKeys(path, keys, places)
+    _check_types(found)
     if "include" not in keys:
-        return TaskKeys(path, keys, places)
+        return found
     listed = keys.pop("include")
     for name in listed if isinstance(listed, list) else [listed]:  # the first of several has its way
-        base = _read(path.parent / str(name), (*seen, path.resolve()), allow_code)
+        if not isinstance(name, str):
+            raise TaskFileError(f"{found.where('include')} must name a task file or list several, not {name!r:.60}")
+        try:
+            base = _read(path.parent / name, (*seen, path.resolve()), allow_code)
+        except InputNotFound as error:
+            raise InputNotFound(f"{found.where('include')}: {error}") from None
         keys, places = {**base.values, **keys}, {**base.places, **places}
     return TaskKeys(path, keys, places)
 
@@ -178,35 +181,67 @@ def _read(path: Path, seen: tuple[Path, ...], allow_code: bool) -> TaskKeys:
 def _text_of(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputNotFound(f"no such task file: {path}") from error
     except UnicodeDecodeError as error:
         raise TaskFileError(f"{path}: not UTF-8 text: {error.reason} at offset {error.start}") from error
+    except (OSError, ValueError) as error:  # a ValueError: a name with a null character
+        raise InputNotFound(f"no such task file: {shown(path)}") from error
+
+
+def _parsed(path: Path, text: str, allow_code: bool) -> tuple[dict[str, Any], dict[str, str]]:
+    """The keys of one file, and the place of each."""
+    try:
+        loader = _Loader(text)
+        loader.yaml_constructors = {**_Loader.yaml_constructors, "!function": _function(path, allow_code)}
+        node = loader.get_single_node()
+        _check_node(node, path, allow_code)
+        assert node is not None
+        return loader.construct_document(node), _places(node, path)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        raise TaskFileError(f"{path}:{line} {getattr(error, 'problem', None) or first_line(error)}") from error
+    except RecursionError as error:
+        raise TaskFileError(f"{path}: nested too deeply") from error
+
+
+_Kinds = dict[str, tuple[type, str]]
+_TEXT, _LIST, _MAPPING = (str, "text"), (list, "a list"), (dict, "a mapping")
+_TOP: _Kinds = dict.fromkeys(("dataset_path", "dataset_name", *SPLITS, "fewshot_split", "output_type", "task"), _TEXT)
+_TOP |= dict.fromkeys(("target_delimiter", "fewshot_delimiter", "description", "gen_prefix"), _TEXT)
+_TOP |= {"metric_list": _LIST, "filter_list": _LIST, "num_fewshot": (int, "a whole number")}
+_TOP |= dict.fromkeys(("dataset_kwargs", "fewshot_config", "metadata"), _MAPPING)
+_SHOTS: _Kinds = dict.fromkeys(("sampler", "split", "gen_prefix", "target_delimiter", "fewshot_delimiter"), _TEXT)
+_OURS: _Kinds = {"neutral": _LIST, "cluster": _TEXT, "unconditional": _TEXT}
+# What the values of a mapping must be, by where it stands; outer ones first.
+_KINDS: Mapping[str, _Kinds] = {
+    "": _TOP,
+    "fewshot_config": _SHOTS,
+    "metadata": {"lmeval": _MAPPING},
+    "metadata.lmeval": _OURS | {"local": _MAPPING, "sampler": _TEXT},
+    "metadata.lmeval.local": _TOP | _OURS | {"data_files": _MAPPING, "filter": _MAPPING},
+    "metadata.lmeval.local.fewshot_config": _SHOTS,
+}
 
 
 def _check_types(keys: TaskKeys) -> None:
-    kinds: dict[str, tuple[type | tuple[type, ...], str]] = {"metric_list": (list, "a list")}
-    kinds |= dict.fromkeys(("dataset_kwargs", "fewshot_config", "metadata"), (dict, "a mapping"))
-    kinds |= dict.fromkeys(("dataset_path", "dataset_name", *SPLITS, "fewshot_split", "output_type"), (str, "text"))
-    kinds |= dict.fromkeys(("target_delimiter", "fewshot_delimiter"), (str, "text"))
-    kinds["num_fewshot"] = (int, "a whole number")
-    for name, (kind, description) in kinds.items():
-        found = keys.values.get(name)
-        if found is not None and (not isinstance(found, kind) or isinstance(found, bool)):
-            raise TaskFileError(f"{keys.where(name)} must be {description}, not {found!r:.60}")
-    if keys.values.get("repeats", 1) != 1:
-        raise TaskFileError(f"{keys.where('repeats')} must be 1: a probability is the same every time")
-    if keys.values.get("unsafe_code", False) is not False:
-        raise TaskFileError(f"{keys.where('unsafe_code')}: tasks that run a model's code are not run here")
-    for name in ("metadata.lmeval", "fewshot_config", "metadata.lmeval.local"):
-        found = _nested(keys.values, name)
-        if found is not None and not isinstance(found, dict):
-            raise TaskFileError(f"{keys.where(name)} must be a mapping, not {found!r:.60}")
+    for where, kinds in _KINDS.items():
+        block = _nested(keys.values, where) or {}
+        above = f"{where}." if where else ""
+        for name, (kind, description) in kinds.items():
+            found = block.get(name)
+            if found is not None and (not isinstance(found, kind) or isinstance(found, bool)):
+                raise TaskFileError(f"{keys.where(above + name)} must be {description}, not {found!r:.60}")
+        if not kinds.keys() >= _TOP.keys():
+            continue
+        if block.get("repeats", 1) != 1:
+            raise TaskFileError(f"{keys.where(above + 'repeats')} must be 1: a probability is the same every time")
+        if block.get("unsafe_code", False) is not False:
+            raise TaskFileError(f"{keys.where(above + 'unsafe_code')}: tasks that run a model's code are not run here")
 
 
 def _nested(values: Mapping[str, Any], dotted: str) -> Any:
     found: Any = values
-    for name in dotted.split("."):
+    for name in dotted.split(".") if dotted else ():
         found = found.get(name) if isinstance(found, Mapping) else None
     return found
 
@@ -218,41 +253,41 @@ _KNOWN: Mapping[str, frozenset[str]] = {
     "metric_list.*": METRIC_KEYS,
     "metadata.lmeval": OUR_KEYS,
     "metadata.lmeval.local": LOCAL_KEYS,
+    "metadata.lmeval.local.fewshot_config": FEWSHOT_KEYS,
+    "metadata.lmeval.local.metric_list.*": METRIC_KEYS,
 }
+_LOOKED_INTO = frozenset({"metadata", *(where.removesuffix(".*") for where in _KNOWN if where)})
 
 
 def _check_node(node: yaml.Node | None, path: Path, allow_code: bool) -> None:
     if not isinstance(node, yaml.MappingNode):
         raise TaskFileError(f"{path}: not a task file: a task file is a YAML mapping with keys such as task, dataset_path")
-    _check_values(node, path, allow_code, seen={}, above=())
+    _check_values(node, path, allow_code, sizes={}, above=())
     _check_mapping(node, path, "")
 
 
 def _check_mapping(node: yaml.Node, path: Path, where: str) -> None:
-    """Refuse unknown and repeated keys, and make text of what stands for text."""
+    """Refuse unknown keys, and make text of what stands for text."""
     if isinstance(node, yaml.SequenceNode):
         for entry in node.value:
             if isinstance(entry, yaml.MappingNode):
                 _check_mapping(entry, path, f"{where}.*")
     if not isinstance(node, yaml.MappingNode):
         return
-    known, seen = _KNOWN.get(where), set()
+    known = _KNOWN.get(where)
     for key, child in node.value:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
             raise TaskFileError(f"{path}: line {line}: a key must be a word")
-        if key.value in seen:
-            raise TaskFileError(f"{path}: line {line}: key '{key.value}' is given twice")
-        seen.add(key.value)
         if where == "" and key.value in _REFUSED:
             raise TaskFileError(f"{path}: line {line}: key '{key.value}': {_REFUSED[key.value]}")
         if known is not None and key.value not in known:
             inside = f" in {where}" if where else ""
-            raise TaskFileError(f"{path}: line {line}: unknown key '{key.value}'{inside}{nearest(key.value, known)}")
+            raise TaskFileError(f"{path}: line {line}: unknown key {key.value!r:.60}{inside}{nearest(key.value, known)}")
         inner = f"{where}.{key.value}".lstrip(".")
         if known is not None and key.value in TEXT_KEYS:
             _as_written(child)
-        elif inner in ("fewshot_config", "metric_list", "metadata", "metadata.lmeval", "metadata.lmeval.local"):
+        elif inner in _LOOKED_INTO:
             _check_mapping(child, path, inner)
 
 
@@ -267,14 +302,14 @@ def _as_written(node: yaml.Node) -> None:
             _as_written(part)
 
 
-def _check_values(node: yaml.Node, path: Path, allow_code: bool, seen: dict[int, None], above: tuple[int, ...]) -> None:
-    """Refuse tags that would run code, and nodes that hold themselves. `seen` spares an alias a second visit."""
+def _check_values(node: yaml.Node, path: Path, allow_code: bool, sizes: dict[int, int], above: tuple[int, ...]) -> int:
+    """Refuse tags that would run code, keys given twice, nodes that hold themselves, and aliases of aliases that are too
+    large when they are written out. Returns that size; `sizes` spares an alias a second visit."""
     line = node.start_mark.line + 1
     if id(node) in above:
         raise TaskFileError(f"{path}: line {line}: an alias refers to the value that holds it")
-    if id(node) in seen:
-        return
-    seen[id(node)] = None
+    if id(node) in sizes:
+        return sizes[id(node)]
     above = (*above, id(node))
     if node.tag == "!function" and not allow_code:
         raise TaskFileError(
@@ -285,13 +320,19 @@ def _check_values(node: yaml.Node, path: Path, allow_code: bool, seen: dict[int,
         raise TaskFileError(
             f"{path}: line {line}: {node.tag} would run code from this file's folder: write a template instead"
         )
+    children: list[yaml.Node] = node.value if isinstance(node, yaml.SequenceNode) else []
     if isinstance(node, yaml.MappingNode):
-        for pair in node.value:
-            for child in pair:
-                _check_values(child, path, allow_code, seen, above)
-    elif isinstance(node, yaml.SequenceNode):
-        for child in node.value:
-            _check_values(child, path, allow_code, seen, above)
+        children = [child for pair in node.value for child in pair]
+        given: set[tuple[str, str]] = set()
+        for key in children[::2]:
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in given:
+                raise TaskFileError(f"{path}: line {key.start_mark.line + 1}: key {key.value!r:.60} is given twice")
+            given.add((key.tag, str(key.value)))
+    size = 1 + sum(_check_values(child, path, allow_code, sizes, above) for child in children)
+    if size > MAX_VALUES:
+        raise TaskFileError(f"{path}: line {line}: holds more than {MAX_VALUES:,} values, its aliases written out")
+    sizes[id(node)] = size
+    return size
 
 
 def _places(node: yaml.Node, path: Path, above: str = "") -> dict[str, str]:
@@ -300,7 +341,7 @@ def _places(node: yaml.Node, path: Path, above: str = "") -> dict[str, str]:
     for key, child in node.value:
         name = f"{above}{key.value}"
         found[name] = f"{path}: line {key.start_mark.line + 1}"
-        if isinstance(child, yaml.MappingNode) and name in ("fewshot_config", "metadata", "metadata.lmeval"):
+        if isinstance(child, yaml.MappingNode) and name in _LOOKED_INTO:
             found |= _places(child, path, f"{name}.")
     return found
 
@@ -312,16 +353,18 @@ def _function(path: Path, allow_code: bool) -> Callable[[yaml.SafeLoader, yaml.N
         if not isinstance(node, yaml.ScalarNode) or not allow_code:
             raise TaskFileError(f"{path}: line {node.start_mark.line + 1}: !function takes module.name")
         *parts, name = str(loader.construct_scalar(node)).split(".")
-        file = path.parent.joinpath(*parts).with_suffix(".py")
         where = f"{path}: line {node.start_mark.line + 1}: !function {node.value}"
-        spec = importlib.util.spec_from_file_location(f"lmeval_task_{file.stem}", file) if file.is_file() else None
+        if not parts or not parts[-1]:
+            raise TaskFileError(f"{where}: give it as module.name")
+        file = path.parent.joinpath(*parts).with_suffix(".py")
+        spec = importlib.util.spec_from_file_location(f"lmeval_task_{file.stem}", file) if _exists(file) else None
         if spec is None or spec.loader is None:
             raise TaskFileError(f"{where}: there is no file {file}")
         module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
             return getattr(module, name)
-        except Exception as error:  # the user's own code
+        except (Exception, SystemExit) as error:  # the user's own code
             raise TaskFileError(f"{where}: {type(error).__name__}: {first_line(error)}") from error
 
     return construct
@@ -332,7 +375,7 @@ def _data_files(files: Any, split: str, keys: TaskKeys) -> tuple[str, ...]:
     if isinstance(files, dict):
         if split not in files:
             raise TaskFileError(
-                f"{keys.where('dataset_kwargs')}: data_files has no entry for the split '{split}': it has {', '.join(files)}"
+                f"{keys.where('dataset_kwargs')}: data_files has no entry for the split {split!r:.60}: it has {names(files)}"
             )
         files = files[split]
     listed = [files] if isinstance(files, str) else files
@@ -341,4 +384,12 @@ def _data_files(files: Any, split: str, keys: TaskKeys) -> tuple[str, ...]:
             f"{keys.where('dataset_kwargs')}: data_files must be a file name, a list, or a mapping from splits to them"
         )
     beside = [keys.path.parent / name for name in listed]
-    return tuple(str(b) if b.exists() else name for b, name in zip(beside, listed, strict=True))
+    return tuple(str(b) if _exists(b) else name for b, name in zip(beside, listed, strict=True))
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is such a path; a name that no path can have (too long, a null character) is not there."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False

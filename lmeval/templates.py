@@ -46,13 +46,15 @@ def check_template(source: str, where: str) -> None:
     try:
         _compiled(source)
     except jinja2.TemplateSyntaxError as error:
-        raise TaskFileError(f"{where} is no template: {error.message} (line {error.lineno} of it)") from error
+        raise TaskFileError(f"{where} is no template: {first_line(error)} (line {error.lineno} of it)") from error
+    except Exception as error:  # what Jinja makes of it is no Python: nested too deeply, a number of too many digits
+        raise TaskFileError(f"{where} is no template: {type(error).__name__}: {first_line(error)}") from error
 
 
 def render(source: str, row: Row, where: str) -> str:
     """The template filled in with the row's fields. Raises InputNotFound, which names `where` and the fields there are."""
     try:
-        return _compiled(source).render(**row)
+        return _compiled(source).render(dict(row))
     except jinja2.UndefinedError as error:
         raise InputNotFound(f"{where}: {first_line(error)}: the row has {names(row)}") from error
     except Exception as error:  # a template can fail in as many ways as an expression
@@ -73,12 +75,18 @@ def value(source: str, row: Row, where: str) -> Any:
 
 def names(row: Row) -> str:
     """The row's fields, for messages."""
-    return ", ".join(map(str, row)) or "no fields"
+    return ", ".join(map(shown, row)) or "no fields"
+
+
+def shown(name: object) -> str:
+    """A name in a message of one line."""
+    text = str(name)
+    return text if text.isprintable() else repr(text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest known one, or all of them."""
-    listed = sorted(known)
+    listed = sorted(map(shown, known))
     close = difflib.get_close_matches(name, listed, n=1)
     return f" (did you mean '{close[0]}'?)" if close else f": known are {', '.join(listed)}"
 

@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -13,7 +14,10 @@ from lmeval.results import (
     as_json,
     atomic_writer,
     check_writable,
+    file_sha256,
     find,
+    several_as_json,
+    text_sha256,
     versions,
     write_json,
     write_text,
@@ -115,3 +119,24 @@ def test_versions_name_every_library():
 
 def test_as_json_is_json():
     assert json.loads(json.dumps(as_json(report(measurement())), allow_nan=False))["schema"] == 1
+
+
+def test_several_reports_are_one_file_that_names_the_task_of_each_result():
+    reports = {"one": report(measurement()), "two": report(measurement(2.5), measurement(3.5, "acc"))}
+    found = json.loads(json.dumps(several_as_json(reports), allow_nan=False))
+    assert list(found) == ["schema", "results", "ledger", "provenance", "tasks"]
+    assert [(row["task"], row["name"], row["value"]) for row in found["results"]] == [
+        ("one", "bits_per_byte", 1.5),
+        ("two", "bits_per_byte", 2.5),
+        ("two", "acc", 3.5),
+    ]
+    assert found["tasks"] == {name: json.loads(json.dumps(as_json(part))) for name, part in reports.items()}
+    assert found["ledger"] == {"n_tasks": 2}
+    assert found["provenance"]["versions"] == versions()
+    with pytest.raises(NonFiniteScore, match="acc is inf"):
+        several_as_json({"one": report(), "two": report(measurement(math.inf, "acc"))})
+
+
+def test_hashes_are_those_of_the_bytes(tmp_path: Path):
+    (tmp_path / "text").write_bytes("größe\r\n".encode())
+    assert file_sha256(tmp_path / "text") == text_sha256("größe\r\n") == hashlib.sha256("größe\r\n".encode()).hexdigest()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+from rich.console import Group
 
 from lmeval import compression, parallel, report, results
 from lmeval.cli.shared import byte_progress, check_outputs, device_option, json_option, print_table, write_json_data
@@ -11,6 +12,9 @@ from lmeval.compression import STANDARD_LIBRARY, CompressSettings, compressed_si
 from lmeval.documents import Corpus, file_corpus, python_manual
 from lmeval.models import CausalLM, load_model
 from lmeval.perplexity import Settings, Watch, perplexity
+from lmeval.prompting import run_task
+
+TASK = "sentiment"
 
 
 @click.command("demo")
@@ -18,9 +22,9 @@ from lmeval.perplexity import Settings, Watch, perplexity
 @device_option
 @json_option
 def demo_command(files: tuple[str, ...], device: str, json_path: Path | None) -> None:
-    """Score, compress, decode and compare with the bundled model, beside gzip, bzip2 and xz.
+    """Score, compress, decode and compare with the bundled models, beside gzip, bzip2 and xz; then score a task.
 
-    On this Python's manual, and on your own text files.
+    On this Python's manual, on your own text files, and on short reviews that ship with lmeval.
     """
     check_outputs([json_path] if json_path else [], files)
     group = parallel.connect(device)
@@ -31,8 +35,10 @@ def demo_command(files: tuple[str, ...], device: str, json_path: Path | None) ->
         read()  # a file that is missing is named before the work begins, not after it
     rows = [_row(model, name, read, device) for name, read in texts]
     print_table(report.demo_table(rows))
+    task = run_task(TASK, "bundled", device=device).report
+    print_table(Group("", report.demo_task_table(task)))
     if json_path:
-        write_json_data([_json(row) for row in rows], json_path)
+        write_json_data({"texts": [_json(row) for row in rows], "task": results.as_json(task)}, json_path)
     if not all(row.decoded for row in rows):
         raise click.ClickException("a decoded archive differs from its text: this must never happen; please report it")
 

@@ -104,8 +104,9 @@ def encode_texts(encoder: TextEncoder, texts: Sequence[str]) -> list[Int64[np.nd
 
 def special_prefix(encoder: TextEncoder) -> list[int]:
     """The special tokens (such as BOS) that the tokenizer itself puts in front of every text; most put none."""
-    whole = list(encoder.tokenizer("a", add_special_tokens=True)["input_ids"])
-    bare = encode_texts(encoder, ["a"])[0].tolist()
+    probes = ((text, encode_texts(encoder, [text])[0].tolist()) for text in "a1. \u0430\u4e00")
+    text, bare = next((probe for probe in probes if probe[1]), ("a", []))  # some tokenizers drop what they do not know
+    whole = list(encoder.tokenizer(text, add_special_tokens=True)["input_ids"])
     starts = (i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare)
     return whole[: next(starts, 0)]
 

@@ -66,7 +66,7 @@ def ask(task: Task, settings: RunSettings) -> Asking:
     for row in rows[: settings.limit]:
         own = question(task, task.template, row)
         for seed in range(settings.seed, settings.seed + settings.shot_seeds):
-            drawn = shots.draw(pool, row, n_shots, sampler, seed) if pool else ()
+            drawn = _drawn(task, pool, row, n_shots, sampler, seed) if pool else ()
             head = description(task, row) + "".join(map(shown, drawn))
             main = prompt(task, own, head)
             neutral = [prompt(task, asked, head)._replace(gold=()) for asked in _neutral(task, row)]
@@ -114,6 +114,13 @@ def _pool(task: Task, sampler: str) -> shots.Pool:
         rows = [rows[i] for i in source.indices]
     labels = [question(task, source.template, row).gold for row in rows] if sampler == "balanced" else [()] * len(rows)
     return shots.Pool(rows, labels)
+
+
+def _drawn(task: Task, pool: shots.Pool, row: Row, count: int, sampler: Sampler, seed: int) -> tuple[int, ...]:
+    try:
+        return shots.draw(pool, row, count, sampler, seed)
+    except InputError as error:
+        raise InputError(f"{task.path}: item {row.id} (row {row.number}): {error}") from None
 
 
 def _shown_by(task: Task, pool: shots.Pool | None) -> Callable[[int], str]:

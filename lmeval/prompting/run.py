@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from lmeval import parallel, results
-from lmeval.errors import ContextTooLong, InputNotFound
+from lmeval.errors import ContextTooLong, InputError, InputNotFound
 from lmeval.models import CausalLM, ModelLike, as_model, describe_model
 from lmeval.prompting.asking import Asked, Asking, RunSettings, ask
 from lmeval.prompting.encoding import Encoded, encode_prompts
@@ -19,7 +19,7 @@ from lmeval.prompting.task import Task, read_task
 from lmeval.resources import BUNDLED_FOR_TASKS, data_folder
 from lmeval.results import Report
 from lmeval.scoring import Scored, SharedScores, score_shared
-from lmeval.taskfile import find_task
+from lmeval.taskfile import CHOICE, find_task
 from lmeval.templates import nearest
 
 MAX_LISTED = 20  # items too long for the context, in the ledger
@@ -57,6 +57,7 @@ def run_task(
     if not isinstance(task, Task):
         task = read_task(task_path(task), data_folder=data_folder, allow_code=allow_code)
     asking = ask(task, settings)
+    _check_metrics(task, asking)
     loaded = as_model(BUNDLED_FOR_TASKS if model == "bundled" else model, group.device, dtype)
     group = group._replace(device=loaded.device)
     began = time.perf_counter()
@@ -67,9 +68,10 @@ def run_task(
     kept = [item for item in asking.items if item.row.id not in left_out]
     if not kept:
         longest = max(one.n_inputs for one in encoded)
+        remedy = "lower --num-fewshot" if asking.n_shots else "use a model with a longer context"
         raise ContextTooLong(
             f"none of the {len(left_out)} items of {task.name} fits the {loaded.context_length} tokens of {loaded.name} "
-            f"(the longest has {longest}): lower --num-fewshot"
+            f"(the longest has {longest}): {remedy}"
         )
     wanted = sorted({i for item in kept for i in _prompts_of(item)})
     requests = [request for i in wanted for request in encoded[i].requests]
@@ -98,6 +100,15 @@ def task_path(task: str | Path) -> Path:
             raise InputNotFound(f"task {task} is hidden by a file or folder of that name here: start lmeval elsewhere")
         raise InputNotFound(f"no task {task}: give a YAML file, or the name of one in tasks/{nearest(str(task), shipped)}")
     return path
+
+
+def _check_metrics(task: Task, asking: Asking) -> None:
+    """Refuse before the work what `summary` would refuse behind it."""
+    labels = {asking.prompts[item.main].choices for item in asking.items}
+    if "f1" in task.metrics and task.output_type == CHOICE and (len(labels) > 1 or len(next(iter(labels))) != 2):
+        raise InputError(
+            f"{task.path}: the metric f1 needs two labels, the same for every item: leave it out of metric_list"
+        )
 
 
 def _prompts_of(item: Asked) -> tuple[int, ...]:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import logsumexp
 
 from lmeval import statistics
 from lmeval.errors import InputError
@@ -208,7 +207,7 @@ def _items(by_rule: Mapping[str, Scores], records: Sequence[Record]) -> list[Map
 
 def _log_loss(scores: np.ndarray, gold: Sequence[int]) -> float:
     """-log p(right) of one item, nats, however unlikely."""
-    return max(0.0, float(logsumexp(scores) - logsumexp(scores[sorted(set(gold))])))
+    return max(0.0, float(np.logaddexp.reduce(scores) - np.logaddexp.reduce(scores[sorted(set(gold))])))
 
 
 def _f1(scores: Scores, records: Sequence[Record], units: Sequence[str] | None, labels: int | None) -> Measurement:

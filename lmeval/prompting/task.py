@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 from lmeval.documents import DATA_SUFFIXES, DataSource
 from lmeval.errors import InputNotFound, TaskFileError, first_line
 from lmeval.taskfile import CHOICE, LIKELIHOOD, SPLITS, TaskKeys, data_source, read_keys, scored_split
-from lmeval.templates import check_template, nearest
+from lmeval.templates import check_template, nearest, shown
 
 Field = str | int | Sequence[str] | Mapping[str, str] | Callable[[Mapping[str, Any]], Any]
 """How a row becomes text, target or choices: a field's name, a template, literal values, or a function of the row."""
@@ -142,7 +142,7 @@ def _local(
     wanted = {s: local.get(s, keys.values.get(s)) for s in (*SPLITS, "fewshot_split")}
     scored = next((wanted[s] for s in SPLITS if wanted[s]), None)
     if scored in found and not found[scored].is_file():
-        raise InputNotFound(f"{found[scored]} is not there: {keys.path.name} reads it for its split '{scored}'")
+        raise InputNotFound(f"{shown(found[scored])} is not there: {keys.path} reads it for its split {scored!r:.60}")
     present = {split: str(file) for split, file in found.items() if file.is_file()}
     kept = {s: (v if v in present else None) for s, v in wanted.items() if v}
     builders = {_LOCAL_SUFFIXES.get(file.suffix) for file in found.values()}

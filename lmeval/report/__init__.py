@@ -1,6 +1,7 @@
 """Results for people: aligned tables on a terminal. Reads reports, never a model."""
 
-from lmeval.report.compression import DemoRow, benchmark_table, compression_table, demo_table, inspect_table, running_rate
+from lmeval.report.compression import benchmark_table, compression_table, inspect_table, running_rate
+from lmeval.report.demo import DemoRow, demo_table, demo_task_table
 from lmeval.report.perplexity import perplexity_tables, withheld_notice
 from lmeval.report.tasks import compare_table, task_tables
 
@@ -10,6 +11,7 @@ __all__ = [
     "compare_table",
     "compression_table",
     "demo_table",
+    "demo_task_table",
     "inspect_table",
     "perplexity_tables",
     "running_rate",

@@ -1,48 +1,15 @@
-"""Tables of compression: one archive, what it says of itself, the benchmark, and the demo."""
+"""Tables of compression: one archive, what it says of itself, the benchmark."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
 
-from lmeval.compression import CompressedSize, Compression
+from lmeval.compression import Compression
 from lmeval.compression.archive import KINDS
-from lmeval.report.tables import interval, plain_table, speed
-from lmeval.results import Report, find
-
-
-class DemoRow(NamedTuple):
-    """One text: its name, the model's score, the archive's size and whether it decoded to the same bytes, and the sizes
-    that general-purpose compressors make of it."""
-
-    name: str
-    report: Report
-    archive_bytes: int
-    decoded: bool
-    sizes: Sequence[CompressedSize]
-
-    @property
-    def archive_bits_per_byte(self) -> float:
-        """Bits of the archive for each byte of text."""
-        return 8 * self.archive_bytes / self.report.ledger["n_bytes_scored"]
-
-
-def demo_table(rows: Sequence[DemoRow]) -> RenderableType:
-    """Bits per byte: the model's score with its 95% interval, its archive, general-purpose compressors; smallest in bold."""
-    model = rows[0].report.provenance["model"]["name"]
-    columns = [size.name for size in rows[0].sizes]
-    windows = rows[0].report.ledger["windows"]
-    title = f"bits per byte ({model}, context {windows['context']:,}, stride {windows['stride']:,})"
-    table = plain_table("text", "bytes", "score", "95% interval", "archive", "decoded", *columns, title=title)
-    for row in rows:
-        score = find(row.report, "bits_per_byte")
-        values = [row.archive_bits_per_byte, *(size.bits_per_byte for size in row.sizes)]
-        cells = [f"[bold]{value:.3f}[/bold]" if value == min(values) else f"{value:.3f}" for value in values]
-        decoded = "equal" if row.decoded else "DIFFERENT"
-        n_bytes = f"{row.report.ledger['n_bytes_scored']:,}"
-        table.add_row(escape(row.name), n_bytes, f"{score.value:.3f}", interval(score, 3), cells[0], decoded, *cells[1:])
-    return table
+from lmeval.report.tables import plain_table, speed
+from lmeval.results import Report
 
 
 def running_rate(n_archive_bytes: int, n_bytes: int) -> str:

@@ -14,7 +14,8 @@ def plain_table(*columns: str, title: str | None = None) -> Table:
     )
     for i, column in enumerate(columns):
         left = i == 0 or not any(columns)
-        table.add_column(column, justify="left" if left else "right", no_wrap=True, overflow="ignore")
+        # With overflow="ignore" rich justifies nothing; `cli.shared.print_table` sees to it that nothing is cropped.
+        table.add_column(column, justify="left" if left else "right", no_wrap=True, overflow="crop")
     return table
 
 

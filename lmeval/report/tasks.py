@@ -11,22 +11,26 @@ from lmeval.report.tables import count, measurement_table, plain_table
 from lmeval.results import Report
 
 BAR = 20  # characters of a full bar
+LOSSES = ("log_loss", "target_nll_nats")
 
 
 def task_tables(report: Report) -> RenderableType:
     """One task: what was scored and at what cost, every rule's figures, calibration, and the spread over seeds."""
     parts: list[RenderableType] = [_head(report), ""]
     if "rules" not in report.tables:
-        return Group(*parts, measurement_table(report.results))
+        bounds = [m if m.side != "lower" else m._replace(name=f"{m.name}, at least") for m in report.results]
+        return Group(*parts, measurement_table(bounds))
     parts += [_rules(report.tables["rules"]), ""]
     extra = [m for m in report.results if m.name in ("exact_match", "f1")]
     if extra:
         parts += [measurement_table(extra), ""]
-    parts.append(_reliability(report.tables["reliability"]))
+    bar = "bar: accuracy, mark: where it would end at that confidence"
+    parts += [f"calibration of the rule sum ({bar})", _reliability(report.tables["reliability"])]
     if "confusion" in report.tables:
-        parts += ["", _confusion(report.tables["confusion"])]
+        parts += ["", "right and predicted answers, rule sum", _confusion(report.tables["confusion"])]
     if "shot_seeds" in report.tables:
-        parts += ["", _seeds(report.tables["shot_seeds"], report.ledger["seeds"])]
+        parts += ["", "accuracy by the seed of the examples (spread: what their draw alone adds from seed to seed)"]
+        parts.append(_seeds(report.tables["shot_seeds"], report.ledger["seeds"]))
     return Group(*parts)
 
 
@@ -36,17 +40,18 @@ def _head(report: Report) -> Table:
     table = plain_table("", "")
     version = f", version {provenance['task_version']}" if provenance["task_version"] else ""
     table.add_row("task", escape(f"{provenance['task']}{version}, {ledger['split']} split of {provenance['data']}"))
-    of = "" if ledger["n_items"] == ledger["n_rows"] else f" of {ledger['n_rows']:,} in the split"
+    limited = ledger["n_items"] != ledger["n_rows"]
+    of = f", from the first {ledger['n_items']:,} of {ledger['n_rows']:,} in the split" if limited else ""
     table.add_row("items", f"{ledger['n_items_scored']:,} scored{of}{_left_out(ledger)}")
     table.add_row("prompts", escape(_prompts(ledger)))
     name = f"{model['name']}, {model['n_parameters']:,} parameters, {model['dtype']} on {provenance['device']}"
     table.add_row("model", escape(name))
     cost = ledger["cost"]
     shared = "prefixes shared" if cost["path"] == "tree" else "each prompt by itself"
-    spent = f"{cost['n_tokens']:,} tokens through the model ({shared}; one by one: {cost['n_tokens_plain']:,})"
+    spent = f"{cost['n_tokens']:,} tokens through the model ({shared}; each choice anew: {cost['n_tokens_plain']:,})"
     table.add_row("cost", f"{spent}, {provenance['seconds']:,.1f} s")
     interval = ledger["interval"]
-    table.add_row("interval", f"95%, over {interval['n_units']:,} {escape(interval['method'])}")
+    table.add_row("intervals", f"95%, from {interval['n_units']:,} {escape(interval['method'])}")
     return table
 
 
@@ -61,7 +66,7 @@ def _left_out(ledger: Mapping[str, Any]) -> str:
     if ledger["n_items_boundary_moved"]:
         parts.append(f"{ledger['n_items_boundary_moved']:,} with a token across context and choice")
     if ledger.get("n_ties"):
-        parts.append(f"{ledger['n_ties']:,} ties")
+        parts.append(f"{count(ledger['n_ties'], 'tie')}, decided by the order of the choices")
     return "".join(f"; {part}" for part in parts)
 
 
@@ -95,7 +100,7 @@ def _span(ci95: Sequence[float] | None, digits: int = 4) -> str:
 
 
 def _reliability(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = plain_table("confidence", "items", "mean", "accuracy", "95% interval", "", title="calibration of rule sum")
+    table = plain_table("confidence", "items", "mean", "accuracy", "95% interval", "")
     table.columns[-1].justify = "left"
     for row in rows:
         cells = [f"{row['n']:,}", f"{row['confidence']:.3f}", f"{row['accuracy']:.3f}", _span(row["ci95"], 3)]
@@ -113,17 +118,15 @@ def _bar(accuracy: float, confidence: float) -> str:
 
 def _confusion(rows: Sequence[Mapping[str, Any]]) -> Table:
     names = [key for key in rows[0] if key != "gold"]
-    table = plain_table("gold", *(escape(name) for name in names), title="rule sum")
+    table = plain_table("right", *(escape(name) for name in names))
     for row in rows:
         table.add_row(escape(row["gold"]), *(f"{row[name]:,}" for name in names))
     return table
 
 
 def _seeds(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> Table:
-    title = "accuracy by the seed of the examples; sd: what the draw of examples adds"
-    table = plain_table(
-        "rule", *(f"seed {seed}" for seed in seeds), "sd of seeds", "error, items", "error, both", title=title
-    )
+    titles = ("spread", "error from items", "from items and seeds")
+    table = plain_table("rule", *(f"seed {seed}" for seed in seeds), *titles)
     for row in rows:
         errors = ["" if row[key] is None else f"{row[key]:.4f}" for key in ("seed_sd", "item_stderr", "total_stderr")]
         table.add_row(row["rule"], *(f"{x:.4f}" for x in row["acc_by_seed"]), *errors)
@@ -131,38 +134,35 @@ def _seeds(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> Table:
 
 
 def compare_table(rows: Sequence[Mapping[str, Any]], name_a: str, name_b: str) -> RenderableType:
-    """Two runs on the same items: paired differences, with p-values adjusted over the tasks."""
-    table = plain_table(
-        "task",
-        "measure",
-        "items",
-        "A",
-        "B",
-        "A - B",
-        "95% interval",
-        "only A right",
-        "only B right",
-        "p",
-        "p (Holm)",
-        "detectable",
-    )
+    """Two runs on the same items: paired differences, with p-values adjusted over the rows."""
+    binary = any(row["right_in_a_only"] is not None for row in rows)
+    only = ("only A right", "only B right") if binary else ()
+    numbers = ("items", "A", "B", "A - B", "95% interval", *only, "p", "p (Holm)", "detectable")
+    table = plain_table("task", "measure", *numbers)
+    table.columns[1].justify = "left"
     for row in rows:
-        only = ["" if row[key] is None else f"{row[key]:,}" for key in ("right_in_a_only", "right_in_b_only")]
+        counts = ["" if row[key] is None else f"{row[key]:,}" for key in ("right_in_a_only", "right_in_b_only")]
         p = ["" if row[key] is None else f"{row[key]:.3g}" for key in ("p_value", "p_holm")]
         detectable = row["minimum_detectable_effect"]
         table.add_row(
             escape(row["task"]),
-            row["metric"],
+            escape(row["metric"]),
             f"{row['n']:,}",
             f"{row['a']:.4f}",
             f"{row['b']:.4f}",
             f"{row['difference']:+.4f}",
             _span(row["ci95"]),
-            *only,
+            *(counts if binary else ()),
             *p,
             "" if detectable is None else f"{detectable:.4f}",
         )
-    left = [f"{row['task']}: {row['n_only_a']:,} items only in A, {row['n_only_b']:,} only in B, left out" for row in rows
-            if row["n_only_a"] or row["n_only_b"]]  # fmt: skip
-    notes = ["detectable: the smallest true difference that would be found 80 times in 100 (at 5%)", *left]
+    notes = ["detectable: the smallest true difference that would be found 80 times in 100 (at 5%)"]
+    if len(rows) > 1:
+        notes.append(f"p (Holm): adjusted for {len(rows)} comparisons")
+    notes += dict.fromkeys(f"{row['metric']}: lower is better" for row in rows if row["metric"] in LOSSES)
+    notes += dict.fromkeys(
+        f"{row['task']}: {count(row['n_only_a'], 'item')} only in A, {row['n_only_b']:,} only in B, left out"
+        for row in rows
+        if row["n_only_a"] or row["n_only_b"]
+    )
     return Group(f"A  {escape(name_a)}", f"B  {escape(name_b)}", "", table, "", *(escape(note) for note in notes))

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from lmeval.errors import UndecodableText
 from lmeval.models import tokens
-from lmeval.models.tokens import TextEncoder, TokenRun, encode, fingerprint, text_encoder
+from lmeval.models.tokens import TextEncoder, TokenRun, encode, encode_texts, fingerprint, special_prefix, text_encoder
 from lmeval.models.toys import byte_tokenizer
 
 ENCODERS: dict[str, TextEncoder] = {}
@@ -270,3 +270,63 @@ def test_documents_encoded_together_are_documents_encoded_alone(monkeypatch: pyt
         for field in ("ids", "units"):
             one, other = ([getattr(run, field) for run in runs] for runs in (expected, found))
             assert np.array_equal(np.concatenate([*one, *[[]] * (not one)]), np.concatenate([*other, *[[]] * (not other)]))
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_texts_encoded_together_are_each_text_whole(name: str):
+    encoder, texts = encoder_of(name), ["", *ODD_TEXTS.values(), "", PROSE]
+    found = encode_texts(encoder, texts)
+    assert [ids.tolist() for ids in found] == [whole(encoder, text) if text else [] for text in texts]
+    assert all(ids.dtype == np.int64 and ids.ndim == 1 for ids in found)
+    assert encode_texts(encoder, []) == []
+    for text, ids in zip(texts, found, strict=True):  # the same ids as a document of that text
+        assert joined(list(encode(encoder, [text]))).ids.tolist() == ids.tolist()
+
+
+def test_texts_are_encoded_by_a_tokenizer_written_in_python():
+    found = encode_texts(text_encoder(transformers.ByT5Tokenizer()), ["", "é<pad>"])
+    assert [[i - 3 for i in ids] for ids in found] == [[], list("é<pad>".encode())]
+
+
+@pytest.mark.parametrize("tokenizer", [byte_tokenizer, transformers.ByT5Tokenizer])
+def test_a_lone_surrogate_among_texts_is_an_error_of_ours(tokenizer):
+    with pytest.raises(UndecodableText, match=r"lone surrogate U\+D83D"):
+        encode_texts(text_encoder(tokenizer()), ["fine", "ok \ud83d"])
+
+
+@pytest.mark.parametrize(
+    ("single", "prefix"),
+    [
+        ("$A", []),
+        ("$A <|document|>", []),
+        ("<|document|> $A", [256]),
+        ("<|document|> $A <|document|>", [256]),
+        ("<|document|> <|document|> $A", [256, 256]),
+    ],
+)
+def test_the_special_tokens_in_front_are_those_that_the_tokenizer_puts_there(single: str, prefix: list[int]):
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=single, special_tokens=[("<|document|>", 256)]
+    )
+    encoder = text_encoder(tokenizer)
+    assert special_prefix(encoder) == prefix
+    ids = list(tokenizer("hi there")["input_ids"])
+    assert ids[: len(prefix) + 8] == [*prefix, *b"hi there"]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_what_stands_in_front_is_special(name: str):
+    encoder = encoder_of(name)
+    prefix = special_prefix(encoder)
+    assert set(prefix) <= set(encoder.tokenizer.all_special_ids)
+    assert list(encoder.tokenizer("a day")["input_ids"])[: len(prefix)] == prefix
+    assert special_prefix(text_encoder(transformers.ByT5Tokenizer())) == []  # it puts EOS behind the text
+
+
+def test_special_tokens_are_found_where_the_tokenizer_drops_letters():
+    core = Tokenizer(models.BPE(vocab={"1": 0, "<s>": 1}, merges=[]))
+    core.post_processor = processors.TemplateProcessing(single="<s> $A <s>", special_tokens=[("<s>", 1)])
+    encoder = text_encoder(fast(core, bos_token="<s>"))
+    assert encode_texts(encoder, ["a", "1a1"])[1].tolist() == [0, 0]
+    assert special_prefix(encoder) == [1]
