@@ -190,9 +190,13 @@ def open_dataset(source: DataSource, *, streaming: bool = True) -> Any:
     disable_progress_bar()
     set_verbosity(logging.CRITICAL)  # what goes wrong is raised, in one line
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
-    files = {"data_files": list(source.data_files)} if source.data_files else {}
+    # The library takes names for patterns; a name with brackets that is there is meant as it is.
+    named = [glob.escape(name) if Path(name).exists() else name for name in source.data_files]
+    files = {"data_files": named} if named else {}
     try:
         return load_dataset(source.path, source.name, split=source.split, streaming=streaming, **files, **source.kwargs)
+    except StopIteration:
+        raise EmptyInput(f"nothing to score in {source}: it has no rows") from None
     except Exception as error:  # the library raises many kinds: all of them mean that there is nothing to read
         raise InputNotFound(f"cannot load data set {source}: {first_line(error)}") from error
 

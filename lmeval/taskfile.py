@@ -97,7 +97,8 @@ def find_task(name: str) -> Path | None:
     if path.suffix in (".yaml", ".yml"):
         return path
     shipped = data_folder("tasks") / f"{name}.yaml"
-    return shipped if not _exists(path) and _exists(shipped) else None
+    # An underscore marks what tasks include, and is no task of its own.
+    return shipped if not _exists(path) and _exists(shipped) and not name.startswith("_") else None
 
 
 def read_keys(path: Path, *, allow_code: bool = False) -> TaskKeys:

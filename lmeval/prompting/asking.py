@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from lmeval.errors import InputError
+from lmeval.errors import InputError, InputNotFound
 from lmeval.prompting import shots
 from lmeval.prompting.prompts import Prompt, Question, description, prompt, question, shot_text
 from lmeval.prompting.rows import Row, load_rows, with_ids
@@ -54,7 +54,7 @@ class Asking(NamedTuple):
 
 def ask(task: Task, settings: RunSettings) -> Asking:
     """Read the task's rows and write its prompts. Raises InputError and its kin, naming file and item."""
-    rows = load_rows(task.source, task.process, task.keep.get(task.split))
+    rows = _scored_rows(task)
     n_shots = task.n_shots if settings.num_fewshot is None else settings.num_fewshot
     sampler = settings.sampler or task.shots.sampler
     _check(settings, n_shots, sampler)
@@ -83,6 +83,16 @@ def ask(task: Task, settings: RunSettings) -> Asking:
                 )
             )
     return Asking(tuple(items), tuple(numbers), n_shots, sampler, len(rows))
+
+
+def _scored_rows(task: Task) -> list[Row]:
+    try:
+        return load_rows(task.source, task.process, task.keep.get(task.split))
+    except InputNotFound as error:
+        if not task.local_files:
+            raise
+        files = ", ".join(task.local_files)
+        raise InputNotFound(f"{error}; or name a folder with {files} by --data-dir or LMEVAL_DATA") from error
 
 
 def _check(settings: RunSettings, n_shots: int, sampler: str) -> None:

@@ -56,7 +56,8 @@ class Task:
 
     `keep` maps a split to the field values that a row must have. `cluster` (a field or template) names the cluster of an
     item; `neutral` lists content-free replacements of fields for contextual calibration; `unconditional` is the context
-    that stands for no question at all in PMI scores, None where the task does not say.
+    that stands for no question at all in PMI scores, None where the task does not say. `local_files` could be read instead
+    of the hub's data set, if their folder were named.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Task:
     neutral: tuple[Mapping[str, Any], ...]
     unconditional: str | None
     version: str
+    local_files: tuple[str, ...]
 
 
 def read_task(path: Path, *, data_folder: Path | None = None, allow_code: bool = False) -> Task:
@@ -121,7 +123,14 @@ def task_of(keys: TaskKeys, data_folder: Path | None = None) -> Task:
         neutral=_neutral(ours, keys),
         unconditional=_optional_text(ours, "unconditional", keys),
         version=str((values.get("metadata") or {}).get("version", "")),
+        local_files=_files_elsewhere(ours) if data_folder is None else (),
     )
+
+
+def _files_elsewhere(ours: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the local files that would do instead of the hub's data set."""
+    files = (ours.get("local") or {}).get("data_files") or {}
+    return tuple(dict.fromkeys(str(name) for name in files.values()))
 
 
 def _local(

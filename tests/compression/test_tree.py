@@ -41,7 +41,7 @@ def by_definition(logits: torch.Tensor, ids: np.ndarray, depth: int) -> np.ndarr
             width = 1 << (depth - 1 - level)
             first = i // (2 * width) * 2 * width
             halves = [values[first : first + width], values[first + width : first + 2 * width]]
-            masses = [logsumexp(half) if len(half) else -1000.0 for half in halves]
+            masses = [float(logsumexp(half)) if len(half) else -1000.0 for half in halves]
             found[row, level] = masses[1] - masses[0]
     return found
 
