@@ -17,6 +17,7 @@ from jaxtyping import Int64
 
 from lmeval.errors import InputError
 from lmeval.models import CausalLM, encode_texts, special_prefix
+from lmeval.models.related import encode_beside, leaders
 from lmeval.prompting.prompts import Prompt
 from lmeval.scoring import Request
 
@@ -42,8 +43,7 @@ def encode_prompts(model: CausalLM, prompts: Sequence[Prompt]) -> list[Encoded]:
     Raises InputError where a context is empty and the tokenizer has neither.
     """
     pairs = [[_split(c, t) for c, t in zip(p.contexts, p.continuations, strict=True)] for p in prompts]
-    texts = list(dict.fromkeys(text for group in pairs for context, target in group for text in (context, context + target)))
-    ids = dict(zip(texts, encode_texts(model.encoder, texts), strict=True))
+    ids = _encode([pair for group in pairs for pair in group], model)
     front = np.array(special_prefix(model.encoder), dtype=np.int64)
     contexts: dict[tuple[str, int], Ids] = {}  # the choices of an item share one array
     found = []
@@ -63,6 +63,19 @@ def encode_prompts(model: CausalLM, prompts: Sequence[Prompt]) -> list[Encoded]:
             requests.append(Request(contexts[key], whole[kept:]))
         found.append(Encoded(tuple(requests), moved))
     return found
+
+
+def _encode(pairs: Sequence[tuple[str, str]], model: CausalLM) -> dict[str, Ids]:
+    """The ids of every context and of every context with its continuation; what they share is encoded once."""
+    of = leaders(list(dict.fromkeys(context for context, _ in pairs)))
+    first = list(dict.fromkeys(of.values()))
+    ids = dict(zip(first, encode_texts(model.encoder, first), strict=True))
+    rest = [context for context in of if context not in ids]
+    ids |= zip(rest, encode_beside(model.encoder, [(of[c], ids[of[c]]) for c in rest], rest), strict=True)
+    wholes = {context + target: context for context, target in pairs if context + target not in ids}
+    bases = [(context, ids[context]) for context in wholes.values()]
+    ids |= zip(wholes, encode_beside(model.encoder, bases, list(wholes)), strict=True)
+    return ids
 
 
 def _split(context: str, continuation: str) -> tuple[str, str]:
