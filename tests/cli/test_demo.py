@@ -16,7 +16,7 @@ def test_the_demo_runs_on_a_file(run: Run, text: Path, tmp_path: Path, monkeypat
     assert str(text) in ran.out and "equal" in ran.out
     found = json.loads((tmp_path / "o.json").read_text())
     rows, task = found["texts"], found["task"]
-    assert (task["provenance"]["task"], task["ledger"]["n_items_scored"]) == ("sentiment", 230)
+    assert (task["provenance"]["task"], task["ledger"]["n_items_scored"]) == ("sentiment", 380)
     assert "sentiment" in ran.out
     assert [size["name"] for size in rows[1]["baselines"]] == ["gzip -9", "bzip2 -9", "xz -9e"]
     assert all(row["archive"]["decoded_and_equal"] for row in rows)

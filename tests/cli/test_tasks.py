@@ -111,7 +111,7 @@ def test_results_keep_to_the_contract(run: Run, model: Path, here: Path):
     assert names[:7] == [rule.metric for rule in RULES.values()]
     assert {"log_loss", "brier_score", "ece", "balanced_acc", "macro_f1", "mcc", "f1"} <= set(names)
     assert len(names) == len(set(names))
-    assert found["ledger"]["n_items"] == 12 and found["ledger"]["n_rows"] == 230
+    assert found["ledger"]["n_items"] == 12 and found["ledger"]["n_rows"] == 380
     assert found["provenance"]["task"] == "sentiment"
     assert {"versions", "model", "device", "date", "settings", "data_sha256"} <= found["provenance"].keys()
     assert {"item", "row", "gold", "predicted", "acc", "acc_batch", "log_loss"} <= found["items"][0].keys()
@@ -130,7 +130,7 @@ def test_the_table_shows_what_was_found(run: Run, model: Path, here: Path):
     for name in ("log_loss", "brier_score", "ece", "balanced_acc", "macro_f1", "mcc", "f1"):
         assert f"{results[name]['value']:.4f}" in out, name
     ledger, cost = found["ledger"], found["ledger"]["cost"]
-    assert f"{ledger['n_items_scored']} scored, from the first 20 of 230 in the split" in out
+    assert f"{ledger['n_items_scored']} scored, from the first 20 of 380 in the split" in out
     assert "1 example from train, drawn for each item, seeds 0 to 1" in out
     assert f"{cost['n_tokens']:,} tokens through the model" in out
     assert f"95%, from {ledger['interval']['n_units']} items, and seeds of few-shot examples" in out
@@ -376,9 +376,9 @@ def test_two_processes_write_what_one_writes(model: Path, here: Path, tmp_path: 
         "--device",
         "cpu",
         "-k",
-        "2",
+        "1",
         "--limit",
-        "6",
+        "9",
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

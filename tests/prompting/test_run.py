@@ -1,4 +1,5 @@
 import hashlib
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from prompted import CHOICES, LABELS, ROWS, TARGETS, chain, task_file, uniform
-from samples import fast, gpt2_config, llama_config, network
+from samples import ROOT, SHARED, fast, gpt2_config, llama_config, network, shared
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from lmeval.errors import ContextTooLong, EmptyInput, InputError, InputNotFound, NoCache
@@ -16,6 +17,7 @@ from lmeval.models.tokens import byte_alphabet
 from lmeval.models.toys import byte_tokenizer, markov_model
 from lmeval.prompting import Record, RunSettings, TaskRun, read_task, run_task
 from lmeval.prompting.records import ids_sha256
+from lmeval.resources import reference_folder
 from lmeval.results import find
 
 SHOTS: dict[str, Any] = CHOICES | {
@@ -300,3 +302,20 @@ def test_the_report_says_what_was_scored(tmp_path: Path):
     assert provenance["model"]["name"] == "chain"
     lengths = [made.n_context_tokens + max(len(c.ids) for c in made.choices) - 1 for made in run.records.records]
     assert ledger["prompt_tokens"] == {"mean": pytest.approx(sum(lengths) / 5), "longest": max(lengths)}
+
+
+def test_the_bundled_model_reads_plain_reviews():
+    found = run_task("sentiment", "bundled", device="cpu")
+    kinds = [json.loads(line)["kind"] for line in (ROOT / "tasks/data/sentiment.test.jsonl").read_text().splitlines()]
+    plain = [row["acc"] for row in found.report.tables["items"] if kinds[row["row"]] == "plain"]
+    assert len(plain) > 100 and sum(plain) / len(plain) > 0.9
+
+
+@pytest.mark.slow
+def test_the_bundled_model_does_what_its_card_says():
+    shared("tasks/sst2.test.jsonl")
+    report = run_task("sst2", "bundled", device="cpu", data_folder=SHARED / "data/tasks").report
+    assert report.ledger["n_items_scored"] == 1821
+    assert report["acc"] == pytest.approx(0.8094, abs=0.003)  # another machine may decide a near tie otherwise
+    card = (reference_folder("lmeval-reviews-4m-v1") / "README.md").read_text()
+    assert "| sst2 | 0 | 0.8094 |" in card
