@@ -176,6 +176,14 @@ class DataSource(NamedTuple):
         return "/".join(part for part in (self.path, self.name, self.split) if part)
 
 
+def local_files(source: DataSource) -> tuple[str, ...]:
+    """The files of this machine that a data set is read from; none where it comes from the hub."""
+    if source.data_files:
+        return source.data_files
+    folder = Path(source.path)
+    return tuple(str(path) for path in folder.rglob("*")) if folder.is_dir() else ()
+
+
 def dataset_corpus(source: DataSource, text: Callable[[Mapping[str, Any]], str]) -> Corpus:
     """A corpus of the rows of a data set, one document each, streamed by the `datasets` library."""
     return Corpus((str(source),), _read_rows(open_dataset(source), text, str(source)), None)

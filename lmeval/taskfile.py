@@ -54,11 +54,13 @@ ROLLING_METRICS = frozenset({"word_perplexity", "byte_perplexity", "bits_per_byt
 
 
 class TaskKeys(NamedTuple):
-    """The keys of a task file. `places` tells file and line of each, also of nested ones ("fewshot_config.sampler")."""
+    """The keys of a task file. `places` tells file and line of each, also of nested ones ("fewshot_config.sampler"); `files`
+    are the file and those that it includes."""
 
     path: Path
     values: Mapping[str, Any]
     places: Mapping[str, str]
+    files: tuple[str, ...] = ()
 
     def where(self, key: str) -> str:
         """Name, file and line of a key, for messages."""
@@ -66,11 +68,12 @@ class TaskKeys(NamedTuple):
 
 
 class RollingTask(NamedTuple):
-    """A named corpus: where its rows are, and the text of a row."""
+    """A named corpus: where its rows are, and the text of a row. `files` are the task file and those that it includes."""
 
     name: str
     source: DataSource
     text: Callable[[Mapping[str, Any]], str]
+    files: tuple[str, ...] = ()
 
 
 class _Loader(yaml.SafeLoader):
@@ -133,7 +136,7 @@ def rolling_task(keys: TaskKeys) -> RollingTask:
         if not isinstance(metric, str) or metric not in ROLLING_METRICS:
             raise TaskFileError(f"{path}: unknown metric {metric!r} in metric_list{nearest(str(metric), ROLLING_METRICS)}")
     text = text_of_row(values["doc_to_target"], keys.where("doc_to_target"))
-    return RollingTask(str(values.get("task", path.stem)), data_source(keys, scored_split(keys)), text)
+    return RollingTask(str(values.get("task", path.stem)), data_source(keys, scored_split(keys)), text, keys.files)
 
 
 def task_corpus(task: RollingTask) -> Corpus:
@@ -163,7 +166,7 @@ def _read(path: Path, seen: tuple[Path, ...], allow_code: bool) -> TaskKeys:
     keys, places = _parsed(path, _text_of(path), allow_code)
     if path.resolve() in seen:
         raise TaskFileError(f"{path}: includes itself")
-    found = TaskKeys(path, keys, places)
+    found = TaskKeys(path, keys, places, (str(path),))
     _check_types(found)
     if "include" not in keys:
         return found
@@ -175,8 +178,9 @@ def _read(path: Path, seen: tuple[Path, ...], allow_code: bool) -> TaskKeys:
             base = _read(path.parent / name, (*seen, path.resolve()), allow_code)
         except InputNotFound as error:
             raise InputNotFound(f"{found.where('include')}: {error}") from None
-        keys, places = {**base.values, **keys}, {**base.places, **places}
-    return TaskKeys(path, keys, places)
+        found = TaskKeys(path, {**base.values, **keys}, {**base.places, **places}, found.files + base.files)
+        keys, places = dict(found.values), dict(found.places)
+    return found._replace(values=keys, places=places)
 
 
 def _text_of(path: Path) -> str:

@@ -23,7 +23,16 @@ def _regex_replace(text: str, pattern: str, repl: str, count: int = 0) -> str:
     return re.sub(pattern, repl, text, count=count)
 
 
-_ENVIRONMENT = jinja2.sandbox.ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+def _shown(found: Any) -> Any:
+    """What an expression may leave in a text: a missing value (null, an empty cell) would be written as the word "None"."""
+    if found is None:
+        raise jinja2.UndefinedError("an expression gives None, a missing value (write {{ field or '' }} where it may be)")
+    return found
+
+
+_ENVIRONMENT = jinja2.sandbox.ImmutableSandboxedEnvironment(
+    undefined=jinja2.StrictUndefined, keep_trailing_newline=True, finalize=_shown
+)
 _ENVIRONMENT.filters["regex_replace"] = _regex_replace  # the one filter that the harness adds to Jinja's own
 
 

@@ -34,7 +34,7 @@ def rendered(source: str, row: dict[str, object] = ROW) -> str:
         ("{% for x in list %}{{loop.index}}{{x}}{% endfor %}", "1x2y"),
         ("{{text|regex_replace('a', 'o')}}", "ob"),
         ("{{list}}", "['x', 'y']"),
-        ("{# nothing #}{{none}}", "None"),
+        ("{# nothing #}{{none is none}}", "True"),
         ("{{ '{{text}}' }}", "{{text}}"),  # what is rendered is not rendered again
     ],
 )
@@ -197,3 +197,12 @@ def test_a_text_must_be_text():
 def test_an_expression_is_known_by_its_marks(source: str):
     assert has_expressions(source)
     assert not has_expressions(source.replace("{", "").replace("}", ""))
+
+
+@pytest.mark.parametrize("source", ["{{q}}", "{{q}} {{other}}", "{{ none }}", "{% if other %}{{q}}{% endif %}"])
+def test_a_missing_value_is_no_word(source: str):
+    """A null field, or an empty cell of a CSV file, would be written as "None" and scored."""
+    with pytest.raises(LmevalError, match="None"):
+        check_template(source, "here")
+        render(source, {"q": None, "other": "x"}, "here")
+    assert render("{{ q or '' }}{{ 'x' if q is none }}", {"q": None}, "here") == "x"

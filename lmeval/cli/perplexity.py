@@ -18,6 +18,7 @@ from lmeval.cli.shared import (
     json_option,
     model_option,
     print_table,
+    task_inputs,
 )
 from lmeval.documents import DataSource
 from lmeval.models import load_model
@@ -69,7 +70,7 @@ def perplexity_command(
 
     PATH is a file, a folder, a glob, '-' for standard input, a task file (YAML), or the name of one in tasks/.
     """
-    check_outputs([path for path in (json_path, documents_path) if path], paths)
+    check_outputs([path for path in (json_path, documents_path) if path], (*paths, *task_inputs(paths)))
     corpus = corpus_of(paths, text_column, DataSource(dataset, dataset_name, split) if dataset else None)
     group = parallel.connect(device)
     leader = group.rank == 0

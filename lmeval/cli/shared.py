@@ -15,7 +15,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from lmeval import results
-from lmeval.documents import Corpus, DataSource, column, dataset_corpus, file_corpus, table_corpus
+from lmeval.documents import Corpus, DataSource, column, dataset_corpus, file_corpus, local_files, table_corpus
 from lmeval.errors import EmptyInput, InputError, InputNotFound, OutputError
 from lmeval.models import DTYPES
 from lmeval.taskfile import find_task, read_rolling_task, task_corpus
@@ -40,7 +40,9 @@ class BatchSize(click.ParamType):
         """The number."""
         if value in (None, "auto"):
             return None
-        return click.IntRange(min=1).convert(value, param, ctx)
+        if not str(value).isdecimal() or int(value) < 1:
+            self.fail(f"{value!r} is neither auto nor a whole number of at least 1", param, ctx)
+        return int(value)
 
 
 def print_table(table: RenderableType, *, to_stderr: bool = False) -> None:
@@ -68,6 +70,12 @@ def check_outputs(outputs: list[Path], inputs: tuple[str, ...]) -> None:
 def write_json_data(data: Any, path: Path) -> None:
     """Write JSON-ready data whole or not at all."""
     results.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", path)
+
+
+def task_inputs(paths: tuple[str, ...]) -> tuple[str, ...]:
+    """The files that the tasks among the paths are read from."""
+    tasks = [read_rolling_task(file) for path in paths if (file := find_task(path))]
+    return tuple(name for task in tasks for name in (*task.files, *local_files(task.source)))
 
 
 def corpus_of(paths: tuple[str, ...], text_column: str | None, source: DataSource | None) -> Corpus:

@@ -22,6 +22,7 @@ from lmeval.cli.shared import (
     print_table,
     write_json_data,
 )
+from lmeval.documents import local_files
 from lmeval.errors import InputError
 from lmeval.models import as_model
 from lmeval.perplexity import Settings, perplexity
@@ -102,6 +103,7 @@ def run_command(
     files = [task_path(task) for task in tasks]
     check_outputs([p for p in (json_path, records_path) if p], tuple(str(file) for file in files))
     read = _read(files, data_dir, allow_code=allow_code)
+    check_outputs([p for p in (json_path, records_path) if p], tuple(i for task in read.values() for i in _inputs(task)))
     prompted = [task for task in read.values() if isinstance(task, Task)]
     if records_path and not prompted:
         raise InputError("--records keeps what is found of items, and plain text has none: leave it out")
@@ -168,6 +170,12 @@ def _read(files: list[Path], data_dir: Path | None, *, allow_code: bool) -> dict
             raise InputError(f"two of the tasks are called {task.name}: run them one after the other")
         found[task.name] = task
     return found
+
+
+def _inputs(task: Task | RollingTask) -> tuple[str, ...]:
+    """Files that a task is read from, which no output may take the place of."""
+    shots = task.shots.source if isinstance(task, Task) else None
+    return (*task.files, *local_files(task.source), *(local_files(shots) if shots else ()))
 
 
 def _print(found: Report, *, first: bool) -> None:

@@ -257,6 +257,23 @@ def _whole_forward_slices(
                 yield part, logits[positions[part] % time]
 
 
+def depends_on_batch(network: PreTrainedModel, longest: int) -> bool:
+    """Whether a sequence's outputs depend on how long the others of its batch are, with sequences of up to `longest` tokens.
+
+    Rotary positions of the kinds "longrope" (Phi-3) and "dynamic" change their frequencies where the longest sequence of a
+    forward pass exceeds the length that the network was first trained on: one sequence at a time is exact then.
+    """
+    config = network.config.get_text_config()
+    found = getattr(config, "rope_parameters", None) or {}
+    kinds = [found, *(part for part in found.values() if isinstance(part, Mapping))]
+    for kind in kinds:
+        if kind.get("rope_type") in ("longrope", "dynamic"):
+            original = kind.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", 0)
+            if longest > (original or config.max_position_embeddings):
+                return True
+    return False
+
+
 def examine(network: PreTrainedModel, label: str) -> Head:
     """Find out by trying which head the network has, and that its outputs do not depend on later tokens.
 

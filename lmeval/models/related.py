@@ -27,10 +27,7 @@ def encode_beside(encoder: TextEncoder, bases: Sequence[tuple[str, Ids]], texts:
     bytes (byte-level tokenizers). Raises UndecodableText.
     """
     cuts = [_cut(encoder.table, base, ids, text) for (base, ids), text in zip(bases, texts, strict=True)]
-    parts = [
-        text if cut is None else text.encode(errors=_PASS)[cut.offset :].decode(errors=_PASS)
-        for text, cut in zip(texts, cuts, strict=True)
-    ]
+    parts = [_rest(text, cut) for text, cut in zip(texts, cuts, strict=True)]
     found = encode_texts(encoder, parts)
     wrong: list[int] = []
     for i, cut in enumerate(cuts):

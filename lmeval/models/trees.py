@@ -18,7 +18,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from lmeval.models.causal import CausalLM
-from lmeval.models.logprobs import Head
+from lmeval.models.logprobs import Head, depends_on_batch
 
 # Bytes of the dtype -> root mean square error at a position, relative to its hidden state. 16 layers with loud weights round
 # to 7e-6 in float32 and 5e-2 in bfloat16. Positions that are not heeded make 7e-3 with untrained weights and 1.4 with loud
@@ -117,7 +117,7 @@ def supports_tree(model: CausalLM, longest: int = 32, row: int = 64) -> bool:
     A network that attends over a window of places, or changes its positions beyond some length, is told by a probe of
     the real size alone, so ask for the sizes that will be used.
     """
-    if model.head is Head.WHOLE or not _keeps_everything(model, longest):
+    if model.head is Head.WHOLE or not _keeps_everything(model, longest) or depends_on_batch(model.network, longest):
         return False
     known = inspect.signature(model.network.base_model.forward).parameters
     if model.dtype.itemsize < 4 and not _ARGUMENTS.issubset(known):

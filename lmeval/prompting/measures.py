@@ -103,14 +103,15 @@ def measure(
     )
 
 
-def reliability(scores: Scores, gold: Gold, bins: int = 10) -> list[dict[str, Any]]:
+def reliability(scores: Scores, gold: Gold, bins: int = 10, clusters: Clusters | None = None) -> list[dict[str, Any]]:
     """Rows of a reliability table: of items with confidence in (first, stop], their mean confidence and their accuracy.
 
     Confidence is the probability of the predicted choice, so that no bin below 1 / (number of choices) has items. `ci95` is
-    Wilson's, of the accuracy: a bin is miscalibrated beyond chance where it leaves the confidence outside. Empty bins are
-    left out.
+    the accuracy's (Wilson's; with clusters `statistics.mean_estimate`'s, None for a single one): a bin is miscalibrated
+    beyond chance where it leaves the confidence outside. Empty bins are left out.
     """
     answers = _answer(scores, gold)
+    codes = None if clusters is None else statistics.cluster_codes(clusters, len(answers.correct))
     place, edges = _bins(answers.confidence, bins)
     rows = []
     for b in np.unique(place):
@@ -118,7 +119,9 @@ def reliability(scores: Scores, gold: Gold, bins: int = 10) -> list[dict[str, An
         n, accuracy = int(inside.sum()), float(answers.correct[inside].mean())
         row = {"first": float(edges[b]), "stop": float(edges[b + 1]), "n": n}
         row |= {"confidence": float(answers.confidence[inside].mean()), "accuracy": accuracy}
-        rows.append(row | {"ci95": statistics.wilson_interval(accuracy, n)})
+        right = answers.correct[inside].astype(np.float64)
+        clustered = None if codes is None else statistics.mean_estimate(right, codes[inside], share=True).ci95
+        rows.append(row | {"ci95": statistics.wilson_interval(accuracy, n) if codes is None else clustered})
     return rows
 
 

@@ -211,7 +211,7 @@ def _index(found: Any, choices: tuple[str, ...], where: str) -> int:
         return int(found)
     if isinstance(found, str) and found in choices:
         return choices.index(found)
-    hidden = ": the labels of this split may be hidden" if found in (-1, "-1", None) else ""
+    hidden = ": the labels of this split may be hidden" if found in (-1, "-1") else ""
     listed = ", ".join(map(shown, choices))
     raise InputError(f"{where}: label {found!r:.60} is none of the {len(choices)} choices ({listed:.80}){hidden}")
 

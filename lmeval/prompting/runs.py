@@ -77,5 +77,9 @@ def _run(items: Any) -> Run:
                 sums[metric][row["item"]].append(float(value))
         if row.get("cluster") is not None:
             clusters[row["item"]] = str(row["cluster"])
+    for metric, by_item in sums.items():
+        found = [value for values in by_item.values() for value in values]
+        if len(found) != len(items) or (metric.startswith("acc") and not all(0.0 <= value <= 1.0 for value in found)):
+            raise ValueError(f"{metric} is missing in an item, or is no share")
     values = {metric: {item: sum(v) / len(v) for item, v in by_item.items()} for metric, by_item in sums.items()}
     return Run(values, clusters or None)

@@ -57,8 +57,9 @@ def _choice_tables(found: RecordSet) -> tuple[tuple[Measurement, ...], dict[str,
     if "f1" in found.header.get("metrics", ()):
         main.append(_f1(by_rule["sum"], records, units, labels))
     tables: dict[str, list[Mapping[str, Any]]] = {"rules": rows}
-    tables["reliability"] = list(measures.reliability(by_rule["sum"], gold))
-    if labels is not None and all(len(right) == 1 for right in gold):
+    tables["reliability"] = list(measures.reliability(by_rule["sum"], gold, clusters=units))
+    distinct = len({choice.text for choice in records[0].choices}) == labels
+    if labels is not None and distinct and all(len(right) == 1 for right in gold):
         tables["confusion"] = _confusion(by_rule["sum"], records, labels)
     if len({record.seed for record in records}) > 1:
         tables["shot_seeds"] = _seed_rows(by_rule, records)

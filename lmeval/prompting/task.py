@@ -57,7 +57,7 @@ class Task:
     `keep` maps a split to the field values that a row must have. `cluster` (a field or template) names the cluster of an
     item; `neutral` lists content-free replacements of fields for contextual calibration; `unconditional` is the context
     that stands for no question at all in PMI scores, None where the task does not say. `local_files` could be read instead
-    of the hub's data set, if their folder were named.
+    of the hub's data set, if their folder were named. `files` are the task file and those that it includes.
     """
 
     name: str
@@ -77,6 +77,7 @@ class Task:
     unconditional: str | None
     version: str
     local_files: tuple[str, ...]
+    files: tuple[str, ...]
 
 
 def read_task(path: Path, *, data_folder: Path | None = None, allow_code: bool = False) -> Task:
@@ -124,6 +125,7 @@ def task_of(keys: TaskKeys, data_folder: Path | None = None) -> Task:
         unconditional=_optional_text(ours, "unconditional", keys),
         version=str((values.get("metadata") or {}).get("version", "")),
         local_files=_files_elsewhere(ours) if data_folder is None else (),
+        files=keys.files,
     )
 
 
@@ -164,7 +166,7 @@ def _local(
     above = "metadata.lmeval.local."
     inner = {name.removeprefix(above): place for name, place in keys.places.items() if name.startswith(above)}
     places = {**keys.places, **inner, **{f"metadata.lmeval.{name}": place for name, place in inner.items()}}
-    return TaskKeys(keys.path, values, places), ours, keep
+    return keys._replace(values=values, places=places), ours, keep
 
 
 def _template(keys: TaskKeys, values: Mapping[str, Any], parent: Template | None) -> Template:

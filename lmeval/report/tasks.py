@@ -47,7 +47,7 @@ def _head(report: Report) -> Table:
     name = f"{model['name']}, {model['n_parameters']:,} parameters, {model['dtype']} on {provenance['device']}"
     table.add_row("model", escape(name))
     cost = ledger["cost"]
-    shared = "prefixes shared" if cost["path"] == "tree" else "each prompt by itself"
+    shared = "prefixes shared" if cost["path"] == "tree" else "no prefixes shared"
     spent = f"{cost['n_tokens']:,} tokens through the model ({shared}; each choice anew: {cost['n_tokens_plain']:,})"
     table.add_row("cost", f"{spent}, {provenance['seconds']:,.1f} s")
     interval = ledger["interval"]
@@ -100,7 +100,7 @@ def _span(ci95: Sequence[float] | None, digits: int = 4) -> str:
 
 
 def _reliability(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = plain_table("confidence", "items", "mean", "accuracy", "95% interval", "")
+    table = plain_table("confidence", "answers", "mean", "accuracy", "95% interval", "")
     table.columns[-1].justify = "left"
     for row in rows:
         cells = [f"{row['n']:,}", f"{row['confidence']:.3f}", f"{row['accuracy']:.3f}", _span(row["ci95"], 3)]

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 
 from lmeval.models import CausalLM
+from lmeval.models.logprobs import depends_on_batch
 
 CPU_BATCH_TOKENS = 2048
 ACCELERATOR_BATCH_TOKENS = (2048, 131_072)
@@ -35,6 +36,11 @@ def plan_batches(lengths: list[int], batching: Batching) -> list[list[int]]:
         else:
             current.append(i)
     return batches
+
+
+def for_lengths(batching: Batching, model: CausalLM, longest: int) -> Batching:
+    """The same limits, or one sequence at a time where the network would let the sequences of a batch change each other."""
+    return batching._replace(rows=1) if depends_on_batch(model.network, longest) else batching
 
 
 def automatic_batching(model: CausalLM) -> Batching:

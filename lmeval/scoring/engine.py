@@ -15,7 +15,7 @@ from jaxtyping import Float
 from lmeval import parallel
 from lmeval.errors import ContextTooLong, NonFiniteScore, OutOfMemory
 from lmeval.models import CausalLM, target_log_probs
-from lmeval.scoring.batching import Batching, automatic_batching, plan_batches
+from lmeval.scoring.batching import Batching, automatic_batching, for_lengths, plan_batches
 from lmeval.scoring.requests import Request
 
 LogProbs = Float[np.ndarray, " target"]
@@ -44,7 +44,8 @@ def score(
     memory = MemoryLimit()
     iterator = iter(requests)
     while pool := _take_pool(model, iterator, batching, group.size):
-        batches = plan_batches([request.n_inputs for request in pool], batching)
+        lengths = [request.n_inputs for request in pool]
+        batches = plan_batches(lengths, for_lengths(batching, model, max(lengths)))
         scored: dict[int, LogProbs] = {}
         failure = None
         try:

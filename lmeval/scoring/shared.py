@@ -17,7 +17,7 @@ from lmeval.errors import NoCache, OutOfMemory
 from lmeval.models import CausalLM
 from lmeval.models.logprobs import Readings, read_targets
 from lmeval.models.trees import Prefix, read_prefix, supports_tree, tree_inputs
-from lmeval.scoring.batching import Batching, automatic_batching, plan_batches
+from lmeval.scoring.batching import Batching, automatic_batching, for_lengths, plan_batches
 from lmeval.scoring.engine import MemoryLimit, check_finite, check_lengths, is_out_of_memory
 from lmeval.scoring.prefixes import (
     ROW_TOKENS,
@@ -90,6 +90,7 @@ def score_shared(
     check_lengths(model, requests)
     batching = automatic_batching(model) if batch_size is None else Batching(batch_size, 1 << 40)
     batching = batching._replace(tokens=parallel.agree(batching.tokens, group))
+    batching = for_lengths(batching, model, max((request.n_inputs for request in requests), default=1))
     tree = path != "plain" and _supported(model, requests, group)
     if path == "tree" and not tree:
         kind = type(model.network).__name__

@@ -20,7 +20,7 @@ from lmeval.perplexity import perplexity
 from lmeval.prompting import RunSettings, read_records, run_task
 from lmeval.prompting.rules import RULES
 from lmeval.results import as_json
-from lmeval.taskfile import read_rolling_task, task_corpus
+from lmeval.taskfile import read_keys, read_rolling_task, task_corpus
 
 OURS = {"neutral": [{"q": "N/A"}], "unconditional": "so"}
 CORPUS = {"task": "corpus", "dataset_path": "json", "test_split": "test", "output_type": "loglikelihood_rolling"} | {
@@ -402,3 +402,30 @@ def test_two_processes_write_what_one_writes(model: Path, here: Path, tmp_path: 
     assert shown[0] == shown[1]
     for a, b in zip(read_records(here / "one.jsonl"), read_records(here / "two.jsonl"), strict=True):
         assert a.records == b.records
+
+
+@pytest.mark.parametrize("option", ["--json", "--records"])
+@pytest.mark.parametrize("name", ["rows", "task", "base", "link"])
+def test_no_output_takes_the_place_of_what_a_task_is_read_from(
+    run: Run, model: Path, here: Path, tmp_path: Path, option: str, name: str
+):
+    path = task_file(tmp_path, LABELS)
+    rows = Path(json.loads(json.dumps(read_keys(path).values["dataset_kwargs"]["data_files"]["test"])))
+    rows = rows if rows.is_absolute() else path.parent / rows
+    own = tmp_path / "own.yaml"
+    own.write_text(f"include: {path.name}\ntask: own\n")
+    (here / "link").symlink_to(rows)
+    target = {"rows": rows, "task": own, "base": path, "link": here / "link"}[name]
+    before = target.read_bytes()
+    ran = run("run", own, "-m", model, option, target)
+    assert_one_line(ran, "is an input")
+    assert target.read_bytes() == before
+
+
+def test_perplexity_does_not_overwrite_the_rows_of_its_task(run: Run, model: Path, here: Path, tmp_path: Path):
+    path = task_file(tmp_path, CORPUS)
+    rows = next(file for file in tmp_path.iterdir() if file.suffix == ".jsonl")
+    before = rows.read_bytes()
+    for option in ("--json", "--documents"):
+        assert_one_line(run("perplexity", path, "-m", model, option, rows), "is an input")
+    assert rows.read_bytes() == before

@@ -107,6 +107,15 @@ def test_reliability_rows_hold_every_item_once(bins: int):
         assert row["stop"] - row["first"] == pytest.approx(1 / bins)
 
 
+def test_reliability_does_not_take_answers_of_a_cluster_as_independent():
+    scores, gold = ragged(np.random.default_rng(4), 60)
+    once = reliability(scores, gold, 4)
+    twice = reliability(scores * 2, gold * 2, 4, clusters=[*range(60), *range(60)])
+    for a, b in zip(once, twice, strict=True):
+        assert (b["n"], b["accuracy"]) == (2 * a["n"], a["accuracy"])
+        assert b["ci95"] is None or b["ci95"][1] - b["ci95"][0] > 0.95 * (a["ci95"][1] - a["ci95"][0])
+
+
 def test_bins_are_closed_above():
     assert [row["stop"] for row in reliability([np.zeros(2), np.zeros(5)], [(0,), (0,)])] == [0.2, 0.5]
     assert [row["stop"] for row in reliability([np.zeros(1)], [(0,)])] == [1.0]

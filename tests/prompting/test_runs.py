@@ -152,7 +152,12 @@ NO_RUNS: dict[str, tuple[str, str]] = {
     "an item whose name is a list": (results(items=[ITEM | {"item": [1]}]), "neither results JSON nor records"),
     "a value that is none": (results(items=[ITEM | {"acc": None}]), "neither results JSON nor records"),
     "a value that is text": (results(items=[ITEM | {"acc": "high"}]), "neither results JSON nor records"),
-    "a value that is NaN": (results(items=[ITEM | {"acc": float("nan")}]), "item i0 has the value nan"),
+    "a value that is NaN": (results(items=[ITEM | {"acc": float("nan")}]), "neither results JSON nor records"),
+    "an accuracy of 7": (results(items=[ITEM | {"acc": 7}]), "neither results JSON nor records"),
+    "an item without its accuracy": (
+        results(items=[ITEM, {k: v for k, v in ITEM.items() if k != "acc"} | {"item": "other"}]),
+        "neither results JSON nor records",
+    ),
     "tasks of another kind": (results(tasks=["t"]), "neither results JSON nor records"),
     "a task of another kind": (results(tasks={"t": 5}), "neither results JSON nor records"),
     "another task": (results(provenance={"task": "other"}), "no task is in both"),

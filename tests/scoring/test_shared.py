@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import TOLERANCE
-from samples import ROOT, llama_config, markov_transitions, tiny_gpt2, tiny_llama
+from samples import ROOT, llama_config, markov_transitions, network, tiny_gpt2, tiny_llama
 from sharing import (
     NO_TREES,
     TREES,
@@ -28,8 +29,8 @@ from sharing import (
 
 from lmeval import parallel
 from lmeval.errors import ContextTooLong, NoCache, NonFiniteScore, OutOfMemory
-from lmeval.models import CausalLM
-from lmeval.models.toys import markov_model, uniform_model
+from lmeval.models import CausalLM, from_pair
+from lmeval.models.toys import byte_tokenizer, markov_model, uniform_model
 from lmeval.scoring import Request, Scored, SharedScores, prefixes, request, score, score_shared, shared
 
 
@@ -397,3 +398,32 @@ def test_the_engine_and_this_say_the_same_of_a_damaged_model(monkeypatch: pytest
             run()
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
+
+
+def test_positions_that_depend_on_the_batch_go_one_by_one():
+    """Phi-3's long rotary positions take other frequencies for a whole batch as soon as one sequence of it is long."""
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    config = transformers.Phi3Config(
+        vocab_size=257,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        original_max_position_embeddings=64,
+        rope_parameters=rope,
+        pad_token_id=0,
+        bos_token_id=256,
+        eos_token_id=256,
+    )
+    model, rng = from_pair(network(config), byte_tokenizer(), name="phi3"), np.random.default_rng(0)
+    stem = rng.integers(257, size=30)
+    made = [request([*stem, *rng.integers(257, size=n)], [1, 2, 3]) for n in (5, 5, 90, 5, 90, 90, 5)]
+    alone = [next(iter(score(model, [one]))) for one in made]
+    for found in ([s.log_probs for s in score_shared(model, made).scores], list(score(model, made))):
+        for a, b in zip(found, alone, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-4)
+    assert score_shared(model, made).cost.path == "plain"
+    short = [one for one in made if one.n_inputs < 64]
+    assert score_shared(model, short).cost.path == "tree"
