@@ -88,9 +88,9 @@ def text_sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def files_sha256(paths: Sequence[str]) -> str:
+    """SHA-256 of the bytes of files one after the other, in hex."""
+    return hashlib.sha256(b"".join(Path(path).read_bytes() for path in paths)).hexdigest()
 
 
 def as_json(report: Report) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from lmeval.results import (
     as_json,
     atomic_writer,
     check_writable,
-    file_sha256,
+    files_sha256,
     find,
     several_as_json,
     text_sha256,
@@ -139,4 +139,7 @@ def test_several_reports_are_one_file_that_names_the_task_of_each_result():
 
 def test_hashes_are_those_of_the_bytes(tmp_path: Path):
     (tmp_path / "text").write_bytes("größe\r\n".encode())
-    assert file_sha256(tmp_path / "text") == text_sha256("größe\r\n") == hashlib.sha256("größe\r\n".encode()).hexdigest()
+    (tmp_path / "more").write_bytes(b"more")
+    names = [str(tmp_path / name) for name in ("text", "more")]
+    assert files_sha256(names[:1]) == text_sha256("größe\r\n") == hashlib.sha256("größe\r\n".encode()).hexdigest()
+    assert files_sha256(names) == text_sha256("größe\r\nmore") != files_sha256(names[::-1])

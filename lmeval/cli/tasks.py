@@ -101,7 +101,6 @@ def run_command(
     TASK is a task file (lm-evaluation-harness's YAML), or the name of one in tasks/.
     """
     files = [task_path(task) for task in tasks]
-    check_outputs([p for p in (json_path, records_path) if p], tuple(str(file) for file in files))
     read = _read(files, data_dir, allow_code=allow_code)
     check_outputs([p for p in (json_path, records_path) if p], tuple(i for task in read.values() for i in _inputs(task)))
     prompted = [task for task in read.values() if isinstance(task, Task)]

@@ -64,19 +64,20 @@ def ask(task: Task, settings: RunSettings) -> Asking:
     shown = _shown_by(task, pool)
     items = []
     for row in rows[: settings.limit]:
-        own = question(task, task.template, row)
+        own, before, cluster = question(task, task.template, row), description(task, row), _cluster(task, row)
+        free_of_content = _neutral(task, row)
         for seed in range(settings.seed, settings.seed + settings.shot_seeds):
             drawn = _drawn(task, pool, row, n_shots, sampler, seed) if pool else ()
-            head = description(task, row) + "".join(map(shown, drawn))
+            head = before + "".join(map(shown, drawn))
             main = prompt(task, own, head)
-            neutral = [prompt(task, asked, head)._replace(gold=()) for asked in _neutral(task, row)]
+            neutral = [prompt(task, asked, head)._replace(gold=()) for asked in free_of_content]
             free = _unconditional(task, main, own) if _wants_unconditional(task, settings) else None
             items.append(
                 Asked(
                     row=row,
                     seed=seed,
                     shots=tuple(pool.rows[i].id for i in drawn) if pool else (),
-                    cluster=_cluster(task, row),
+                    cluster=cluster,
                     main=numbers.setdefault(main, len(numbers)),
                     unconditional=None if free is None else numbers.setdefault(free, len(numbers)),
                     neutral=tuple(numbers.setdefault(one, len(numbers)) for one in neutral),
@@ -96,6 +97,8 @@ def _scored_rows(task: Task) -> list[Row]:
 
 
 def _check(settings: RunSettings, n_shots: int, sampler: str) -> None:
+    if settings.path not in ("auto", "tree", "plain"):
+        raise InputError(f"unknown path '{settings.path}': use auto, tree or plain")
     if sampler not in SAMPLERS:
         raise InputError(f"unknown sampler '{sampler}'{nearest(sampler, SAMPLERS)}")
     for name, least in (("limit", 1), ("shot_seeds", 1), ("num_fewshot", 0), ("batch_size", 1)):

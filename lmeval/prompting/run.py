@@ -193,12 +193,11 @@ def _header(
         "prompt_tokens": {"mean": sum(lengths) / len(lengths), "longest": max(lengths)},
         "n_requests": sum(len(left.encoded[i].requests) for i in {i for item in left.kept for i in _prompts_of(item)}),
         "cost": scored.cost._asdict(),
-        "truncated": 0,
     }
     provenance = {
         "task": task.name,
         "task_version": task.version,
-        "task_sha256": results.file_sha256(task.path),
+        "task_sha256": results.files_sha256(task.files),
         "data": str(task.source),
         "data_sha256": results.text_sha256("\n".join(dict.fromkeys(item.row.id for item in asking.items))),
         "date": results.now(),

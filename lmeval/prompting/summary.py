@@ -31,7 +31,7 @@ def summarise(found: RecordSet) -> Report:
         results, tables = _likelihood_tables(found.records)
     ledger = {**found.header.get("ledger", {}), "interval": _interval(found.records)}
     if found.header.get("output_type") == CHOICE:
-        ledger["n_ties"] = measures.ties(rule_scores(found.records)["sum"])
+        ledger["n_ties"] = measures.ties(RULES["sum"].scores(found.records) or [])
     return Report(results, ledger, found.header.get("provenance", {}), tables)
 
 

@@ -51,7 +51,8 @@ def _head(report: Report) -> Table:
     spent = f"{cost['n_tokens']:,} tokens through the model ({shared}; each choice anew: {cost['n_tokens_plain']:,})"
     table.add_row("cost", f"{spent}, {provenance['seconds']:,.1f} s")
     interval = ledger["interval"]
-    table.add_row("intervals", f"95%, from {interval['n_units']:,} {escape(interval['method'])}")
+    units = f"95%, from {interval['n_units']:,} {escape(interval['method'])}"
+    table.add_row("intervals", units if interval["n_units"] > 1 else "none: one item says nothing of spread")
     return table
 
 

@@ -20,7 +20,7 @@ from lmeval.perplexity import perplexity
 from lmeval.prompting import RunSettings, read_records, run_task
 from lmeval.prompting.rules import RULES
 from lmeval.results import as_json
-from lmeval.taskfile import read_keys, read_rolling_task, task_corpus
+from lmeval.taskfile import read_rolling_task, task_corpus
 
 OURS = {"neutral": [{"q": "N/A"}], "unconditional": "so"}
 CORPUS = {"task": "corpus", "dataset_path": "json", "test_split": "test", "output_type": "loglikelihood_rolling"} | {
@@ -405,17 +405,19 @@ def test_two_processes_write_what_one_writes(model: Path, here: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("option", ["--json", "--records"])
-@pytest.mark.parametrize("name", ["rows", "task", "base", "link"])
+@pytest.mark.parametrize("name", ["rows", "shots", "task", "base", "link"])
 def test_no_output_takes_the_place_of_what_a_task_is_read_from(
     run: Run, model: Path, here: Path, tmp_path: Path, option: str, name: str
 ):
-    path = task_file(tmp_path, LABELS)
-    rows = Path(json.loads(json.dumps(read_keys(path).values["dataset_kwargs"]["data_files"]["test"])))
-    rows = rows if rows.is_absolute() else path.parent / rows
+    rows, shots = tmp_path / "mine.jsonl", tmp_path / "examples.jsonl"
+    for file in (rows, shots):
+        file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    files = {"data_files": {"test": rows.name, "train": shots.name}}
+    path = task_file(tmp_path, LABELS, dataset_kwargs=files, fewshot_split="train")
     own = tmp_path / "own.yaml"
     own.write_text(f"include: {path.name}\ntask: own\n")
     (here / "link").symlink_to(rows)
-    target = {"rows": rows, "task": own, "base": path, "link": here / "link"}[name]
+    target = {"rows": rows, "shots": shots, "task": own, "base": path, "link": here / "link"}[name]
     before = target.read_bytes()
     ran = run("run", own, "-m", model, option, target)
     assert_one_line(ran, "is an input")

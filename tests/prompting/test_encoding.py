@@ -150,6 +150,16 @@ def test_a_token_across_the_boundary_moves_it_for_all_choices():
     assert (found.requests[0].context.tolist(), found.requests[0].target.tolist(), found.n_moved) == ([99], [bc], 1)
 
 
+def test_one_context_may_have_two_boundaries():
+    """Behind one context a token spans the boundary of one prompt and not of the other."""
+    model = model_of(merging_tokenizer("b c"))
+    plain, merged = prompt("ab", "d", "a"), prompt("ab", "c", "d")
+    for pair in ([plain, merged], [merged, plain]):
+        assert {found.n_moved for found in encode_prompts(model, pair)} == {0, 1}
+        for asked, found in zip(pair, encode_prompts(model, pair), strict=True):
+            assert_whole(model, asked, found)
+
+
 def test_a_boundary_that_moves_far_cuts_a_short_context_to_nothing():
     model = dataclasses.replace(model_of(merging_tokenizer("r s", "q rs", "p qrs")), bos_id=99)
     found = encoded(model, prompt(["apqr", "aa"], "s", "s"))
