@@ -8,7 +8,8 @@ a non-zero status; a caller of the Python interface can catch `LmevalError`, or 
     │   ├── InputNotFound         no such file, folder, glob match or data set
     │   ├── EmptyInput            nothing to score
     │   ├── UndecodableText       bytes that are not UTF-8
-    │   └── TaskFileError         a task file with an unknown key or a wrong value
+    │   ├── TaskFileError         a task file with an unknown key or a wrong value
+    │   └── MixedSpaces           numbers of different data spaces in one table
     ├── ModelError            a model or tokenizer that cannot be used
     │   ├── ModelNotFound         no such folder or hub id, or files missing in it
     │   ├── ContextTooLong        a window longer than the model takes
@@ -16,7 +17,8 @@ a non-zero status; a caller of the Python interface can catch `LmevalError`, or 
     │   ├── VocabularyMismatch    a tokenizer that gives ids the network does not know
     │   ├── NonFiniteScore        log-probabilities that are NaN or infinite
     │   ├── NoCache               a network that cannot be read token by token with a cache
-    │   └── OutOfMemory           one single sequence does not fit on the device
+    │   ├── OutOfMemory           one single sequence does not fit on the device
+    │   └── DensityError          a density whose shapes, values or parts cannot be used
     ├── ArchiveError          an archive that cannot be decoded
     │   ├── NotAnArchive          bytes that are no archive of ours, or of a version that we do not know
     │   ├── CorruptArchive        a checksum that does not match, a length that cannot be
@@ -52,6 +54,10 @@ class TaskFileError(InputError):
     """A task file with an unknown key or a wrong value."""
 
 
+class MixedSpaces(InputError):
+    """Numbers of different data spaces in one table."""
+
+
 class ModelError(LmevalError):
     """A model or tokenizer that cannot be used."""
 
@@ -82,6 +88,10 @@ class NoCache(ModelError):
 
 class OutOfMemory(ModelError):
     """One single sequence does not fit on the device."""
+
+
+class DensityError(ModelError):
+    """A density whose shapes, values or parts cannot be used."""
 
 
 class ArchiveError(LmevalError):

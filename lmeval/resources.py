@@ -24,8 +24,13 @@ def reference_folder(name: str = BUNDLED_MODEL) -> Path:
 
 
 def bundled_names() -> tuple[str, ...]:
-    """Names of the models that ship with the package."""
-    return tuple(sorted(path.name for path in (_PACKAGE / "reference").iterdir() if path.is_dir()))
+    """Names of the language models that ship with the package."""
+    return tuple(sorted(path.parent.name for path in (_PACKAGE / "reference").glob("*/config.json")))
+
+
+def bundled_densities() -> tuple[str, ...]:
+    """Names of the densities of images that ship with the package."""
+    return tuple(sorted(path.parent.name for path in (_PACKAGE / "reference").glob("*/density.yaml")))
 
 
 def bundled_by_fingerprint(weights_sha256: str) -> str | None:

@@ -20,15 +20,16 @@ LAYERS = {
     "taskfile": 2,
     "models": 3,
     "scoring": 4,
-    "perplexity": 5,
-    "compression": 5,
-    "prompting": 5,
-    "likelihood": 5,
-    "report": 6,
-    "cli": 7,
-    "__init__": 8,
-    "__main__": 9,
-    "metrics": 9,  # evaluate's modules: they stand outside and use the public names
+    "densities": 5,
+    "perplexity": 6,
+    "compression": 6,
+    "prompting": 6,
+    "likelihood": 6,
+    "report": 7,
+    "cli": 8,
+    "__init__": 9,
+    "__main__": 10,
+    "metrics": 10,  # evaluate's modules: they stand outside and use the public names
 }
 PURE = {"errors", "statistics", "tally"}  # no model, no file, no network: numbers alone
 SCREEN = 25

@@ -1,6 +1,7 @@
 """Fingerprints of weights: equal for equal numbers, whatever file, framework object or device holds them."""
 
 import hashlib
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -13,7 +14,12 @@ def weights_sha256(network: torch.nn.Module) -> str:
     float64 keeps its fingerprint; float64 values that float32 cannot hold are hashed as float64. Weights that are tied count
     once. Buffers (rotary tables, masks) are left out: the configuration makes them.
     """
-    named = sorted(network.named_parameters())
+    return tensors_sha256(network.named_parameters())
+
+
+def tensors_sha256(named: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """The same for tensors and their names."""
+    named = sorted(named)
     with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
         digests = list(pool.map(_values_sha256, (parameter for _, parameter in named)))
     lines = (f"{name} {list(p.shape)} {digest}\n" for (name, p), digest in zip(named, digests, strict=True))

@@ -1,0 +1,84 @@
+"""Densities: models of images, and of any tensors, whose likelihood is exact, bounded or implicit.
+
+`protocols` says what a density is and checks one (with `checks`), `adapters` wrap other libraries' models, `layers`,
+`observations` and `networks` are our own, which `modelfile` loads; `images` are the data, and `spaces` says what numbers on
+them mean.
+"""
+
+from lmeval.densities.adapters import Flow, TokenImages, from_autoencoder_kl, from_causal_lm, from_flow, from_pythae
+from lmeval.densities.images import (
+    ImageSet,
+    Tags,
+    binarise,
+    image_set,
+    limited,
+    read_images,
+    require_same_space,
+    threshold,
+)
+from lmeval.densities.modelfile import LoadedDensity, is_density, load_density
+from lmeval.densities.networks import DequantizedFlow, Generator, LayeredVAE, Made
+from lmeval.densities.protocols import (
+    Exact,
+    Implicit,
+    Kind,
+    Latent,
+    LatentShape,
+    checked_exact,
+    checked_latent,
+    draw,
+    kind_of,
+)
+from lmeval.densities.spaces import (
+    Logit,
+    bits_per_dim,
+    check_normalised,
+    dequantised,
+    from_logits,
+    in_logit_space,
+    log_mean_exp,
+    to_logits,
+    uniform_levels,
+)
+
+__all__ = [
+    "DequantizedFlow",
+    "Exact",
+    "Flow",
+    "Generator",
+    "ImageSet",
+    "Implicit",
+    "Kind",
+    "Latent",
+    "LatentShape",
+    "LayeredVAE",
+    "LoadedDensity",
+    "Logit",
+    "Made",
+    "Tags",
+    "TokenImages",
+    "binarise",
+    "bits_per_dim",
+    "check_normalised",
+    "checked_exact",
+    "checked_latent",
+    "dequantised",
+    "draw",
+    "from_autoencoder_kl",
+    "from_causal_lm",
+    "from_flow",
+    "from_logits",
+    "from_pythae",
+    "image_set",
+    "in_logit_space",
+    "is_density",
+    "kind_of",
+    "limited",
+    "load_density",
+    "log_mean_exp",
+    "read_images",
+    "require_same_space",
+    "threshold",
+    "to_logits",
+    "uniform_levels",
+]

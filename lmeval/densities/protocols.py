@@ -1,0 +1,297 @@
+"""What a density is: three kinds of object, told apart by what they have, and the checks that find every misuse of them.
+
+x is always a float tensor [n, *event] in the model's own data space, log-probabilities are nats a datum.
+
+    Latent     prior and decode(z), perhaps encode(x): log p(x) is an integral over z, so it is bounded
+    Exact      log_prob(x): the number itself, or a lower bound where the attribute `side` is "lower"
+    Implicit   sample(n): no likelihood at all
+
+Any object with these parts will do; nothing has to be inherited. The checks try a model on a few data and a few z, keep the
+caller's random state, and say what is wrong, and what to do, in one line.
+"""
+
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Distribution
+
+from lmeval.densities.checks import (
+    N_TRIED,
+    REPEATED,
+    Data,
+    calling,
+    check_distribution,
+    check_log_prob,
+    check_parameters,
+    check_same,
+    check_support,
+    check_values,
+    checked_data,
+    is_discrete,
+    name_of,
+    own_random_state,
+    refuse_training_mode,
+    support_of,
+    telling_rows,
+    words,
+)
+from lmeval.errors import DensityError
+from lmeval.results import Side
+
+Kind = Literal["latent", "exact", "implicit"]
+
+
+class Latent(Protocol):
+    """p(x) = integral of p(z) p(x | z) dz. `encode(x) -> Distribution` over z may be there too."""
+
+    @property
+    def prior(self) -> Distribution:
+        """Distribution of z: batch_shape (), event_shape (d,), any real z allowed."""
+        ...
+
+    def decode(self, z: Float[Tensor, "n d"], /) -> Distribution:
+        """p(x | z): batch_shape (n,), event_shape x.shape[1:]; so its log_prob(x) is [n]."""
+        ...
+
+
+class Exact(Protocol):
+    """A density that knows its own log-probabilities."""
+
+    def log_prob(self, x: Data, /) -> Float[Tensor, " n"]:
+        """log p(x), nats a datum."""
+        ...
+
+
+class Implicit(Protocol):
+    """A density that can only be sampled."""
+
+    def sample(self, n: int, /) -> Data:
+        """`n` independent samples."""
+        ...
+
+
+class LatentShape(NamedTuple):
+    """What `checked_latent` finds out.
+
+    The dimension of z; whether decode takes z [k, n, d] and then gives the very log_prob(x) [k, n] that it gives for z
+    [k * n, d]; whether there is encode; whether log p(x | z) has a finite gradient with respect to z.
+    """
+
+    d_latent: int
+    batched_particles: bool
+    has_encoder: bool
+    differentiable: bool
+
+
+def kind_of(model: object) -> Kind:
+    """Which kind of density an object is: latent if it has prior and decode, else exact if it has log_prob, else implicit if
+    it has sample. Raises DensityError that says what is missing.
+
+    >>> kind_of(torch.distributions.Normal(0.0, 1.0))
+    'exact'
+    """
+    if isinstance(model, type):
+        raise DensityError(f"{model.__name__} is a class, not a density: make an object of it and give that")
+    prior, decode = getattr(model, "prior", None) is not None, callable(getattr(model, "decode", None))
+    if prior and decode:
+        return "latent"
+    if callable(getattr(model, "log_prob", None)):
+        return "exact"
+    if prior or decode:
+        has, lacks = ("prior", "decode(z)") if prior else ("decode(z)", "prior")
+        raise DensityError(f"{name_of(model)} has {has} but no {lacks}: a latent variable model needs both")
+    if callable(getattr(model, "sample", None)):
+        return "implicit"
+    raise DensityError(
+        f"{name_of(model)} is no density: it needs prior and decode(z), or log_prob(x), or sample(n); "
+        "lmeval.densities.from_flow, from_pythae and from_autoencoder_kl wrap other libraries' models"
+    )
+
+
+def checked_latent(model: Any, x: Data, levels: int | None = None) -> LatentShape:
+    """Try a latent variable model on a few data of `x` and a few z from its prior.
+
+    `levels` says that x holds levels 0 .. levels - 1 of discrete data: then p(x | z) must be a probability, not a density.
+    Raises DensityError in one line for parts, shapes and values that cannot be used, EmptyInput and InputError for such x.
+    """
+    checked_data(x, levels)
+    refuse_training_mode(model)
+    name, rows = name_of(model), telling_rows(x)
+    with own_random_state(x.device), torch.no_grad():
+        d_latent = _check_prior(model, x)
+        z = model.prior.sample((N_TRIED,))
+        _check_decode(model, z, rows, x, levels)
+        has_encoder = callable(getattr(model, "encode", None))
+        if has_encoder:
+            _check_encode(f"{name}.encode(x)", model.encode, rows, d_latent)
+        return LatentShape(d_latent, _takes_particles(model, z, rows), has_encoder, _has_gradient(model, z, rows))
+
+
+def checked_exact(model: Any, x: Data, levels: int | None = None) -> Side:
+    """Try a model with log_prob on a few data of `x`; what its numbers are: "exact", or "lower" where it says so.
+
+    `levels` says that x holds levels 0 .. levels - 1 of discrete data: then no log_prob may be above 0. Raises as
+    `checked_latent` does.
+    """
+    checked_data(x, levels)
+    refuse_training_mode(model)
+    name, rows = f"{name_of(model)}.log_prob(x)", telling_rows(x)
+    side = getattr(model, "side", "exact")
+    if side not in ("exact", "lower"):
+        raise DensityError(f"{name_of(model)}.side is {side!r}: what log_prob gives is 'exact', or a bound, 'lower'")
+
+    def log_prob(data: Tensor) -> Tensor:
+        return check_log_prob(calling(lambda: model.log_prob(data), name, data), data, name)
+
+    with own_random_state(x.device), torch.no_grad():
+        support = support_of(model)
+        check_support(support, x, rows, name_of(model))
+        found = log_prob(rows)
+        check_values(found, name, discrete=levels is not None or is_discrete(support), levels=levels)
+        check_same(found, log_prob(rows), f"{name} differs between two calls", REPEATED)
+        check_same(found[:1], log_prob(rows[:1]), f"{name} of a datum depends on the other data of the batch")
+    return side
+
+
+def draw(model: Any, n: int, seed: int, device: torch.device | str = "cpu") -> Data:
+    """`n` samples of anything with sample(n) or, as torch's distributions have it, sample(torch.Size), from a seed.
+
+    The caller's random state stays as it is. Raises DensityError where samples are no finite float tensor [n, *event].
+    """
+    name, is_torch = name_of(model), isinstance(model, Distribution)
+    with own_random_state(device, seed), torch.no_grad():
+        found = calling(lambda: model.sample((n,) if is_torch else n), f"{name}.sample({n})", None)
+    if not isinstance(found, Tensor) or found.shape[:1] != (n,) or found.ndim < 2 or not found.is_floating_point():
+        shown = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise DensityError(f"{name}.sample({n}) gives {shown}, and must give a float tensor [{n}, *event]")
+    if not torch.isfinite(found).all():
+        raise DensityError(f"{name}.sample({n}) gives numbers that are not finite: check the model's weights")
+    return found
+
+
+def _check_prior(model: Any, x: Data) -> int:
+    """The dimension of z."""
+    name, prior = name_of(model), model.prior
+    if not isinstance(prior, Distribution):
+        raise DensityError(
+            f"{name}.prior is {type(prior).__name__}, not a torch Distribution: give the distribution itself, such as "
+            "Independent(Normal(torch.zeros(d), torch.ones(d)), 1)"
+        )
+    batch, event = tuple(prior.batch_shape), tuple(prior.event_shape)
+    if batch or len(event) != 1:
+        remedy = "flatten z to one dimension"
+        if len(batch) == 1 and not event:
+            remedy = "its coordinates count as separate distributions: wrap it in Independent(prior, 1)"
+        elif not batch and not event:
+            remedy = "give a vector of one number: Independent(Normal(torch.zeros(1), torch.ones(1)), 1)"
+        elif batch == (1,) and len(event) == 1:
+            remedy = "its parameters have a leading dimension too many: leave it out"
+        elif batch:
+            remedy = f"wrap it in Independent(prior, {len(batch)}) and flatten z"
+        raise DensityError(f"{name}.prior has batch_shape {batch} and event_shape {event}, not () and (d,): {remedy}")
+    far = torch.tensor([1e3 + 0.5, -1e3 - 0.5], device=x.device)[:, None].expand(2, *event)
+    support = support_of(prior)
+    z = calling(lambda: prior.sample((2,)), f"{name}.prior.sample((2,))", None)
+    if z.device != x.device:
+        raise DensityError(
+            f"{name}.prior lies on {z.device} and x on {x.device}: move the model and its prior to {x.device}"
+        )
+    if support is not None and not bool(support.check(far.to(z)).all()):
+        raise DensityError(
+            f"{name}.prior allows only some z ({words(support)}), and chains must be able to go anywhere: let z be standard "
+            "normal and map it to the range you want in decode(z)"
+        )
+    check_parameters(prior, f"{name}.prior")
+    found = calling(lambda: prior.log_prob(z), f"{name}.prior.log_prob(z)", z)
+    if found.shape != (2,):
+        raise DensityError(f"{name}.prior.log_prob(z [2, {event[0]}]) has shape {list(found.shape)}, not [2]")
+    if torch.isnan(found).any():
+        raise DensityError(f"{name}.prior gives its own samples log-probability NaN: check its parameters")
+    return event[0]
+
+
+def _check_decode(model: Any, z: Tensor, rows: Data, x: Data, levels: int | None) -> None:
+    name, event = f"{name_of(model)}.decode(z)", tuple(rows.shape[1:])
+
+    def decoded(some: Tensor) -> Distribution:
+        return check_distribution(calling(lambda: model.decode(some), name, some), (len(some), event), name, "x")
+
+    def log_prob(some: Tensor, data: Data) -> Tensor:
+        distribution = decoded(some)
+        found = calling(lambda: distribution.log_prob(data), f"{name}.log_prob(x)", data)
+        return check_log_prob(found, data, f"{name}.log_prob(x)")
+
+    given = z.clone()
+    support = support_of(decoded(z))
+    if not torch.equal(z, given):
+        raise DensityError(f"{name} changes z in place: copy z first")
+    if levels is not None and support is not None and not is_discrete(support):
+        raise DensityError(
+            f"{name} is a density over real x, and x holds {levels} levels: give a probability of levels (Bernoulli, "
+            "categorical, discretised logistic), or dequantise x first (lmeval.densities.spaces)"
+        )
+    check_support(support, x, rows, name)
+    found = log_prob(z, rows)
+    check_values(found, f"{name}.log_prob(x) at ordinary z", discrete=is_discrete(support), levels=levels)
+    check_same(found, log_prob(z, rows), f"{name} differs between two calls with the same z", REPEATED)
+    other = log_prob(torch.cat([z[:1], z[2:]]), torch.cat([rows[:1], rows[2:]]))
+    check_same(found[:1], other[:1], f"{name} depends on the other z of the batch")
+    check_same(found[:1], log_prob(z[:1], rows[:1]), f"{name} depends on the size of the batch")
+
+
+def _check_encode(name: str, encode: Any, rows: Data, d_latent: int) -> None:
+    def encoded(data: Data) -> Distribution:
+        found = calling(lambda: encode(data), name, data)
+        return check_distribution(found, (len(data), (d_latent,)), name, "the prior's z")
+
+    def log_prob(data: Data, some: Tensor) -> Tensor:
+        q = encoded(data)
+        return check_log_prob(calling(lambda: q.log_prob(some), f"{name}.log_prob(z)", some), some, f"{name}.log_prob(z)")
+
+    q = encoded(rows)
+    z = calling(q.sample, f"{name}.sample()", None)
+    try:
+        spread = q.stddev
+    except (NotImplementedError, AttributeError):  # many distributions do not know their own
+        spread = torch.ones_like(z)
+    usable = torch.isfinite(z).all() and torch.isfinite(spread).all() and (spread > 0).all()
+    if not usable or not torch.isfinite(found := log_prob(rows, z)).all():
+        raise DensityError(
+            f"{name} has a mean or scale that is NaN or infinite, or a scale of 0: check the weights, and whether the "
+            "network gives a scale, its logarithm, or the logarithm of its square"
+        )
+    check_same(found, log_prob(rows, z), f"{name} differs between two calls with the same x", REPEATED)
+    others = torch.tensor([0, 2], device=rows.device)
+    check_same(found[:1], log_prob(rows[others], z[others])[:1], f"{name} of a datum depends on the other data of the batch")
+    check_same(found[:1], log_prob(rows[:1], z[:1]), f"{name} of a datum depends on the size of the batch")
+
+
+def _takes_particles(model: Any, z: Tensor, rows: Data) -> bool:
+    """Whether decode(z [k, n, d]) gives log_prob(x [n]) [k, n] equal to that of z one by one."""
+    particles = torch.stack([z, z.flip(0)])
+    n = len(rows)
+    try:
+        many = model.decode(particles)
+        found = many.log_prob(rows)
+        one = model.decode(particles[:1, :1])
+        if tuple(many.batch_shape) != (2, n) or tuple(one.batch_shape) != (1, 1) or found.shape != (2, n):
+            return False
+        flat = model.decode(particles.flatten(0, 1)).log_prob(torch.cat([rows, rows]))
+        return torch.allclose(found, flat.unflatten(0, (2, n)), rtol=1e-4, atol=1e-4)
+    except (
+        Exception
+    ):  # a network that takes no more dimensions fails in its own way, and is asked for one batch of z instead
+        return False
+
+
+def _has_gradient(model: Any, z: Tensor, rows: Data) -> bool:
+    """Whether log p(x | z) has a finite gradient with respect to z."""
+    try:
+        with torch.enable_grad():
+            z = z.detach().clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(model.decode(z).log_prob(rows).sum(), z, allow_unused=True)
+    except RuntimeError:  # nothing in it needs a gradient, or an operation has none
+        return False
+    return gradient is not None and bool(torch.isfinite(gradient).all())

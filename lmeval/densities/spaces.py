@@ -1,0 +1,281 @@
+"""Spaces that images are modelled in, and what it takes to compare numbers across them: bits a dimension of the LEVELS.
+
+A density of real numbers is no probability of levels. Two steps lead from one to the other:
+
+    P(k) = integral over u in [0, 1)^D of p(k + u)       p per unit of level; dequantisation bounds its logarithm from below
+    p_levels(k + u) = p_unit((k + u) / L) / L^D          the constant D log L, 8 bits a dimension for 256 levels
+
+and a density of logits needs the volume of that map as well (`Logit`). Levels are whole numbers 0 .. L - 1: data that were
+divided by L - 1 have steps of 1 / (L - 1), noise of width 1 / L does not fill them, and so they are refused here.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from lmeval.densities.checks import Data, calling, check_log_prob, checked_data, name_of, own_random_state
+from lmeval.densities.images import Tags
+from lmeval.densities.protocols import Exact
+from lmeval.errors import DensityError, InputError, NonFiniteScore
+from lmeval.results import Side
+
+Space = Literal["levels", "unit"]
+Convention = Literal["margin", "total"]
+MAX_CONFIGURATIONS = 2**16  # that check_normalised sums over
+_ROWS = 8192  # of a density's input at once: bounds memory, changes no number
+_PANELS, _NODES = {1: 128, 2: 25}, 16  # quadrature: panels an axis, Gauss-Legendre nodes a panel
+_REACH = {1: 9.0, 2: 7.0}  # of the variable that sinh maps to the real line: +-4051, and +-548 in two dimensions
+
+
+def bits_per_dim(log_prob_nats: Any, n_dims: int) -> Any:
+    """Bits a dimension of log-probabilities in nats: -nats / (n_dims ln 2). Numbers, arrays and tensors alike.
+
+    `n_dims` counts the numbers of an image as it was before padding or cropping, colour channels apart. The uniform density
+    of 256 levels has exactly 8. Raises NonFiniteScore where one is NaN: a mean over the others would be of other data.
+
+    >>> bits_per_dim(-784 * math.log(256), 784)
+    8.0
+    """
+    if n_dims < 1:
+        raise InputError(f"n_dims is {n_dims}: an image has at least one number")
+    values = np.asarray(log_prob_nats.detach().cpu() if isinstance(log_prob_nats, Tensor) else log_prob_nats)
+    bad = np.isnan(values)
+    if bad.any():
+        raise NonFiniteScore(
+            f"{int(bad.sum())} of {values.size} log-probabilities are NaN, the first at {int(np.flatnonzero(bad)[0])}: "
+            "a mean that leaves data out is of other data; mend the model or choose the data beforehand"
+        )
+    return -log_prob_nats / (n_dims * math.log(2))
+
+
+def log_mean_exp(log_values: Float[Tensor, "draws n"]) -> Float64[Tensor, " n"]:
+    """log of the mean of exp over the first dimension, in float64."""
+    return torch.logsumexp(log_values.double(), dim=0) - math.log(len(log_values))
+
+
+@dataclass(frozen=True)
+class UniformLevels:
+    """Every image of levels has probability levels^-n_dims: log2(levels) bits a dimension on any data."""
+
+    levels: int
+    n_dims: int
+    side: Side = "exact"
+
+    def log_prob(self, x: Data) -> Float64[Tensor, " n"]:
+        """-n_dims log(levels) nats; -inf for what is no image of levels."""
+        flat = x.flatten(1)
+        inside = ((flat >= 0) & (flat <= self.levels - 1) & (flat == flat.round())).all(1)
+        value = -self.n_dims * math.log(self.levels) if flat.shape[1] == self.n_dims else -math.inf
+        found = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+        return found.masked_fill(inside, value)
+
+
+def uniform_levels(levels: int, n_dims: int) -> UniformLevels:
+    """The uniform density of images of levels, the yardstick of every unit conversion."""
+    if levels < 2 or n_dims < 1:
+        raise InputError(f"levels is {levels} and n_dims {n_dims}: give at least 2 levels and 1 dimension")
+    return UniformLevels(levels, n_dims)
+
+
+@dataclass(frozen=True)
+class Dequantised:
+    """A density of real numbers as a lower bound on the log-probability of levels. `dequantised` makes one with its checks.
+
+        log P(k) >= E log( 1/K sum_j p(k + u_j) ),    u_1 .. u_K uniform in [0, 1)^D
+
+    K = 1 is uniform dequantisation (Theis, van den Oord & Bethge 2016), more draws are the importance-weighted form, which
+    is tighter. A density of [0, 1]^D (`space` "unit") is taken at (k + u) / L, and D log L subtracted. It is a bound in
+    expectation over u; the draws of an image are seeded by its levels and `seed`, so its number depends on no other image.
+    """
+
+    density: Exact
+    levels: int
+    draws: int
+    space: Space
+    seed: int
+    side: Side = "lower"
+
+    @torch.no_grad()
+    def log_prob(self, x: Data) -> Float64[Tensor, " n"]:
+        """The bound, nats an image, for levels x. Raises InputError where x holds no levels."""
+        checked_data(x, self.levels)
+        upper = self.levels if self.space == "levels" else 1
+        constant = 0.0 if self.space == "levels" else x[0].numel() * math.log(self.levels)
+        last_inside = torch.nextafter(torch.tensor(upper, dtype=x.dtype), torch.tensor(0, dtype=x.dtype)).item()
+        bounds = []
+        for rows in x.split(max(1, _ROWS // self.draws)):
+            noise = torch.stack([_noise_of(row, self.draws, self.seed) for row in rows.detach().cpu()], dim=1)
+            values = ((rows.double().cpu() + noise) * (upper / self.levels)).to(rows).clamp(max=last_inside)
+            found = _density_at(self.density, values.flatten(0, 1))
+            bounds.append(log_mean_exp(found.unflatten(0, (self.draws, len(rows)))) - constant)
+        return torch.cat(bounds)
+
+
+def dequantised(density: Exact, levels: int, draws: int = 1, *, space: Space = "unit", seed: int = 0) -> Dequantised:
+    """The dequantisation bound of a density of [0, 1]^D ("unit") or of [0, levels)^D ("levels"). Raises InputError."""
+    if space not in ("levels", "unit"):
+        raise InputError(f"space is {space!r}: a density is of 'unit', [0, 1]^D, or of 'levels', [0, {levels})^D")
+    if levels < 2 or draws < 1:
+        raise InputError(f"levels is {levels} and draws {draws}: give at least 2 levels and 1 draw")
+    return Dequantised(density, levels, draws, space, seed)
+
+
+def _noise_of(row: Tensor, draws: int, seed: int) -> Tensor:
+    """Uniform numbers [draws, *event] in [0, 1), float64, that the levels of one image and a seed determine."""
+    content = row.round().to(torch.int32).numpy().astype("<i4").tobytes()
+    digest = hashlib.sha256(seed.to_bytes(8, "little", signed=True) + content).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+    return torch.rand(draws, *row.shape, generator=generator, dtype=torch.float64)
+
+
+def _density_at(density: Exact, values: Tensor) -> Tensor:
+    name = f"{name_of(density)}.log_prob"
+    return check_log_prob(calling(lambda: density.log_prob(values), name, values), values, name)
+
+
+def margin_of(alpha: float, convention: Convention) -> float:
+    """How far from 0 and 1 a logit transform stays, by either of the conventions that papers call alpha.
+
+        "margin"   s = alpha + (1 - 2 alpha) v          RealNVP, MAF (1e-6 for MNIST, 0.05 for CIFAR-10): the margin itself
+        "total"    s = (1 - alpha) v + alpha / 2        Glow-like code, normflows (0.05): both margins together
+
+    Raises InputError for an alpha that leaves nothing between the margins.
+    """
+    if convention not in ("margin", "total"):
+        raise InputError(f"convention is {convention!r}: alpha is a 'margin' (RealNVP, MAF) or the 'total' (normflows)")
+    margin = alpha if convention == "margin" else alpha / 2
+    if not 0 <= margin < 0.5:
+        raise InputError(f"alpha is {alpha:g} as {convention}: the margin must be at least 0 and less than 1/2")
+    return margin
+
+
+def to_logits(v: Data, alpha: float, convention: Convention = "margin") -> tuple[Data, Float64[Tensor, " n"]]:
+    """y = logit(s) with s = alpha + (1 - 2 alpha) v, of v in [0, 1]; and its log-volume, [n].
+
+    log |det dy/dv| = sum over dimensions of log(1 - 2 alpha) - log s - log(1 - s), and
+    log p(v) = log q(y) + log |det dy/dv| for q the density of y. See `margin_of` for alpha. Raises InputError where v leaves
+    [0, 1], and where it is 0 or 1 and alpha 0.
+    """
+    margin = margin_of(alpha, convention)
+    outside = ~((v >= 0) & (v <= 1)) if margin else ~((v > 0) & (v < 1))
+    if outside.any():
+        remedy = "dequantise levels and divide by their number first" if margin else "give alpha > 0, or noise"
+        raise InputError(f"a logit transform with margin {margin:g} takes no value {float(v[outside][0]):g}: {remedy}")
+    s = margin + (1 - 2 * margin) * v.double()
+    log_s, log_rest = torch.log(s), torch.log1p(-s)
+    log_det = (math.log(1 - 2 * margin) - log_s - log_rest).flatten(1).sum(1)
+    return (log_s - log_rest).to(v), log_det
+
+
+def from_logits(y: Data, alpha: float, convention: Convention = "margin") -> tuple[Data, Float64[Tensor, " n"]]:
+    """The inverse of `to_logits`: v, which lies a margin outside [0, 1] at most, and log |det dv/dy|."""
+    margin = margin_of(alpha, convention)
+    wide = y.double()
+    log_s, log_rest = torch.nn.functional.logsigmoid(wide), torch.nn.functional.logsigmoid(-wide)
+    log_det = (log_s + log_rest - math.log(1 - 2 * margin)).flatten(1).sum(1)
+    return ((torch.sigmoid(wide) - margin) / (1 - 2 * margin)).to(y), log_det
+
+
+@dataclass(frozen=True)
+class Logit:
+    """A density of logits as one of v in [0, 1]^D: log p(v) = log q(y(v)) + log |det dy/dv|, exact.
+
+    What q puts outside the logits of [alpha, 1 - alpha] lies outside [0, 1] and is lost, so p integrates to at most 1 there.
+    """
+
+    density: Exact
+    alpha: float
+    convention: Convention = "margin"
+
+    @property
+    def side(self) -> Side:
+        """That of the density of logits."""
+        return getattr(self.density, "side", "exact")
+
+    def log_prob(self, v: Data) -> Float64[Tensor, " n"]:
+        """log p(v) in nats. Raises InputError where v leaves [0, 1]."""
+        y, log_det = to_logits(v, self.alpha, self.convention)
+        return _density_at(self.density, y) + log_det
+
+
+def in_logit_space(tags: Tags, alpha: float, convention: Convention = "margin") -> Tags:
+    """The tags of numbers that are densities of logits, without the volume of that map: MAF's tables have such. They compare
+    with none of other tags. (`Logit` takes the volume in, and then the tags stay as they are.)"""
+    return replace(tags, transform=f"logit, margin {margin_of(alpha, convention):g}")
+
+
+def check_normalised(
+    model: Exact,
+    levels: int | None,
+    n_dims: int,
+    *,
+    box: tuple[float, float] | None = None,
+    tolerance: float = 1e-3,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> float:
+    """The total probability of a model with log_prob, found by going everywhere; DensityError where it is not 1.
+
+    For discrete data the sum over all levels^n_dims images, at most 65,536 of them. For real numbers (`levels` None) in 1 or
+    2 dimensions an integral by Gauss-Legendre quadrature: over [low, high]^n_dims where `box` is given, else over the real
+    line by x = sinh(t), which sees scales from about 0.05 to 1000 near 0. A model whose side is "lower" may stay below 1;
+    where its bounds are drawn by chance, so is their total, and `tolerance` has to allow for that.
+
+    For everything larger no sum or integral can tell: InputError. There, log_prob > 0 of discrete data is all that shows.
+    `dtype` is that of the x which the model gets.
+    """
+    side = getattr(model, "side", "exact")
+    if levels is not None:
+        if n_dims * math.log2(levels) > math.log2(MAX_CONFIGURATIONS):
+            raise InputError(
+                f"{levels} levels in {n_dims} dimensions are more than {MAX_CONFIGURATIONS:,} images, too many to sum: "
+                "check a smaller model of the same kind"
+            )
+        total = _total_of_levels(model, levels, n_dims, torch.empty(0, device=device, dtype=dtype))
+        what = f"the probabilities of all {levels**n_dims:,} images"
+    else:
+        if n_dims > 2:
+            raise InputError(
+                f"an integral over {n_dims} real dimensions is out of reach: check a model of 1 or 2 dimensions"
+            )
+        total = _integral(model, n_dims, box, torch.empty(0, device=device, dtype=dtype))
+        what = f"the integral over {'the box' if box else 'the real line'}"
+    if not math.isfinite(total) or total > 1 + tolerance or (side != "lower" and total < 1 - tolerance):
+        raise DensityError(f"{name_of(model)}: {what} is {total:.6g}, not 1: log_prob is not normalised, or of other data")
+    return total
+
+
+def _total_of_levels(model: Exact, levels: int, n_dims: int, like: Tensor) -> float:
+    places = levels ** torch.arange(n_dims - 1, -1, -1)
+    total = 0.0
+    with own_random_state(like.device), torch.no_grad():
+        for numbers in torch.arange(levels**n_dims).split(_ROWS):
+            x = (numbers[:, None] // places % levels).to(like)
+            total += float(_density_at(model, x).exp().sum())
+    return total
+
+
+def _integral(model: Exact, n_dims: int, box: tuple[float, float] | None, like: Tensor) -> float:
+    low, high = (-_REACH[n_dims], _REACH[n_dims]) if box is None else box
+    if not low < high:
+        raise InputError(f"box is {list((low, high))}: give its lower end first")
+    at, weight = np.polynomial.legendre.leggauss(_NODES)
+    edges = np.linspace(low, high, _PANELS[n_dims] + 1)
+    half = (edges[1] - edges[0]) / 2
+    t = ((edges[:-1] + half)[:, None] + half * at).ravel()
+    weights = np.tile(half * weight, _PANELS[n_dims])
+    nodes, log_weights = (t, np.log(weights)) if box is not None else (np.sinh(t), np.log(weights) + np.log(np.cosh(t)))
+    grid = torch.cartesian_prod(*[torch.from_numpy(nodes)] * n_dims).reshape(-1, n_dims)
+    volume = torch.cartesian_prod(*[torch.from_numpy(log_weights)] * n_dims).reshape(-1, n_dims).sum(1)
+    total = 0.0
+    with own_random_state(like.device), torch.no_grad():
+        for x, log_volume in zip(grid.split(_ROWS), volume.split(_ROWS), strict=True):
+            found = _density_at(model, x.to(like)).cpu()
+            total += float((found + log_volume).exp().sum())
+    return total
