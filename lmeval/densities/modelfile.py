@@ -41,6 +41,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributions import Distribution
 
 from lmeval.densities.images import BINARISATIONS
 from lmeval.densities.layers import ACTIVATIONS, Layers, Linear, check_layers
@@ -246,8 +247,10 @@ def _implicit(keys: DensityKeys, weights: Mapping[str, Tensor]) -> Generator:
 
 
 def _flow(keys: DensityKeys, weights: Mapping[str, Tensor], device: str | torch.device) -> DequantizedFlow:
+    checks = Distribution._validate_args  # pyright: ignore[reportPrivateUsage]
     import zuko  # slow to import, and only flows need it
 
+    Distribution.set_default_validate_args(checks)  # the import turns torch's checks off for the whole process
     values, given, n_dims = keys.values, keys.values["flow"], math.prod(keys.values["shape"])
     shared = {"features": n_dims, "transforms": given["transforms"], "hidden_features": given["hidden"]}
     with torch.random.fork_rng(devices=[]):

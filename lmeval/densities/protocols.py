@@ -198,6 +198,11 @@ def _check_prior(model: Any, x: Data) -> int:
         raise DensityError(
             f"{name}.prior lies on {z.device} and x on {x.device}: move the model and its prior to {x.device}"
         )
+    if z.dtype != x.dtype:
+        kind = str(z.dtype).removeprefix("torch.")
+        raise DensityError(
+            f"{name}.prior samples {z.dtype} and x is {x.dtype}: give x.to(torch.{kind}), or convert the model"
+        )
     if support is not None and not bool(support.check(far.to(z)).all()):
         raise DensityError(
             f"{name}.prior allows only some z ({words(support)}), and chains must be able to go anywhere: let z be standard "

@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from lmeval.errors import ModelError, ModelNotFound, VocabularyMismatch, first_line
 from lmeval.models import fingerprints, tokens
 from lmeval.models.logprobs import Head, examine
-from lmeval.resources import BUNDLED_MODEL, bundled_names, reference_folder
+from lmeval.resources import BUNDLED_MODEL, bundled_densities, bundled_names, reference_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -81,6 +81,8 @@ def load_model(name: str = "bundled", *, device: str | torch.device = "cpu", dty
     if dtype not in DTYPES:
         raise ModelError(f"unknown dtype '{dtype}': use {', '.join(DTYPES)}")
     name = BUNDLED_MODEL if name == "bundled" else name
+    if name in bundled_densities():
+        raise ModelNotFound(f"{name} is a density of images, not a language model: use it with likelihood or compress")
     source = str(reference_folder(name)) if name in bundled_names() else name
     _check_folder(source)
     with _quiet():

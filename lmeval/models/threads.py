@@ -72,3 +72,15 @@ def half_the_threads(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def one_thread(device: torch.device) -> Iterator[int]:
+    """For threads that compute side by side, each on a core of its own: how many there may be (one off the CPU)."""
+    before = torch.get_num_threads()
+    try:
+        if device.type == "cpu":
+            torch.set_num_threads(1)
+        yield before if device.type == "cpu" else 1
+    finally:
+        torch.set_num_threads(before)

@@ -278,7 +278,7 @@ def test_log_probabilities_that_cannot_be_are_refused(shift: float, expected: st
         (torch.where(X == 0, math.nan, X), InputError, "must not leave it out"),
         (X / 0, InputError, "not finite"),
         (X.view(-1, 2, 3), DensityError, "reshape|shapes"),
-        (X.double(), DensityError, "one dtype"),
+        (X.double(), DensityError, "float64: give"),
         (X[:, :4], DensityError, "4|shapes"),
     ],
     ids=range(10),
