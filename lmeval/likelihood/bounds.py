@@ -1,0 +1,70 @@
+"""Bounds from independent draws: ELBO and the importance-weighted bound, in memory that does not grow with the draws."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmeval.likelihood.diagnostics import pareto_k, tail_size
+from lmeval.likelihood.noise import Streams, own_seed
+from lmeval.likelihood.paths import Target, log_observation, log_prior, log_weights, sampled
+
+
+class Weighed(NamedTuple):
+    """Of each datum, float64 [batch]: log of the mean weight, mean log-weight and its standard deviation over draws,
+    effective sample size, Pareto k."""
+
+    log_mean: np.ndarray
+    mean_log: np.ndarray
+    sd_log: np.ndarray
+    ess: np.ndarray
+    pareto_k: np.ndarray
+
+
+def weighed(target: Target, k: int, streams: Streams, at_once: int, encoded: bool) -> Weighed:
+    """k independent log-weights log p(x, z) - log q(z) of each datum, `at_once` of them in memory.
+
+    `encoded`: z comes from model.encode(x), whatever family that is; else from the target's start. The mean log-weight is
+    the ELBO (Kingma & Welling 2014), the log of the mean weight the importance-weighted bound (Burda et al. 2016): it rises
+    with k towards log p(x), and is below it in expectation for every k.
+    """
+    batch = len(target.x)
+    top = torch.empty(0, batch, dtype=torch.float64, device=target.x.device)
+    log_sum = torch.full((batch,), -torch.inf, dtype=torch.float64, device=target.x.device)
+    log_squares, total, squares = log_sum.clone(), torch.zeros_like(log_sum), torch.zeros_like(log_sum)
+    keep, shift = tail_size(k) + 1, None
+    for first in range(0, k, at_once):
+        n = min(at_once, k - first)
+        w = _encoded_weights(target, n, streams) if encoded else log_weights(target, sampled(target, n, streams))
+        shift = w[0] if shift is None else shift
+        log_sum = torch.logaddexp(log_sum, torch.logsumexp(w, 0))
+        log_squares = torch.logaddexp(log_squares, torch.logsumexp(2 * w, 0))
+        total, squares = total + w.sum(0), squares + ((w - shift) ** 2).sum(0)
+        top = torch.cat([top, w]).topk(min(keep, len(top) + n), dim=0).values
+    mean = total / k
+    offset = mean - (shift if shift is not None else 0.0)
+    variance = (squares / k - offset**2).clamp_min(0.0) * (k / max(1, k - 1))
+    ess = torch.exp(2 * log_sum - log_squares)
+    return Weighed(
+        (log_sum - math.log(k)).cpu().numpy(),
+        mean.cpu().numpy(),
+        variance.sqrt().cpu().numpy(),
+        ess.cpu().numpy(),
+        pareto_k(top.cpu().numpy(), k),
+    )
+
+
+def _encoded_weights(target: Target, n: int, streams: Streams) -> Tensor:
+    """Log-weights [n, batch] under an encoder of any family, each datum's draws from its own seed."""
+    found = []
+    with torch.no_grad():
+        for i, seed in enumerate(streams.torch_seeds()):
+            q = target.model.encode(target.x[i : i + 1])
+            with own_seed(seed):
+                z = q.sample(torch.Size([n]))  # [n, 1, d]
+            one = target._replace(x=target.x[i : i + 1])
+            w = log_observation(one, z).double() + log_prior(one, z).double() - q.log_prob(z).double()
+            found.append(w[:, 0])
+    return torch.stack(found, dim=1)

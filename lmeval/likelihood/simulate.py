@@ -1,0 +1,114 @@
+"""Both sides at once, on data that the model itself made: bidirectional Monte Carlo.
+
+Only for such data is an exact posterior sample at hand (the z that made x), and with it an upper bound. The gap between the
+bounds is a property of that population: real data may be harder, or easier.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmeval.densities.protocols import LatentShape, checked_latent, kind_of
+from lmeval.errors import DensityError, InputError
+from lmeval.likelihood.annealing import backward, conditional, forward
+from lmeval.likelihood.estimate import ROWS
+from lmeval.likelihood.noise import Key, Streams, own_seed
+from lmeval.likelihood.paths import is_standard_normal, sampled_prior
+from lmeval.likelihood.rows import (
+    LogLikelihood,
+    Progress,
+    Row,
+    Score,
+    Tick,
+    collected,
+    quiet_distributions,
+    rows_of,
+    scored,
+    ticking,
+)
+from lmeval.likelihood.runs import LEAPFROGS, RESAMPLE_BELOW, Settings, checked_settings, made_ready
+from lmeval.parallel import Group, connect
+from lmeval.statistics import Estimate, paired_difference
+
+
+@dataclass(frozen=True, eq=False)
+class Sandwich:
+    """Lower and upper bounds on the same simulated data x [n, *event], with the z [n, d] that made them."""
+
+    lower: LogLikelihood
+    upper: LogLikelihood
+    x: Tensor
+    z: Tensor
+
+    @property
+    def gap(self) -> Estimate:
+        """Mean of upper minus lower, nats. In expectation it is at least 0; its parts are noisy."""
+        return paired_difference(self.upper.nats, self.lower.nats)
+
+
+def sandwich(
+    model: Any,
+    n: int = 100,
+    *,
+    particles: int = 16,
+    temperatures: int | None = None,
+    schedule: str = "thermodynamic",
+    start: str = "auto",
+    leapfrogs: int = LEAPFROGS,
+    resample_below: float = RESAMPLE_BELOW,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    group: Group | None = None,
+    progress: Progress | None = None,
+) -> Sandwich:
+    """Bound log p(x) from both sides for n data drawn from a latent variable model.
+
+    Lower: sequential Monte Carlo. Upper: the same conditioned on a path from the z that made x. Both use the ladder and
+    kernels that one pilot froze, which saw x and never z. Arguments as of `log_likelihood`.
+    """
+    if kind_of(model) != "latent":
+        raise DensityError("a sandwich needs a model with prior and decode(z): of others log p(x) is exact, or unknown")
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise InputError(f"n is {n!r}: give the number of data to simulate, at least 1")
+    settings = checked_settings(particles, temperatures, schedule, start, leapfrogs, resample_below, seed)
+    place = group or Group(0, 1, connect(str(device)).device)
+    with quiet_distributions(), torch.no_grad():
+        x, z = simulated(model, n, seed, place.device)
+    shape = checked_latent(model, x)
+    began = time.perf_counter()
+    tick = ticking(progress, 2 * settings.n_gradients * n)
+    at_once = max(1, ROWS // particles)
+    rows = scored(_both(model, shape, settings, z), x, at_once, place, tick)
+    seconds = time.perf_counter() - began
+    lower = collected([lower for lower, _ in rows], "lower", "smc", settings, seconds)
+    upper = collected([upper for _, upper in rows], "upper", "conditional smc", settings, 0.0)
+    return Sandwich(lower, upper, x, z)
+
+
+def simulated(model: Any, n: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """x [n, *event] and the z [n, d] that made them; the first data are the same for every n."""
+    with own_seed(seed):
+        like = model.prior.sample()  # for its dtype and device
+    streams = Streams(seed, "simulation", [(i, 0) for i in range(n)], like)
+    (z,) = streams.normal(1, len(like)) if is_standard_normal(model.prior) else sampled_prior(model.prior, 1, streams)
+    made = []
+    for i, chosen in enumerate(streams.torch_seeds()):
+        with own_seed(chosen):
+            made.append(model.decode(z[i : i + 1].to(device)).sample())
+    return torch.cat(made), z.to(device)
+
+
+def _both(model: Any, shape: LatentShape, settings: Settings, z: Tensor) -> Score:
+    def score(x: Tensor, ids: tuple[int, ...], keys: list[Key], tick: Tick) -> list[tuple[Row, ...]]:
+        k, seed = settings.particles, settings.seed
+        ready = made_ready(model, shape, x, ids, keys, settings)
+        lower = forward(ready.target, ready.ladder, k, Streams(seed, "run", keys, x), tick)
+        posterior = z[list(ids)][None]
+        path = backward(ready.target, ready.ladder, posterior, Streams(seed, "backward", keys, x), tick)
+        upper = conditional(ready.target, ready.ladder, k, path, Streams(seed, "conditional", keys, x), tick)
+        return list(zip(rows_of(lower, ready, settings), rows_of(upper, ready, settings), strict=True))
+
+    return score
