@@ -36,8 +36,8 @@ _REFUSED = {
     "process_results": "metrics that are code of the file's own are not run here",
     "use_prompt": "promptsource is not read here: write its template out as doc_to_text",
     "custom_dataset": "data sets that are code are not run here: write a JSON or parquet file",
-    "doc_to_image": "only text is scored here",
-    "doc_to_audio": "only text is scored here",
+    **dict.fromkeys(("doc_to_image", "doc_to_audio"), "only text is scored here"),
+    "likelihood": "it compares densities: lmeval likelihood reads such files",
     "group": "a group is a list of tasks: name its tasks one by one",
 }
 _MISC = frozenset({"metric_list", "metadata", "filter_list", "repeats", "unsafe_code"})
