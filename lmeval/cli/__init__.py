@@ -7,6 +7,8 @@ import click
 from lmeval import __version__
 from lmeval.cli.compression import benchmark_command, compress_command, decompress_command, inspect_command
 from lmeval.cli.demo import demo_command
+from lmeval.cli.images import images_command
+from lmeval.cli.likelihood import likelihood_command
 from lmeval.cli.perplexity import perplexity_command
 from lmeval.cli.tasks import compare_command, rescore_command, run_command
 from lmeval.errors import LmevalError, first_line
@@ -46,6 +48,7 @@ def commands() -> None:
 for _command in (
     demo_command,
     perplexity_command,
+    likelihood_command,
     run_command,
     rescore_command,
     compare_command,
@@ -53,5 +56,6 @@ for _command in (
     decompress_command,
     inspect_command,
     benchmark_command,
+    images_command,
 ):
     commands.add_command(_command)

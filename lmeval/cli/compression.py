@@ -7,6 +7,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import click
+import torch
+from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -25,11 +27,14 @@ from lmeval.cli.shared import (
     output_bytes,
     print_table,
 )
-from lmeval.compression import CompressSettings, DecompressSettings
+from lmeval.compression import CompressSettings, DecompressSettings, ImageCompression, ImageSettings
+from lmeval.densities.modelfile import LoadedDensity, is_density, load_density
 from lmeval.errors import ArchiveError, EmptyInput, InputError
+from lmeval.likelihood import log_likelihood
 from lmeval.models import load_model
 
 SUFFIX = ".lmz"
+BOUND_EVALUATIONS = 1 << 20  # of a decoder, for the importance-weighted bound beside the code length of images
 
 _lanes = click.option(
     "--lanes", type=click.IntRange(min=1), help="Stretches of a block coded side by side.  [default: from the input's size]"
@@ -37,6 +42,7 @@ _lanes = click.option(
 _lanes_per_pass = click.option(
     "--batch-size", "lanes_per_pass", type=click.IntRange(min=1), help="Lanes that go through the network at once."
 )
+_data_dir = click.option("--data-dir", help="Where a density file's weights lie, if not beside it.", metavar="DIR")
 
 
 @click.command("compress")
@@ -55,11 +61,15 @@ _lanes_per_pass = click.option(
 )
 @click.option("--overlap", type=click.IntRange(min=0), help="Tokens a window takes over.  [default: context / 8]")
 @click.option("--no-verify", is_flag=True, help="Do not decode every block before it is written.")
+@click.option("--particles", type=click.IntRange(min=1), help="Latents drawn for an image, of a density.  [default: 16]")
 @_lanes_per_pass
+@_data_dir
 @device_option
 @dtype_option
 @force_option
+@click.pass_context
 def compress_command(
+    context_of: click.Context,
     source: str,
     output: Path | None,
     model: str,
@@ -68,16 +78,20 @@ def compress_command(
     context: int | None,
     overlap: int | None,
     no_verify: bool,
+    particles: int | None,
     lanes_per_pass: int | None,
+    data_dir: str | None,
     device: str,
     dtype: str,
     force: bool,
 ) -> None:
-    """Compress a file with a language model.
+    """Compress a file with a language model, or a set of images with a density.
 
-    INPUT is any file, or '-' for standard input (the archive then goes to standard output). The archive says which model it
-    needs, decodes on other machines, and proves its content by checksums.
+    INPUT is any file, or '-' for standard input (the archive then goes to standard output); for a density it is a .npy or
+    idx file of images. The archive says which model it needs, decodes on other machines, and has checksums of its content.
     """
+    images = is_density(model)
+    _check_options(context_of, images=images)
     if output is None and source != "-":
         output = Path(source + SUFFIX)
     output = _named(output)
@@ -88,6 +102,10 @@ def compress_command(
             check_outputs([output], (source,))
         elif sys.stdout.isatty():
             raise InputError("an archive would go to the terminal: name a file with -o, or redirect standard output")
+        if images:
+            settings = ImageSettings(particles, not no_verify)
+            _compress_images(source, data, output, load_density(model, data_dir), settings)
+            return
         place = _one_process(device)
         loaded = load_model(model, device=place.device, dtype=dtype)
         settings = CompressSettings(lanes, tolerance, context, overlap, not no_verify, lanes_per_pass)
@@ -101,6 +119,41 @@ def compress_command(
             "sound but larger than it need be; give a larger --tolerance",
             err=True,
         )
+
+
+_TEXT_ONLY = ("lanes", "tolerance", "context", "overlap", "lanes_per_pass", "dtype", "device")
+
+
+def _check_options(context: click.Context, *, images: bool) -> None:
+    """Refuse options that would change nothing."""
+    given = {
+        option.name: option.opts[0]
+        for option in context.command.params
+        if option.name and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+    }
+    if images and (odd := next((given[name] for name in _TEXT_ONLY if name in given), None)):
+        raise InputError(f"{odd} is for language models: leave it out, a density runs in exact integers on the CPU")
+    if not images and (odd := next((given[name] for name in ("particles", "data_dir") if name in given), None)):
+        raise InputError(f"{odd} is for densities of images: leave it out, or name one with --model")
+
+
+def _compress_images(
+    source: str, data: memoryview, output: Path | None, density: LoadedDensity, settings: ImageSettings
+) -> None:
+    with _two_bars(len(data), verify=settings.verify) as on_progress, output_bytes(output) as out:
+        found = compression.compress_images_to(out, data, density, settings, progress=on_progress)
+    bounds = _bounds(density, data, found)
+    print_table(report.image_compression_table(source, found, bounds), to_stderr=output is None)
+
+
+def _bounds(density: LoadedDensity, data: memoryview, found: ImageCompression) -> list[report.Bound]:
+    """The bound that several particles come near to, on as many images as do not take long."""
+    particles = found.settings.n_particles
+    if particles == 1:
+        return []
+    x = torch.from_numpy(compression.first_images(data, found, BOUND_EVALUATIONS // particles)).to(torch.float32)
+    bound = log_likelihood(density.model, x, method="iwae", particles=particles, seed=0).mean if len(x) else None
+    return [] if bound is None else [report.Bound(f"-IWAE, {particles} samples", bound.value, bound.stderr, len(x))]
 
 
 @contextmanager
@@ -130,10 +183,13 @@ def _two_bars(n_bytes: int, *, verify: bool) -> Iterator[Callable[[str, int, int
 @click.command("decompress")
 @click.argument("source", metavar="ARCHIVE")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="The file.  [default: ARCHIVE without .lmz]")
-@click.option("--model", "-m", help="The model that encoded: a folder or hub id.  [default: found if it is bundled]")
+@click.option(
+    "--model", "-m", help="The model that encoded: a folder, hub id or density file.  [default: found if it is bundled]"
+)
 @click.option("--range", "span", metavar="A:B", help="Only bytes A to B (not included) of the original.")
 @click.option("--salvage", is_flag=True, help="Recover what is whole of a damaged archive, with zeros for what is lost.")
 @_lanes_per_pass
+@_data_dir
 @device_option
 @force_option
 def decompress_command(
@@ -143,6 +199,7 @@ def decompress_command(
     span: str | None,
     salvage: bool,
     lanes_per_pass: int | None,
+    data_dir: str | None,
     device: str,
     force: bool,
 ) -> None:
@@ -163,7 +220,7 @@ def decompress_command(
         if output is not None:
             check_new(output, force=force)
             check_outputs([output], (source,))
-        settings = DecompressSettings(str(_one_process(device).device), lanes_per_pass)
+        settings = DecompressSettings(str(_one_process(device).device), lanes_per_pass, data_dir)
         on_progress = stack.enter_context(byte_progress("decoding", None, show=True))
         with output_bytes(output) as out:
             if salvage:

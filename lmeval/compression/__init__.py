@@ -1,13 +1,16 @@
 """Text as compressed bytes: archives that prove a model's bits per byte, beside general-purpose compressors.
 
     bytes -> tokens -> lanes -> log-odds of decisions (encode: parallel; decode: stepwise) -> grid -> range coder -> archive
+    images -> latents popped from the stack -> networks in exact integers -> pixels and latents pushed (bitsback) -> archive
 
-`grid` is where real numbers become integers on which encoder and decoder agree; `archive` is the container.
+`grid` is where real numbers become integers on which encoder and decoder agree; for images the networks themselves run in
+integers (`fixed_point`). `archive` is the container.
 """
 
 from lmeval.compression.baselines import BASELINES, STANDARD_LIBRARY, CompressedSize, compressed_sizes
 from lmeval.compression.benchmark import benchmark
 from lmeval.compression.compress import Compression, CompressSettings, compress, compress_to
+from lmeval.compression.compress_images import ImageCompression, ImageSettings, compress_images_to, first_images
 from lmeval.compression.decompress import DecompressSettings, Gap, decompress, decompress_range, decompress_to, salvage
 from lmeval.compression.inspect import inspect
 
@@ -19,13 +22,17 @@ __all__ = [
     "Compression",
     "DecompressSettings",
     "Gap",
+    "ImageCompression",
+    "ImageSettings",
     "benchmark",
     "compress",
+    "compress_images_to",
     "compress_to",
     "compressed_sizes",
     "decompress",
     "decompress_range",
     "decompress_to",
+    "first_images",
     "inspect",
     "salvage",
 ]

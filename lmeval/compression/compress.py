@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,9 @@ import torch
 from lmeval import results
 from lmeval.compression import archive
 from lmeval.compression.archive import Block
+from lmeval.compression.compress_images import ImageSettings, compress_images_to
 from lmeval.compression.decode import decode_blocks
+from lmeval.compression.density_settings import DensityLike, names_density
 from lmeval.compression.encode import CodeLength, block_log_odds, encode_tokens, model_block
 from lmeval.compression.settings import ModelSettings, as_meta
 from lmeval.compression.survey import COLD_START_SHARE, Survey, survey
@@ -80,18 +82,23 @@ Progress = Callable[[str, int, int], None]
 
 def compress(
     data: bytes,
-    model: ModelLike = "bundled",
-    settings: CompressSettings = CompressSettings(),  # noqa: B008 (immutable)
+    model: ModelLike | DensityLike = "bundled",
+    settings: CompressSettings | ImageSettings = CompressSettings(),  # noqa: B008 (immutable)
     **options: Any,
 ) -> bytes:
-    """An archive of the data, as bytes; `options` as for `compress_to`.
+    """An archive of the data, as bytes, by `compress_to`; by `compress_images_to` where the model is a density of images (or
+    the name of one, a folder or a file). Settings and `options` as for those.
 
     >>> from lmeval.compression import decompress
     >>> decompress(compress(b"to be or not to be"))
     b'to be or not to be'
     """
     out = io.BytesIO()
-    compress_to(out, memoryview(data), model, settings, **options)
+    if names_density(model):
+        images = settings if isinstance(settings, ImageSettings) else ImageSettings(verify=settings.verify)
+        compress_images_to(out, memoryview(data), cast(Any, model), images, **options)
+    else:
+        compress_to(out, memoryview(data), cast(Any, model), cast(Any, settings), **options)
     return out.getvalue()
 
 
@@ -111,6 +118,8 @@ def compress_to(
     does not grow with the input. Raises InputError, ModelError and NumericalDrift.
     """
     _check(settings)
+    if names_density(model):
+        raise InputError("a density codes images and no text: compress_images_to writes archives of those")
     began = time.perf_counter()
     loaded = as_model(model, device, dtype)
     found = survey(loaded, data, settings.context, settings.overlap, settings.tolerance) if len(data) else None

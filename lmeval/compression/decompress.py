@@ -11,6 +11,8 @@ from lmeval.compression import archive, tree
 from lmeval.compression.archive import Block, Header
 from lmeval.compression.compress import CACHE_BYTES, GROUP_LANES
 from lmeval.compression.decode import decode_blocks, stepwise_log_odds
+from lmeval.compression.decode_images import DensityHolder, decoded_images
+from lmeval.compression.density_settings import DensityLike, names_density
 from lmeval.compression.settings import ModelSettings, check_model, from_meta, where_model_is
 from lmeval.errors import ArchiveError, CorruptArchive, InputError, ModelMismatch, NumericalDrift
 from lmeval.models import CausalLM, ModelLike, as_model, from_pair
@@ -18,10 +20,12 @@ from lmeval.models.stepwise import cache_bytes_per_token
 
 
 class DecompressSettings(NamedTuple):
-    """How to decompress: `lanes_per_pass` lanes go through the network at a time (None: as many as memory suggests)."""
+    """How to decompress: `lanes_per_pass` lanes go through the network at a time (None: as many as memory suggests).
+    `data_dir` is where a density file's weights are looked for."""
 
     device: str = "cpu"
     lanes_per_pass: int | None = None
+    data_dir: str | None = None
 
 
 class Gap(NamedTuple):
@@ -34,7 +38,7 @@ class Gap(NamedTuple):
 Progress = Callable[[int], None]
 
 
-def decompress(archive_bytes: bytes, model: ModelLike | None = None, **options: Any) -> bytes:
+def decompress(archive_bytes: bytes, model: ModelLike | DensityLike | None = None, **options: Any) -> bytes:
     """The data of an archive, or of several one behind the other; `options` as for `decompress_to`."""
     out = io.BytesIO()
     decompress_to(out, memoryview(archive_bytes), model, **options)
@@ -44,7 +48,7 @@ def decompress(archive_bytes: bytes, model: ModelLike | None = None, **options: 
 def decompress_to(
     out: BinaryIO,
     data: memoryview,
-    model: ModelLike | None = None,
+    model: ModelLike | DensityLike | None = None,
     settings: DecompressSettings = DecompressSettings(),  # noqa: B008 (immutable)
     *,
     progress: Progress | None = None,
@@ -82,7 +86,7 @@ def decompress_range(
     data: memoryview,
     first: int,
     stop: int | None,
-    model: ModelLike | None = None,
+    model: ModelLike | DensityLike | None = None,
     settings: DecompressSettings = DecompressSettings(),  # noqa: B008 (immutable)
     *,
     progress: Progress | None = None,
@@ -115,7 +119,7 @@ def _indexed(data: memoryview, entry: archive.Entry, header: Header) -> Block:
 def salvage(
     out: BinaryIO,
     data: memoryview,
-    model: ModelLike | None = None,
+    model: ModelLike | DensityLike | None = None,
     settings: DecompressSettings = DecompressSettings(),  # noqa: B008 (immutable)
     *,
     progress: Progress | None = None,
@@ -166,8 +170,9 @@ def _write_zeros(out: BinaryIO, n: int) -> None:
 class _ModelHolder:
     """Loads the model when the first block needs it, checks that it is the right one and that its numbers agree."""
 
-    def __init__(self, model: ModelLike | None, settings: DecompressSettings) -> None:
-        self.given = model
+    def __init__(self, model: ModelLike | DensityLike | None, settings: DecompressSettings) -> None:
+        self.given: Any = model
+        self.density = DensityHolder(model, settings.data_dir)
         self.settings = settings
         self.loaded: CausalLM | None = None
         self.drift = 0.0
@@ -177,6 +182,8 @@ class _ModelHolder:
         if "model" not in header.meta:
             raise CorruptArchive("the archive has model-coded blocks, but its header names no model")
         wanted = from_meta(header.meta["model"])
+        if names_density(self.given):
+            raise ModelMismatch(f"the archive was made with the language model {wanted.name}: give that with --model")
         if self.given is None and (self.loaded is None or self.loaded.weights_sha256 != wanted.weights_sha256):
             source = where_model_is(wanted)
             if source is None:
@@ -232,6 +239,10 @@ def _decoded(
 ) -> Iterator[bytes]:
     """Data of the blocks in order; blocks of a model are decoded together, as many as make a full set of lanes. `lenient`
     gives _LOST for a block whose data do not come out right."""
+    if "density" in header.meta:
+        for piece in decoded_images(blocks, header, holder.density, progress, lenient=lenient):
+            yield _LOST if piece is None else piece
+        return
     waiting: list[Block] = []
     n_lanes, most = 0, None
 
@@ -279,6 +290,8 @@ def _decode_waiting(
                 data = next(found)
                 if data is None:
                     raise _wrong_block(block, header, holder)
+            elif block.kind == archive.BITSBACK:
+                raise CorruptArchive("the archive has blocks of images, but its header names no density")
             else:
                 data = archive.plain_data(block)
                 if progress:

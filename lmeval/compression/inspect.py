@@ -52,4 +52,6 @@ def _block(block: archive.Block, position: int) -> dict[str, Any]:
             "group_tokens": block.group_tokens,
             "extra_space": extra,
         }
+    if block.kind == archive.BITSBACK:
+        found |= {"n_images": block.n_tokens, "n_initial_words": block.group_tokens}
     return found

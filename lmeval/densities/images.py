@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Literal
 
 import numpy as np
@@ -313,7 +314,7 @@ def _from_idx(content: bytes, name: str) -> _Array:
 def _from_npy(stream: io.BytesIO, name: str) -> _Array:
     try:
         return np.load(stream, allow_pickle=False)
-    except (ValueError, EOFError, TypeError, SyntaxError, MemoryError, OverflowError, RecursionError) as error:
+    except (ValueError, EOFError, TypeError, SyntaxError, MemoryError, OverflowError, RecursionError, TokenError) as error:
         raise InputError(f"{name} is a damaged .npy file, or of Python objects: {first_line(error):.150}") from error
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from commands import Run, assert_one_line
-from samples import PROSE, command
+from samples import PROSE, ROOT, command
+from vaes import npy
 
 from lmeval.compression import archive
 
@@ -93,6 +94,59 @@ def test_mistakes_are_one_line(run: Run, model: Path, text: Path, tmp_path: Path
     run("compress", text)
     assert_one_line(run("decompress", f"{text}.lmz", "-m", model, "-o", tmp_path / "x"), "weights", "lmeval-bytes-4m-v1")
     assert not (tmp_path / "x").exists()
+
+
+def digits(tmp_path: Path) -> Path:
+    from sklearn.datasets import load_digits
+
+    path = tmp_path / "digits.npy"
+    path.write_bytes(npy(load_digits().images[-60:].astype("u1")))  # pyright: ignore[reportAttributeAccessIssue]
+    return path
+
+
+def test_images_come_back(run: Run, tmp_path: Path):
+    path = digits(tmp_path)
+    before = path.read_bytes()
+    ran = run("compress", path, "-m", "lmeval-digits-vae-v1")
+    assert (ran.status, ran.err) == (0, "")
+    made = path.with_name("digits.npy.lmz")
+    for word in (f"{made.stat().st_size:,} bytes", "60 images of 64", "initial bits", "net", "-ELBO", "-IWAE, 16 samples"):
+        assert word in ran.out
+    path.unlink()
+    assert run("decompress", made) == (0, "", "")
+    assert path.read_bytes() == before
+    assert "network_sha256" in run("inspect", made).out
+    (shown,) = json.loads(run("inspect", made, "--json").out)
+    assert shown["blocks"][1]["n_images"] == 60
+    ran = run("decompress", made, "--range", "500:900", "-o", tmp_path / "part")
+    assert (tmp_path / "part").read_bytes() == before[500:900]
+
+
+def test_images_by_a_density_file_whose_weights_lie_elsewhere(run: Run, tmp_path: Path):
+    path, reference = digits(tmp_path), ROOT / "lmeval" / "reference" / "lmeval-digits-vae-v1"
+    (tmp_path / "data").mkdir()
+    (tmp_path / "mine.yaml").write_text((reference / "density.yaml").read_text())
+    (tmp_path / "data" / "model.safetensors").write_bytes((reference / "model.safetensors").read_bytes())
+    mine = ("-m", tmp_path / "mine.yaml")
+    ran = run("compress", path, *mine, "--data-dir", tmp_path / "data", "--no-verify", "--particles", 1)
+    assert ran.status == 0 and "not verified" in ran.out and "excess" in ran.out and "IWAE" not in ran.out
+    ran = run("decompress", f"{path}.lmz", *mine, "--data-dir", tmp_path / "data", "-o", tmp_path / "back")
+    assert (ran.status, (tmp_path / "back").read_bytes()) == (0, path.read_bytes())
+    assert_one_line(run("decompress", f"{path}.lmz", *mine, "-o", tmp_path / "x"), "model.safetensors")
+
+
+def test_mistakes_with_images_are_one_line(run: Run, text: Path, tmp_path: Path):
+    path, density = digits(tmp_path), ("-m", "lmeval-digits-vae-v1")
+    for option in (("--lanes", 2), ("--tolerance", 0.1), ("--context", 5), ("--overlap", 1), ("--dtype", "float64")):
+        assert_one_line(run("compress", path, *density, *option), option[0], "language models")
+    assert_one_line(run("compress", path, *density, "--device", "cpu"), "--device")
+    assert_one_line(run("compress", text, "--particles", 2), "--particles", "densities")
+    assert_one_line(run("compress", text, "--data-dir", tmp_path), "--data-dir")
+    assert_one_line(run("compress", path, *density, "--particles", 3), "power of two")
+    assert_one_line(run("compress", text, *density), ".npy")
+    assert_one_line(run("compress", path, "-m", "lmeval-mnist-vae-v1"), "784 numbers")
+    assert_one_line(run("compress", path, "-m", "lmeval-digits-flow-v1"), "kind flow")
+    assert not path.with_name("digits.npy.lmz").exists()
 
 
 @pytest.mark.slow

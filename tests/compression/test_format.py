@@ -1,15 +1,23 @@
 """The golden archives, and a decoder written from compression/FORMAT.md that shares nothing with the package."""
 
+import bisect
+import decimal
+import functools
 import hashlib
 import io
+import itertools
 import json
 import math
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.numpy
 import torch
+import yaml
 from samples import ROOT
 from transformers import AutoModelForCausalLM
 
@@ -28,7 +36,7 @@ def test_golden_archives_decode(path: Path):
 
 def test_there_are_golden_archives_of_every_kind():
     kinds = {block["kind"] for path in GOLDEN for part in inspect(memoryview(path.read_bytes())) for block in part["blocks"]}
-    assert {"model", "xz"} <= kinds
+    assert {"model", "xz", "bits-back"} <= kinds
     assert any(len(inspect(memoryview(path.read_bytes()))) > 1 for path in GOLDEN)
 
 
@@ -36,7 +44,8 @@ def test_every_golden_model_is_bundled():
     known = json.loads((REFERENCE / "fingerprints.json").read_text())
     for path in GOLDEN:
         for part in inspect(memoryview(path.read_bytes())):
-            assert "model" not in part or part["model"]["weights_sha256"] in known
+            for key in {"model", "density"} & part.keys():
+                assert part[key]["weights_sha256"] in known
 
 
 @pytest.mark.parametrize("name", ["v1.0-prose-float64"])
@@ -124,6 +133,219 @@ def _tokens(meta: dict, payload: bytes, n_lanes: int, n_tokens: int, group: int)
             lanes[lane].append(low[i])
     assert state == 0 and not words
     return [token for lane in lanes for token in lane]
+
+
+# Images, by section 7 of the page.
+
+ONE = 1 << 16
+
+
+@pytest.mark.parametrize("name", ["v1.1-digits-npy", "v1.1-mnist-idx"])
+def test_a_decoder_of_images_written_from_the_page(name: str):
+    raw = (ROOT / "compression" / "golden" / f"{name}.lmz").read_bytes()
+    size = struct.unpack_from("<I", raw, 12)[0]
+    dictionary = next(
+        line.strip() for line in (ROOT / "compression/FORMAT.md").read_text().splitlines() if line.startswith('    "lmeval')
+    )
+    meta = json.loads(zlib.decompressobj(zdict=dictionary.encode()).decompress(raw[16 : 16 + size]))
+    position, expected = 20 + size, (ROOT / "compression" / "golden" / f"{name}.data").read_bytes()
+    n_images = 0
+    while raw[position : position + 4] == b"LMZB":
+        _, stored, n_bytes, offset, kind, _, _, n, n_initial = struct.unpack_from("<4sIIQBBHII", raw, position)
+        payload = raw[position + 48 : position + 48 + stored]
+        if kind == 4:
+            images = _Page(meta["density"]).images(payload, n, n_initial)
+            assert images.astype(meta["density"]["dtype"]).tobytes() == expected[offset : offset + n_bytes]
+            n_images += n
+        position += 48 + stored
+    assert raw[9] == 1 and n_images > 5
+
+
+@functools.cache
+def _rounded(function: str, i: int, scale: int) -> int:
+    with decimal.localcontext() as context:
+        context.prec = 50
+        x = decimal.Decimal(i)
+        value = {
+            "exp": lambda: (-x / 64).exp(),
+            "logistic": lambda: 1 / (1 + (-x / 64).exp()),
+            "log": lambda: (1 + x / 1024).ln(),
+            "power": lambda: decimal.Decimal(2) ** (37 - x / 8),
+        }[function]()
+        return int((value * scale).to_integral_value(decimal.ROUND_HALF_EVEN))
+
+
+def _t(function: str, x: int) -> int:
+    i, r = min(x, 27 * ONE) >> 10, min(x, 27 * ONE) % 1024
+    entries = (_rounded(function, min(j, 1728), 1 << 38) for j in (i, i + 1))
+    return sum(f * part for f, part in zip(entries, (1024 - r, r), strict=True)) >> 10
+
+
+def _s(x: int) -> int:
+    return _t("logistic", x) if x >= 0 else (1 << 38) - _t("logistic", -x)
+
+
+def _log(p: int) -> int:
+    e = p.bit_length() - 1
+    y = (p << (24 - e)) - (1 << 24)
+    i, r = y >> 14, y % (1 << 14)
+    at = [_rounded("log", j, 1 << 20) for j in (i, i + 1)]
+    return e * _rounded("log", 1024, 1 << 20) + ((at[0] * ((1 << 14) - r) + at[1] * r) >> 14)
+
+
+def _d(rung: int, t: int) -> int:
+    return (t * t * _rounded("power", rung, 1) + (1 << 23)) >> 24
+
+
+def _sums(distances: list[int]) -> list[int]:
+    return [0, *itertools.accumulate(_t("exp", d) >> 12 for d in distances)]
+
+
+def _prior_parts(distances: list[int]) -> list[int]:
+    m = _sums(distances)
+    left = (1 << 24) - len(distances)
+    return [b * left // m[-1] - a * left // m[-1] + 1 for a, b in itertools.pairwise(m)]
+
+
+def _w(label: bytes, i: int, n: int) -> list[int]:
+    found = b""
+    for counter in range(-(-n // 16)):
+        found += hashlib.blake2b(label + struct.pack("<II", i, counter)).digest()
+    return list(struct.unpack_from(f"<{n}I", found))
+
+
+class _Stack:
+    def __init__(self, words: list[int]) -> None:
+        self.words, self.state = words, 0
+        self.fill()
+
+    def fill(self) -> None:
+        while self.state < 1 << 32 and self.words:
+            self.state = self.state << 32 | self.words.pop()
+
+    def pop(self, parts: list[int]) -> int:
+        q, first = self.state % (1 << 24), 0
+        for symbol, part in enumerate(parts):
+            if q < first + part:
+                self.state = (self.state >> 24) * part + q - first
+                self.fill()
+                return symbol
+            first += part
+        raise AssertionError
+
+    def push(self, parts: list[int], symbol: int) -> None:
+        first, part = sum(parts[:symbol]), parts[symbol]
+        if self.state >= part << 40:
+            self.words.append(self.state % (1 << 32))
+            self.state >>= 32
+        self.state = (self.state // part << 24) + first + self.state % part
+
+
+def _uniform(n: int) -> list[int]:
+    return [(1 << 24) // n] * (n - 1) + [(1 << 24) - (1 << 24) // n * (n - 1)]
+
+
+class _Page:
+    def __init__(self, density: dict) -> None:
+        folder = REFERENCE / density["name"]
+        self.layers = yaml.safe_load((folder / "density.yaml").read_text())
+        self.weights = safetensors.numpy.load_file(folder / "model.safetensors")
+        self.s, self.dims, self.latents = density["step_bits"], density["n_dims"], density["n_latent"]
+        self.levels, self.observation = density["levels"], density["observation"]
+        self.particles = 1 << density["particle_bits"]
+        self.points = range(-16 << self.s, (16 << self.s) + 1)
+        self.prior = _prior_parts([_d(16 * (self.s + 2), 8 * k) for k in self.points])
+        odd = [g | 1 for g in _w(b"shift", 0, self.latents)]
+        self.shifts = [[j * g % self.particles * 16384 // self.particles for g in odd] for j in range(self.particles)]
+
+    def run(self, names: list[str], h: np.ndarray) -> np.ndarray:
+        for name in names:
+            if name == "relu":
+                h = np.maximum(h, 0)
+                continue
+            weight, bias = (self.weights[f"{name}.{part}"].astype(np.float64) for part in ("weight", "bias"))
+            sums = np.rint(weight * 2**16).astype(np.int64) @ h + np.rint(bias * 2.0**32).astype(np.int64)
+            h = np.clip((sums + 2**15) >> 16, -(1 << 26), 1 << 26)
+        return h
+
+    def images(self, payload: bytes, n: int, n_initial: int) -> np.ndarray:
+        stack = _Stack(list(struct.unpack(f"<{len(payload) // 4}I", payload)))
+        found = np.array([self.image(stack, i) for i in range(n)])
+        begun = _w(b"initial", 0, n_initial)[::-1]
+        begun[-1] |= 1 << 31
+        assert (stack.state, stack.words) == (lambda s: (s.state, s.words))(_Stack(begun))
+        return found
+
+    def image(self, stack: _Stack, i: int) -> list[int]:
+        c = stack.pop(_uniform(self.particles)) if self.particles > 1 else 0
+        z = [self.points[stack.pop(self.prior)] for _ in range(self.latents)]
+        x = [0] * self.dims
+        below = self.below(z)
+        for b in reversed(range((self.levels - 1).bit_length())):
+            for pixel in range(self.dims):
+                one = self.part(below, pixel, x[pixel], b)
+                x[pixel] = 2 * x[pixel] + stack.pop([(1 << 24) - one, one])
+        q = self.posteriors(x)
+        u = []
+        for latent, (points, a) in enumerate(q):
+            at = points.index(z[latent])
+            size = a[at + 1] - a[at]
+            r = stack.pop(_uniform(size)) if size > 1 else 0
+            u.append((a[at] + r - self.shifts[c][latent]) % 16384)
+        if self.particles > 1:
+            weights = [self.weight(x, q, u, shifts) for shifts in self.shifts]
+            stack.push(_prior_parts([(max(weights) - w) >> 4 for w in weights]), c)
+        pad = _w(b"pad", i, self.latents)
+        for latent in reversed(range(self.latents)):
+            stack.push(_uniform(1 << 14), u[latent] ^ (pad[latent] >> 18))
+        return x
+
+    def weight(self, x: list[int], q: list, u: list[int], shifts: list[int]) -> int:
+        z, found = [], 0
+        for (points, a), number, shift in zip(q, u, shifts, strict=True):
+            at = bisect.bisect_right(a, (number + shift) % 16384) - 1
+            z.append(points[at])
+            found += _log(self.prior[points[at] - self.points[0]]) - _log(a[at + 1] - a[at])
+        below = self.below(z)
+        for b in range((self.levels - 1).bit_length()):
+            for pixel in range(self.dims):
+                one = self.part(below, pixel, x[pixel] >> (b + 1), b)
+                found += _log(one if x[pixel] >> b & 1 else (1 << 24) - one)
+        return found
+
+    def posteriors(self, x: list[int]) -> list[tuple[list[int], list[int]]]:
+        levels, s, found = np.array(x), self.s, []
+        inputs = ONE * levels if self.levels == 2 else ONE * (2 * levels - (self.levels - 1)) // (self.levels - 1)
+        h = self.run(self.layers["encoder"], inputs)
+        means, logs = (self.run([self.layers[name]], h).tolist() for name in ("mean", "log_std"))
+        for m, v in zip(means, logs, strict=True):
+            g = min(16 * s + 40, max(0, 16 * s + 32 + ((387270501 * v + (1 << 39)) >> 40)))
+            e = min(64 << s, max(-64 << s, (m + (1 << (12 - s))) >> (13 - s)))
+            c = (e + 4) >> 3
+            near = [o for o in range(-8 << s, 8 << s) if _d(g, 8 * o - (e - 8 * c)) <= 1 << 20]
+            sums = _sums([_d(g, 8 * o - (e - 8 * c)) for o in near])
+            found.append(([c + o for o in near], [((m << 14) + (sums[-1] >> 1)) // sums[-1] for m in sums]))
+        return found
+
+    def below(self, z: list[int]) -> Callable[[int, int], int]:
+        out = self.run(self.layers["decoder"], np.array(z) << (16 - self.s)).tolist()
+        if self.observation == "bernoulli":
+            return lambda pixel, j: (0, (1 << 38) - _s(out[pixel]), 1 << 38)[min(j, 2)]
+
+        def logistic(pixel: int, j: int) -> int:
+            if j <= 0 or j >= self.levels:
+                return 0 if j <= 0 else 1 << 38
+            m, v = out[pixel], out[self.dims + pixel]
+            u = min(2 * self.levels * ONE, max(-self.levels * ONE, (m + ONE) * (self.levels - 1) >> 1))
+            scale = (_t("exp", max(0, v + 7 * ONE)) >> 8) * 1149903211 >> 30
+            return _s(min(27 * ONE, max(-27 * ONE, (ONE * j - ONE // 2 - u) * scale >> 20)))
+
+        return logistic
+
+    def part(self, below: Callable[[int, int], int], pixel: int, higher: int, b: int) -> int:
+        low, middle, high = (below(pixel, (2 * higher + i) << b) for i in range(3))
+        found = (((high - middle) << 24) + (high - low >> 1)) // (high - low) if high > low else 1 << 23
+        return min((1 << 24) - 1, max(1, found))
 
 
 def test_the_score_and_the_file_agree():
