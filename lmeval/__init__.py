@@ -6,6 +6,7 @@
 True
 """
 
+from lmeval import densities, likelihood
 from lmeval.compression import CompressSettings, DecompressSettings, compress, compress_to, decompress, decompress_to
 from lmeval.documents import Corpus, Document, file_corpus, text_corpus
 from lmeval.errors import LmevalError
@@ -38,9 +39,11 @@ __all__ = [
     "compress_to",
     "decompress",
     "decompress_to",
+    "densities",
     "file_corpus",
     "find",
     "from_pair",
+    "likelihood",
     "load_model",
     "metric_module",
     "perplexity",

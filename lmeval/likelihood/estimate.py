@@ -43,7 +43,7 @@ from lmeval.results import Side
 METHODS = ("exact", "elbo", "iwae", "ais", "smc")
 ANNEALED = ("ais", "smc")
 PARTICLES = {"exact": 1, "elbo": 1, "iwae": 500, "ais": 16, "smc": 16}
-ROWS = 1024  # particles times data that go through a decoder at once: a few megabytes of pixels, which caches hold
+ROWS = 4096  # particles times data that go through a decoder at once
 
 
 def log_likelihood(
@@ -104,7 +104,7 @@ def log_likelihood(
         total = settings.n_gradients if chosen in ANNEALED else k
     tick = ticking(progress, total * len(x))
     # other people's log_prob may keep state; decoders have been tried on several batches by then
-    rows = scored(score, x, max(1, ROWS // k), place, tick, threads=kind == "latent")
+    rows = scored(score, x, max(1, ROWS // k), place, tick, k=k, threads=kind == "latent")
     return collected([row for (row,) in rows], side, chosen, settings, time.perf_counter() - began)
 
 

@@ -26,6 +26,8 @@ from lmeval.statistics import Estimate, mean_estimate
 
 ANNEALED = ("ais", "smc", "conditional smc")
 
+NUMBERS = 1 << 19  # for a thread of its own to be worth it, in one tensor of pixels
+
 Progress = Callable[[int, int], None]
 """Called with the model's evaluations done so far of the weighted run, and all that there will be."""
 
@@ -113,16 +115,19 @@ def ticking(progress: Progress | None, total: int) -> Tick:
 
 
 def scored(
-    score: Score, x: Tensor, at_once: int, group: Group, tick: Tick, *, threads: bool = True
+    score: Score, x: Tensor, at_once: int, group: Group, tick: Tick, *, k: int = 1, threads: bool = True
 ) -> list[tuple[Row, ...]]:
     """Rows of all data of x in order, at most `at_once` data together, shared out over the processes of the group.
 
     With `threads`, on a CPU, each thread takes data of its own and computes alone: a step is many short operations, and
-    threads that share each of them spend their time waiting for the slowest, most of all where other programs run.
+    threads that share each of them spend their time waiting for the slowest, most of all where other programs run. Where
+    `k` particles of the data would give a thread less than NUMBERS numbers to work on, there are fewer threads: they would
+    wait for the interpreter instead.
     """
     keys, mine = keys_of(x), range(group.rank, len(x), group.size)
     n_threads = torch.get_num_threads() if threads and x.device.type == "cpu" else 1
-    size = max(1, min(at_once, -(-len(mine) // n_threads)))
+    n_parts = max(1, min(n_threads, len(mine) * k * x[:1].numel() // NUMBERS))
+    size = max(1, min(at_once, -(-len(mine) // n_parts)))
     parts = [tuple(mine[first : first + size]) for first in range(0, len(mine), size)]
     stopped = threading.Event()
 

@@ -81,7 +81,7 @@ def sandwich(
     began = time.perf_counter()
     tick = ticking(progress, 2 * settings.n_gradients * n)
     at_once = max(1, ROWS // particles)
-    rows = scored(_both(model, shape, settings, z), x, at_once, place, tick)
+    rows = scored(_both(model, shape, settings, z), x, at_once, place, tick, k=particles)
     seconds = time.perf_counter() - began
     lower = collected([lower for lower, _ in rows], "lower", "smc", settings, seconds)
     upper = collected([upper for _, upper in rows], "upper", "conditional smc", settings, 0.0)

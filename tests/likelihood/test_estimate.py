@@ -30,7 +30,7 @@ from toy_densities import (
 from lmeval.densities import read_images
 from lmeval.densities.modelfile import load_density
 from lmeval.errors import DensityError, EmptyInput, InputError, LmevalError, NonFiniteScore
-from lmeval.likelihood import LogLikelihood, estimate, log_likelihood
+from lmeval.likelihood import LogLikelihood, estimate, log_likelihood, rows
 
 METHODS = ("elbo", "iwae", "ais", "smc")
 
@@ -163,7 +163,8 @@ def test_a_number_is_its_datums_own(method: str, start: str, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_threads_change_nothing(method: str):
+def test_threads_change_nothing(method: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rows, "NUMBERS", 1)
     before = torch.get_num_threads()
     model = linear(3, 6, 0.2, kind=Amortised, widen=1.3, prior=PRIORS["correlated"]() if method == "smc" else None)
     x = model.sample(13)

@@ -14,6 +14,7 @@ from torch.distributions import Distribution, Normal
 from toy_densities import settings_for
 
 from lmeval.errors import InputError, NonFiniteScore, WorkerError
+from lmeval.likelihood import rows as rows_module
 from lmeval.likelihood.annealing import Annealed, effective_size
 from lmeval.likelihood.diagnostics import log_estimate_stderr
 from lmeval.likelihood.noise import Key
@@ -148,7 +149,8 @@ def test_distributions_are_checked_again_afterwards():
 
 
 @pytest.fixture
-def threads():
+def threads(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rows_module, "NUMBERS", 1)  # that little data is shared out, too
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
