@@ -23,7 +23,6 @@ from lmeval.cli.shared import (
     input_bytes,
     json_option,
     labelled_progress,
-    model_option,
     output_bytes,
     print_table,
 )
@@ -48,7 +47,14 @@ _data_dir = click.option("--data-dir", help="Where a density file's weights lie,
 @click.command("compress")
 @click.argument("source", metavar="INPUT")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="The archive.  [default: INPUT.lmz]")
-@model_option
+@click.option(
+    "--model",
+    "-m",
+    default="bundled",
+    show_default=True,
+    help="'bundled', a folder in Hugging Face format, or a hub id; for images a bundled density such as "
+    "lmeval-mnist-vae-v1, or a density file (YAML).",
+)
 @_lanes
 @click.option(
     "--tolerance",
@@ -61,7 +67,11 @@ _data_dir = click.option("--data-dir", help="Where a density file's weights lie,
 )
 @click.option("--overlap", type=click.IntRange(min=0), help="Tokens a window takes over.  [default: context / 8]")
 @click.option("--no-verify", is_flag=True, help="Do not decode every block before it is written.")
-@click.option("--particles", type=click.IntRange(min=1), help="Latents drawn for an image, of a density.  [default: 16]")
+@click.option(
+    "--particles",
+    type=click.IntRange(min=1),
+    help="Latents drawn for an image, of a density: a power of two.  [default: 16]",
+)
 @_lanes_per_pass
 @_data_dir
 @device_option

@@ -45,9 +45,16 @@ def likelihood_command(
     records_path: Path | None,
     folder: Path | None,
 ) -> None:
-    """Log-likelihoods of several models on the same images, side by side, each with the side it lies on.
+    r"""Log-likelihoods of several models on the same images, side by side, each with the side it lies on.
 
-    SPEC is a YAML file that names data, models and bounds, or the name of one in tasks/, such as digits.
+    SPEC is a YAML file that names data, models and bounds, or the name of one in tasks/, such as digits. Its keys:
+
+    \b
+      likelihood   name of the comparison
+      data         images, split, limit, shape; binarise {seed} or threshold, or binarisation of a binary file
+      models       list of: name, model (bundled name, folder, density file), bounds, sandwich (simulated data), kde
+      bounds       list of: elbo, iwae, ais, smc; or with settings: {smc: {particles, temperatures or gap, start}}
+      seed, paired (the model that the others are compared with)
     """
     wanted = changed(read_spec(spec_path(spec)), limit, seed)
     check_outputs([path for path in (json_path, records_path) if path], _inputs(wanted, data_dir))

@@ -18,9 +18,8 @@ as they are, 3000 black images cost 11% to 13% more than their bound. So u is XO
 place of the image: over those it is uniform, and the expected price is the bound, whatever the images.
 """
 
-import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import constriction  # pyright: ignore[reportMissingTypeStubs]
@@ -47,9 +46,11 @@ from lmeval.compression.latent_tables import (
 )
 from lmeval.densities.networks import LayeredVAE
 from lmeval.errors import ModelError
+from lmeval.models.threads import one_thread
 
 ROWS = 256  # images that go through the encoder's network at once
 MAX_PARTICLE_BITS = 10
+CPU = torch.device("cpu")
 _stream: Any = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]
 _DECISION = _stream.model.Categorical(perfect=False)
 _DRAW = _stream.model.Uniform(1 << DRAW_BITS)
@@ -214,18 +215,7 @@ def _decoded(scheme: Scheme, k: Int64[np.ndarray, "n latents"]) -> pixels.Bits:
     return pixels.bit_parts(vae.observation, vae.levels, outputs)
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """For products so small that threads wait for each other longer than they compute: six times on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@_one_thread()
+@one_thread(CPU)  # products so small that threads wait for each other longer than they compute
 def encode_blocks(scheme: Scheme, blocks: Sequence[Images], progress: Callable[[int], None] | None = None) -> list[Coded]:
     """Code blocks of images, each by itself; `progress` is called with the number of images just coded."""
     words, n_latent = initial_words(scheme.most_initial_words), scheme.vae.n_latent
@@ -271,7 +261,7 @@ def _pop_rest(coder: Any, sizes: Int64[np.ndarray, " latents"]) -> Int64[np.ndar
     return found
 
 
-@_one_thread()
+@one_thread(CPU)  # products so small that threads wait for each other longer than they compute
 def decode_blocks(
     scheme: Scheme, blocks: Sequence[Coded], progress: Callable[[int], None] | None = None
 ) -> list[Images | None]:

@@ -30,6 +30,8 @@ def checked_data(x: Any, levels: int | None = None) -> None:
         )
     if not x.is_floating_point():
         raise InputError(f"x holds {x.dtype}, and densities take float tensors: give x.float()")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise InputError(f"x holds {x.dtype}, too coarse for log-probabilities: give x.float() to a model in float32")
     if x.ndim < 2:
         raise InputError(f"x has shape {list(x.shape)}, and a batch is [n, *event]: give x[:, None] for n numbers")
     if x.numel() == 0:

@@ -85,7 +85,8 @@ def _bound_found(bound: BoundSpec, model: Model, prepared: Prepared, group: Grou
 def _details(done: LogLikelihood) -> dict[str, Any]:
     found: dict[str, Any] = {"method": done.method, "settings": dict(done.settings)}
     found |= {"n_gradients": done.n_gradients, "n_pilot": done.n_pilot, "n_lost": done.n_lost}
-    for key, values in (("mean_length", done.lengths), ("mean_acceptance", done.acceptance)):
+    means = {"mean_length": done.lengths, "mean_acceptance": done.acceptance, "expected_gap_nats": done.expected_gap_nats}
+    for key, values in means.items():
         found[key] = None if values is None else float(values.mean())
     return found
 

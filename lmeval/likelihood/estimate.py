@@ -86,6 +86,8 @@ def log_likelihood(
         raise InputError(
             f"a gap plans the temperatures of ais and smc: with method '{chosen}' give it alone, or leave it out"
         )
+    if chosen not in ANNEALED and start == "pilot":
+        raise InputError(f"start 'pilot' is for ais and smc, and the method is '{chosen}': use start 'encoder' or 'prior'")
     place = group or Group(0, 1, connect(str(device)).device)
     x = torch.as_tensor(x).to(place.device)
     k = PARTICLES[chosen] if particles is None else particles

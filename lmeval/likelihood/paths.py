@@ -69,17 +69,17 @@ class State(NamedTuple):
 
 
 def is_standard_normal(prior: Distribution) -> bool:
-    """Whether a distribution is N(0, I) over vectors."""
-    if not isinstance(prior, Independent) or not isinstance(prior.base_dist, Normal):
+    """Whether a distribution is N(0, I) over vectors; one of a class derived from torch's may have another log_prob."""
+    if type(prior) is not Independent or type(prior.base_dist) is not Normal:
         return False
     return bool((prior.base_dist.mean == 0).all() and (prior.base_dist.stddev == 1).all())
 
 
 def gaussian_of(q: Distribution, widen: float) -> Gaussian | None:
     """A normal distribution over vectors with its standard deviations times `widen`; None for any other family."""
-    if isinstance(q, Independent) and isinstance(q.base_dist, Normal) and len(q.event_shape) == 1:
+    if type(q) is Independent and type(q.base_dist) is Normal and len(q.event_shape) == 1:
         return gaussian(q.base_dist.mean, q.base_dist.stddev * widen)
-    if isinstance(q, MultivariateNormal):
+    if type(q) is MultivariateNormal:
         return gaussian(q.mean, q.scale_tril * widen)
     return None
 

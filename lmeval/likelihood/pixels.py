@@ -15,12 +15,15 @@ _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
 def log_prob_of(found: Distribution, x: Tensor) -> Tensor:
-    """log p(x) [k, batch] under a distribution of batch shape [k, batch]; x is [batch, *event]."""
-    if isinstance(found, Independent) and len(found.event_shape) == 1:
+    """log p(x) [k, batch] under a distribution of batch shape [k, batch]; x is [batch, *event].
+
+    Only torch's own classes are known by what they are: one derived from them may have another log_prob.
+    """
+    if type(found) is Independent and len(found.event_shape) == 1:
         pixels = found.base_dist
-        if isinstance(pixels, Bernoulli):
+        if type(pixels) is Bernoulli:
             return _BernoulliSum.apply(pixels.logits, x)
-        if isinstance(pixels, Normal) and not pixels.scale.requires_grad:
+        if type(pixels) is Normal and not pixels.scale.requires_grad:
             # a number that was expanded to all pixels stays one number: its logarithm is taken once
             scale = pixels.scale if any(pixels.scale.stride()) else pixels.scale[(0,) * pixels.scale.dim()]
             log_det = scale.log() * x.shape[-1] if scale.dim() == 0 else scale.log().sum(-1)

@@ -60,8 +60,8 @@ def planned(model: Any, shape: LatentShape, x: Tensor, settings: Settings, gap: 
     frozen kernels, and half its variance is the gap, where that is small (log Z-hat is then nearly normal, and
     E[Z-hat] = Z). Raises InputError for a gap that is no positive number.
     """
-    if not gap > 0:
-        raise InputError(f"gap is {gap}: give nats above 0, such as 0.1")
+    if isinstance(gap, bool) or not isinstance(gap, int | float) or not gap > 0:
+        raise InputError(f"gap is {gap!r}: give nats above 0, such as 0.1")
     places = torch.linspace(0, len(x) - 1, min(len(x), MOST_DATA)).long().tolist()
     some, keys = x[places], keys_of(x[places])
     with quiet_distributions(), one_thread(x.device) as n_threads:

@@ -151,6 +151,14 @@ def _images(wanted: ImagesSpec, spec: Spec, data_dir: Path | None) -> ImageSet:
         found = binarise(found, data.binarise_seed)
     elif data.threshold is not None:
         found = threshold(found, data.threshold)
+    elif data.binarisation is not None:
+        if found.tags.binarisation != "static":
+            raise MixedSpaces(
+                f"binarisation {data.binarisation} is for files of zeros and ones, and {found.name} is of "
+                f"{found.tags.describe()}: binarise: {{seed: 0}} makes it binary"
+            )
+        tags = dataclasses.replace(found.tags, binarisation=data.binarisation)
+        found = dataclasses.replace(found, tags=tags)
     return first_of(found, wanted.limit)
 
 
@@ -181,7 +189,8 @@ def _check_space(name: str, density: LoadedDensity, data: ImageSet) -> None:
     if (density.levels, density.binarisation) != (data.tags.levels, data.tags.binarisation):
         made_for = f"{density.levels} levels" + (f", {density.binarisation}" if density.binarisation else "")
         raise MixedSpaces(
-            f"{name} is a model of images of {made_for}, and the data are of {data.tags.describe()}: no table holds both"
+            f"{name} is a model of images of {made_for}, and the data are of {data.tags.describe()}: no table holds both; "
+            "make grey images binary with binarise or threshold, or say with binarisation how a binary file was made"
         )
     if math.prod(density.shape) != data.n_dims:
         sizes = [" x ".join(map(str, shape)) for shape in (density.shape, data.shape)]

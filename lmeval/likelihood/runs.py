@@ -1,6 +1,7 @@
 """A batch of data through pilot, ladder and weighted run: what `estimate`, `simulate` and `planner` share."""
 
-from typing import Any, NamedTuple
+from numbers import Integral
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from lmeval.likelihood.annealing import Ladder
 from lmeval.likelihood.noise import Key
 from lmeval.likelihood.paths import Gaussian, Target, check_unbounded, gaussian_of, is_standard_normal
 from lmeval.likelihood.pilot import PilotSettings, Tuning, piloted
-from lmeval.likelihood.schedules import temperatures_of
+from lmeval.likelihood.schedules import Schedule, temperatures_of
 
 STARTS = ("auto", "pilot", "encoder", "prior")
 TEMPERATURES = {"pilot": 30, "encoder": 60, "prior": 100}
@@ -98,12 +99,16 @@ def checked_settings(
     particles: int, temperatures: int | None, schedule: str, start: str, leapfrogs: int, resample_below: float, seed: int
 ) -> Settings:
     """Settings with defaults filled in. Raises InputError."""
+    if schedule not in get_args(Schedule):
+        raise InputError(f"unknown schedule '{schedule}': use one of {', '.join(get_args(Schedule))}")
+    if isinstance(resample_below, bool) or not isinstance(resample_below, int | float) or not 0 <= resample_below <= 1:
+        raise InputError(f"resample_below is {resample_below!r}: give a share of the particles from 0 (never) to 1")
     if start not in STARTS:
         raise InputError(f"unknown start '{start}': use one of {', '.join(STARTS)}")
     steps = TEMPERATURES["pilot" if start == "auto" else start] if temperatures is None else temperatures
     for name, value in (("particles", particles), ("temperatures", steps), ("leapfrogs", leapfrogs)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise InputError(f"{name} is {value!r}: give a whole number of at least 1")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
         raise InputError(f"seed is {seed!r}: give a whole number of at least 0")
-    return Settings(particles, steps, schedule, start, leapfrogs, resample_below, seed)
+    return Settings(int(particles), int(steps), schedule, start, int(leapfrogs), float(resample_below), int(seed))

@@ -6,11 +6,13 @@ bounds is a property of that population: real data may be harder, or easier.
 
 import time
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lmeval.densities.checks import calling, refuse_training_mode
 from lmeval.densities.protocols import LatentShape, checked_latent, kind_of
 from lmeval.errors import DensityError, InputError
 from lmeval.likelihood.annealing import backward, conditional, forward
@@ -24,7 +26,6 @@ from lmeval.likelihood.rows import (
     Score,
     Tick,
     collected,
-    quiet_distributions,
     rows_of,
     scored,
     ticking,
@@ -71,12 +72,15 @@ def sandwich(
     """
     if kind_of(model) != "latent":
         raise DensityError("a sandwich needs a model with prior and decode(z): of others log p(x) is exact, or unknown")
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+    if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
         raise InputError(f"n is {n!r}: give the number of data to simulate, at least 1")
+    n = int(n)
     settings = checked_settings(particles, temperatures, schedule, start, leapfrogs, resample_below, seed)
     place = group or Group(0, 1, connect(str(device)).device)
-    with quiet_distributions(), torch.no_grad():
-        x, z = simulated(model, n, seed, place.device)
+    refuse_training_mode(model)
+    with torch.no_grad():
+        name = type(model).__name__
+        x, z = calling(lambda: simulated(model, n, seed, place.device), f"simulating data from {name}", None)
     shape = checked_latent(model, x)
     began = time.perf_counter()
     tick = ticking(progress, 2 * settings.n_gradients * n)

@@ -9,7 +9,9 @@
     seed: 0
     paired: VAE                               # the model that the others are compared with
 
-A key that is not known is an error that tells file, line and the nearest known key.
+A file that is binary already counts as fixed ("static"); in data, `binarisation: sampled` (or threshold) says how it was
+made. A sandwich takes the settings of its model's last annealed bound. A key that is not known is an error that tells file,
+line and the nearest known key.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +20,7 @@ from typing import Any, NamedTuple, get_args
 
 import yaml
 
+from lmeval.densities.images import BINARISATIONS
 from lmeval.errors import InputNotFound, TaskFileError, first_line
 from lmeval.likelihood.runs import STARTS, TEMPERATURES
 from lmeval.likelihood.schedules import Schedule
@@ -33,7 +36,7 @@ _IMAGE_KEYS = frozenset({"images", "split", "limit"})
 # Which keys may stand in a mapping, by where it stands; "*" is an entry of a list.
 _KNOWN: Mapping[str, frozenset[str]] = {
     "": frozenset({"likelihood", "data", "models", "seed", "paired"}),
-    "data": _IMAGE_KEYS | {"binarise", "threshold", "shape"},
+    "data": _IMAGE_KEYS | {"binarise", "threshold", "binarisation", "shape"},
     "data.binarise": frozenset({"seed"}),
     "models.*": frozenset({"name", "model", "bounds", "sandwich", "kde"}),
     "models.*.bounds.*": frozenset(METHODS),
@@ -53,13 +56,14 @@ class ImagesSpec(NamedTuple):
 
 
 class DataSpec(NamedTuple):
-    """The data to score. At most one of `binarise_seed` (seeded draw) and `threshold` (the least
-    level that becomes 1) makes them binary."""
+    """The data to score. At most one of `binarise_seed` (seeded draw) and `threshold` (the least level that becomes 1) makes
+    them binary, or `binarisation` says how those of a binary file were made so."""
 
     images: ImagesSpec
     binarise_seed: int | None = None
     threshold: int | None = None
     shape: tuple[int, ...] | None = None
+    binarisation: str | None = None
 
 
 class BoundSpec(NamedTuple):
@@ -81,7 +85,9 @@ class BoundSpec(NamedTuple):
         if self.method not in ANNEALED:
             return self.method.upper() + (f"-{particles}" if particles else "")
         steps = self.settings.get("temperatures")
-        size = f"{particles} x {steps}" if steps else f"{particles}, gap {self.settings['gap']:g}"
+        gap = self.settings.get("gap") or (self.plan or {}).get("wanted_gap_nats")
+        size = f"{particles} x {steps}" if steps else f"{particles}"
+        size += f", gap {gap:g}" if gap else ""
         return f"{self.method.upper()} {size}"
 
 
@@ -228,12 +234,14 @@ class _Block(NamedTuple):
 def _data(block: _Block) -> DataSpec:
     binarise = block.values.get("binarise")
     threshold = block.whole("threshold", 1)
-    if binarise is not None and threshold is not None:
-        raise TaskFileError(f"{block.where('threshold')} and binarise both make images binary: give one of them")
+    made = block.word("binarisation", BINARISATIONS)
+    if sum(given is not None for given in (binarise, threshold, made)) > 1:
+        keys = [key for key in ("threshold", "binarisation", "binarise") if block.values.get(key) is not None]
+        raise TaskFileError(f"{block.where(keys[0])} and {keys[1]} both make images binary: give one of them")
     seed = None if binarise is None else block.block("binarise").whole("seed", 0) or 0
     listed = lambda found: isinstance(found, list) and found != [] and all(_is_whole(n) and n >= 1 for n in found)  # noqa: E731
     shape = block.given("shape", listed, "a list of whole numbers such as [28, 28]")
-    return DataSpec(_images(block), seed, threshold, tuple(shape) if shape else None)
+    return DataSpec(_images(block), seed, threshold, tuple(shape) if shape else None, made)
 
 
 def _images(block: _Block) -> ImagesSpec:

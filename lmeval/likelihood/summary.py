@@ -19,6 +19,7 @@ from lmeval.statistics import Estimate
 
 DELTA = 0.01  # of the certificate: it fails once in a hundred runs
 FLAGGED_SHARE = 0.05  # of data with such weights, from which the bound is flagged
+FLAGGED_GAP = 0.1  # nats that an annealed bound may be expected to lack, from which it is flagged
 FLAG = "bound, not converged"
 NO_SIDE = "a difference of two bounds has no side"
 
@@ -228,6 +229,8 @@ def _row(one: Found, n_dims: int, best: bool) -> dict[str, Any]:
     bits = scaled(nats, -1 / (n_dims * math.log(2)))
     known = None if one.pareto_k is None else one.pareto_k[~np.isnan(one.pareto_k)]  # an infinite one is the worst
     share = None if known is None or not len(known) else float((known > PARETO_LIMIT).mean())
+    expected_gap = one.details.get("expected_gap_nats") or 0.0
+    unconverged = expected_gap > FLAGGED_GAP or (share is not None and share >= FLAGGED_SHARE)
     ess = None if one.ess is None or not np.isfinite(one.ess).any() else float(np.nanmedian(one.ess))
     return {
         "model": one.model,
@@ -243,7 +246,7 @@ def _row(one: Found, n_dims: int, best: bool) -> dict[str, Any]:
         "certificate_nats": one.certificate_nats,
         "median_ess": ess,
         "share_pareto_k_high": share,
-        "flag": FLAG if one.side == "lower" and share is not None and share >= FLAGGED_SHARE else None,
+        "flag": FLAG if one.side == "lower" and unconverged else None,
         "n_evaluations": one.n_evaluations,
         "seconds": round(one.seconds, 3),
         "best": best,

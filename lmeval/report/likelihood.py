@@ -129,6 +129,11 @@ def _notes(rows: Sequence[Row]) -> list[str]:
             "ESS: effective sample size of the particles, median over data; k > 0.7: share of data whose weights have so "
             "heavy a tail that more particles would still raise the bound"
         )
+    if any(row["flag"] for row in rows):
+        notes.append(
+            "bound, not converged: more draws would raise it; of importance weights by k, of annealed particles where the "
+            "path's length lets a gap of more than 0.1 nats be expected"
+        )
     if any(row["n_evaluations"] is not None for row in rows):
         notes.append("evaluations: of the model for each datum, every particle counted, and the pilot's")
     if "flow" in kinds:

@@ -122,7 +122,7 @@ def test_a_gap_is_planned(run: Run, here: Path):
     assert "SMC 4 x" in succeeded(ran) and "planned for a gap of 0.5 nats, about" in ran.err
     [row] = json.loads((here / "o.json").read_text())["bounds"]
     assert row["details"]["plan"]["wanted_gap_nats"] == 0.5
-    assert row["bound"] == f"SMC 4 x {row['details']['settings']['temperatures']}"
+    assert row["bound"] == f"SMC 4 x {row['details']['settings']['temperatures']}, gap 0.5"
 
 
 def test_files_from_the_data_folder(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch):

@@ -541,3 +541,14 @@ def test_annealing_beats_five_thousand_importance_samples(published: tuple[Any, 
     assert found.mean.value > -97.683 + 1.2
     assert found.mean.value < -96.1  # a bound still: AIS of 300 temperatures has -96.49, the tightest known run -96.3
     assert found.n_gradients < 6000
+
+
+def test_the_gap_to_be_expected_is_of_the_right_size():
+    model = linear(10, 50, 0.1)
+    x = model.sample(80)
+    for start, temperatures in (("prior", 15), ("prior", 40), ("pilot", 15)):
+        found = log_likelihood(model, x, "smc", start=start, temperatures=temperatures)
+        assert found.expected_gap_nats is not None
+        gap, expected = float((model.log_p(x) - found.nats).mean()), float(found.expected_gap_nats.mean())
+        assert expected / 5 - 0.02 < gap < 5 * expected + 0.02
+    assert log_likelihood(linear(2, 4, 0.5, kind=Amortised), linear(2, 4, 0.5).sample(2), "iwae").expected_gap_nats is None

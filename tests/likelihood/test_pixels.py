@@ -82,3 +82,14 @@ def test_data_stay_as_they_are():
         first = torch.autograd.grad(found, h, retain_graph=True)[0]
         assert torch.equal(torch.autograd.grad(found, h)[0], first)  # twice the same: nothing saved was changed
         assert torch.equal(x, before) and torch.equal(h.detach(), at)
+
+
+def test_a_derived_class_keeps_its_own_log_prob():
+    class Rounded(Normal):
+        def log_prob(self, value: Tensor) -> Tensor:
+            return (self.cdf(value + 0.5) - self.cdf(value - 0.5)).log()
+
+    h, x = torch.randn(K, BATCH, PIXELS, generator=G), torch.zeros(BATCH, PIXELS)
+    law = Independent(Rounded(h, 0.4), 1)
+    assert torch.equal(log_prob_of(law, x), law.log_prob(x))
+    assert not torch.allclose(log_prob_of(law, x), log_prob_of(Independent(Normal(h, 0.4), 1), x))

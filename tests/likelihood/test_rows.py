@@ -304,3 +304,13 @@ def test_columns():
     assert (other.n_evaluations, other.n_gradients) == (50, 0)
     assert (other.stderr[0], other.ess[0], other.pareto_k[0]) == (0.1, 3.0, 0.2)
     assert collected([Row(-1.0)], "exact", "exact", settings, 1.0).settings == {}
+
+
+def test_overlapping_calls_leave_torchs_checks_as_they_were():
+    first, second = quiet_distributions(), quiet_distributions()
+    with first:
+        second.__enter__()
+    assert not Normal._validate_args  # the second still needs it quiet
+    second.__exit__(None, None, None)
+    with pytest.raises(ValueError, match="loc"):
+        Normal(torch.tensor(math.nan), 1.0)

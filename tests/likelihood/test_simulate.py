@@ -195,3 +195,26 @@ def test_a_published_model_within_a_tenth_of_a_nat():
     assert found.gap.stderr is not None
     assert -3 * found.gap.stderr <= found.gap.value <= 0.1 + 3 * found.gap.stderr
     assert found.lower.mean.value < -105  # the model's own samples are harder than digits
+
+
+def test_a_model_that_cannot_make_data_is_told_so_in_one_line():
+    class Raw:
+        prior = standard(2)
+
+        def decode(self, z: Tensor) -> Any:
+            return z
+
+    with pytest.raises(DensityError, match="simulating data from Raw"):
+        sandwich(Raw(), 3)
+    with pytest.raises(DensityError, match="training mode"):
+        sandwich(_Dropping(), 3)
+
+
+class _Dropping:
+    prior = standard(2)
+
+    def __init__(self) -> None:
+        self.net = torch.nn.Dropout(0.5)
+
+    def decode(self, z: Tensor) -> Any:
+        return Independent(Normal(self.net(z), 1.0), 1)

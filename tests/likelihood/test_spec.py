@@ -86,7 +86,7 @@ def test_what_a_spec_leaves_out(tmp_path: Path):
     assert found.data.images == ImagesSpec("digits", None, None)
     assert found[0:2] == ("spec", path) and found[4:] == (0, None)
     assert found.models == (ModelSpec("m", "m", None, 0, KdeSpec()), ModelSpec("n", "m"))
-    assert found.data[1:] == (None, None, None)
+    assert found.data[1:] == (None, None, None, None)
 
 
 def test_a_seed_of_binarisation_is_0_where_it_is_not_given(tmp_path: Path):

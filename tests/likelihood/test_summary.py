@@ -245,3 +245,11 @@ def test_scaling_an_estimate_is_scaling_the_values(values: list[float], factor: 
     assert ours.value == pytest.approx(direct.value, rel=1e-9, abs=1e-6)
     assert ours.ci95 == pytest.approx(direct.ci95, rel=1e-9, abs=1e-4)
     assert scaled(mean_estimate(array[:1], share=False), factor).ci95 is None
+
+
+@pytest.mark.parametrize(("gap", "flag"), [(0.01, None), (0.5, "bound, not converged"), (None, None)])
+def test_annealed_bounds_with_a_gap_to_be_expected_are_flagged(gap: float | None, flag: str | None):
+    lower = found("a", EASY, "lower", "SMC", details={"expected_gap_nats": gap})
+    assert compared(lower).report.tables["bounds"][0]["flag"] == flag
+    exact = found("a", EASY, details={"expected_gap_nats": gap})
+    assert compared(exact).report.tables["bounds"][0]["flag"] is None
