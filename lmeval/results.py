@@ -68,7 +68,8 @@ def find(report: Report, name: str) -> Measurement:
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of the interpreter and of every library whose arithmetic or parsing a number depends on."""
-    names = ("lmeval", "torch", "transformers", "tokenizers", "accelerate", "datasets", "numpy", "scipy")
+    names = ("lmeval", "torch", "transformers", "tokenizers", "accelerate", "datasets")
+    names += ("numpy", "scipy", "scikit-learn", "zuko")
     found = {"python": platform.python_version()}
     for name in names:
         try:

@@ -1,7 +1,6 @@
 """Several models on one data set: every bound of every model, and the report of them."""
 
 import dataclasses
-import importlib.metadata
 import time
 from collections.abc import Callable
 from typing import Any
@@ -171,15 +170,5 @@ def _provenance(prepared: Prepared, group: Group) -> dict[str, Any]:
         "n_processes": group.size,
         "n_threads": torch.get_num_threads(),
         "seed": spec.seed,
-        "versions": results.versions() | _versions("scikit-learn", "zuko"),
+        "versions": results.versions(),
     }
-
-
-def _versions(*names: str) -> dict[str, str]:
-    found = {}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found

@@ -43,7 +43,7 @@ from lmeval.results import Side
 METHODS = ("exact", "elbo", "iwae", "ais", "smc")
 ANNEALED = ("ais", "smc")
 PARTICLES = {"exact": 1, "elbo": 1, "iwae": 500, "ais": 16, "smc": 16}
-ROWS = 4096  # particles times data that go through a decoder at once
+ROWS, PIXELS = 4096, 1 << 22  # particles times data that go through a decoder at once, and their pixels, at most
 
 
 def log_likelihood(
@@ -77,17 +77,7 @@ def log_likelihood(
     each scores a part of the data and all get all of it. Raises DensityError, InputError, NonFiniteScore.
     """
     kind = kind_of(model)
-    chosen = method or ("exact" if kind == "exact" else "smc")
-    if chosen not in METHODS:
-        raise InputError(f"unknown method '{chosen}': use one of {', '.join(METHODS)}")
-    if kind == "implicit" or (kind == "exact") != (chosen == "exact"):
-        raise DensityError(_wrong_kind(kind, chosen))
-    if gap is not None and (chosen not in ANNEALED or temperatures is not None):
-        raise InputError(
-            f"a gap plans the temperatures of ais and smc: with method '{chosen}' give it alone, or leave it out"
-        )
-    if chosen not in ANNEALED and start == "pilot":
-        raise InputError(f"start 'pilot' is for ais and smc, and the method is '{chosen}': use start 'encoder' or 'prior'")
+    chosen = _method(kind, method, temperatures, gap, start)
     place = group or Group(0, 1, connect(str(device)).device)
     x = torch.as_tensor(x).to(place.device)
     k = PARTICLES[chosen] if particles is None else particles
@@ -106,8 +96,29 @@ def log_likelihood(
         total = settings.n_gradients if chosen in ANNEALED else k
     tick = ticking(progress, total * len(x))
     # other people's log_prob may keep state; decoders have been tried on several batches by then
-    rows = scored(score, x, max(1, ROWS // k), place, tick, k=k, threads=kind == "latent")
+    rows = scored(score, x, max(1, rows_at_once(x) // k), place, tick, k=k, threads=kind == "latent")
     return collected([row for (row,) in rows], side, chosen, settings, time.perf_counter() - began)
+
+
+def rows_at_once(x: Tensor) -> int:
+    """How many x may go through a decoder at once: memory then does not grow with images or data."""
+    return max(1, min(ROWS, PIXELS // x[:1].numel()))
+
+
+def _method(kind: str, method: str | None, temperatures: int | None, gap: float | None, start: str) -> str:
+    """The method, if it and what is asked of it suit the model."""
+    chosen = method or ("exact" if kind == "exact" else "smc")
+    if chosen not in METHODS:
+        raise InputError(f"unknown method '{chosen}': use one of {', '.join(METHODS)}")
+    if kind == "implicit" or (kind == "exact") != (chosen == "exact"):
+        raise DensityError(_wrong_kind(kind, chosen))
+    if gap is not None and (chosen not in ANNEALED or temperatures is not None):
+        raise InputError(
+            f"a gap plans the temperatures of ais and smc: with method '{chosen}' give it alone, or leave it out"
+        )
+    if chosen not in ANNEALED and start == "pilot":
+        raise InputError(f"start 'pilot' is for ais and smc, and the method is '{chosen}': use start 'encoder' or 'prior'")
+    return chosen
 
 
 def _wrong_kind(kind: str, method: str) -> str:
@@ -154,7 +165,7 @@ def _weighed(
     start = None if settings.start == "prior" else encoder_start(model, x, 1.0)
     target = target_of(model, shape, x, ids, start)
     encoded = settings.start != "prior" and start is None
-    found = weighed(target, k, Streams(settings.seed, method, keys, x), max(1, ROWS // len(ids)), encoded)
+    found = weighed(target, k, Streams(settings.seed, method, keys, x), max(1, rows_at_once(x) // len(ids)), encoded)
     tick(k)
     if method == "elbo":
         stderr = found.sd_log / math.sqrt(k) if k > 1 else np.full(len(ids), np.nan)

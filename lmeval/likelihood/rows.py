@@ -26,7 +26,7 @@ from lmeval.statistics import Estimate, mean_estimate
 
 ANNEALED = ("ais", "smc", "conditional smc")
 
-MIXING = 4.0
+MIXING = 4.0  # what moves cost that do not mix at once, as a factor of the gap
 _QUIET, _n_quiet, _checks_before = threading.Lock(), 0, True
 NUMBERS = 1 << 19  # for a thread of its own to be worth it, in one tensor of pixels
 

@@ -16,7 +16,7 @@ from lmeval.densities.checks import calling, refuse_training_mode
 from lmeval.densities.protocols import LatentShape, checked_latent, kind_of
 from lmeval.errors import DensityError, InputError
 from lmeval.likelihood.annealing import backward, conditional, forward
-from lmeval.likelihood.estimate import ROWS
+from lmeval.likelihood.estimate import rows_at_once
 from lmeval.likelihood.noise import Key, Streams, own_seed
 from lmeval.likelihood.paths import is_standard_normal, sampled_prior
 from lmeval.likelihood.rows import (
@@ -84,7 +84,7 @@ def sandwich(
     shape = checked_latent(model, x)
     began = time.perf_counter()
     tick = ticking(progress, 2 * settings.n_gradients * n)
-    at_once = max(1, ROWS // particles)
+    at_once = max(1, rows_at_once(x) // particles)
     rows = scored(_both(model, shape, settings, z), x, at_once, place, tick, k=particles)
     seconds = time.perf_counter() - began
     lower = collected([lower for lower, _ in rows], "lower", "smc", settings, seconds)

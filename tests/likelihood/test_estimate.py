@@ -552,3 +552,9 @@ def test_the_gap_to_be_expected_is_of_the_right_size():
         gap, expected = float((model.log_p(x) - found.nats).mean()), float(found.expected_gap_nats.mean())
         assert expected / 5 - 0.02 < gap < 5 * expected + 0.02
     assert log_likelihood(linear(2, 4, 0.5, kind=Amortised), linear(2, 4, 0.5).sample(2), "iwae").expected_gap_nats is None
+
+
+def test_large_images_go_through_fewer_at_a_time():
+    assert estimate.rows_at_once(torch.zeros(1, 784)) == estimate.ROWS
+    assert estimate.rows_at_once(torch.zeros(1, 3, 256, 256)) == estimate.PIXELS // (3 * 256 * 256)
+    assert estimate.rows_at_once(torch.zeros(1, estimate.PIXELS + 1)) == 1

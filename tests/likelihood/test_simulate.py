@@ -12,7 +12,7 @@ from toy_densities import ASYMMETRIC, PRIORS, Amortised, assert_below, assert_me
 
 from lmeval.densities.modelfile import load_density
 from lmeval.errors import DensityError, InputError
-from lmeval.likelihood import log_likelihood, sandwich, simulate
+from lmeval.likelihood import estimate, log_likelihood, sandwich
 from lmeval.likelihood.simulate import simulated
 from lmeval.statistics import paired_difference
 
@@ -122,7 +122,7 @@ def test_neither_batches_nor_their_number_change_it(monkeypatch: pytest.MonkeyPa
     model = linear(3, 6, 0.2)
     given: dict[str, Any] = {"temperatures": 5, "particles": 6}
     found, few = sandwich(model, 7, **given), sandwich(model, 4, **given)
-    monkeypatch.setattr(simulate, "ROWS", 12)
+    monkeypatch.setattr(estimate, "ROWS", 12)
     small = sandwich(model, 7, **given)
     for side in ("lower", "upper"):
         a, b, c = (getattr(s, side).nats for s in (found, few, small))
