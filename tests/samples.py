@@ -16,6 +16,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from lmeval.compression import archive, encode
+from lmeval.compression.alone import online_block
 from lmeval.compression.grid import grid_for_margin
 from lmeval.compression.lanes import Layout
 from lmeval.compression.settings import Canary, ModelSettings, as_meta
@@ -270,7 +271,8 @@ def model_archive(
     **meta: Any,
 ) -> bytes:
     """An archive with a block for each piece, coded by the model however badly (`compress` leaves what it would make longer
-    to a codec). A piece that the model cannot spell, and every second where `lanes` is 0, is a plain block."""
+    to a codec). A piece that the model cannot spell, and every second where `lanes` is 0, is a plain block; where the
+    settings adapt, it is an online block and a plain one by turns."""
     settings, data = settings or model_settings(model), b"".join(pieces)
     plain, lanes = lanes == 0, lanes or 4
     spelled = [encode_bytes(model.encoder, piece) for piece in pieces]
@@ -279,10 +281,13 @@ def model_archive(
         settings = with_canary(model, settings, ids[: min(canary, settings.layout.window)])
     out = io.BytesIO()
     described = {"n_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "model": as_meta(settings)}
+    described |= {} if settings.adapt == "none" else {"adapt": settings.adapt}
     header = archive.write_header(out, described | meta)
     size, lines, offset = out.tell(), [], 0
     for i, (piece, tokens) in enumerate(zip(pieces, spelled, strict=True)):
         block = archive.plain_block(piece, offset)
+        if settings.adapt != "none" and i % 4 < 2:
+            block = online_block(piece, offset, settings.adapt)
         if tokens is not None and len(tokens.ids) and not (plain and i % 2):
             n_lanes = min(lanes, len(tokens.ids))
             coded = encode.encode_tokens(model, settings, tokens.ids, n_lanes)

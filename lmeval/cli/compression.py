@@ -38,6 +38,7 @@ BOUND_EVALUATIONS = 1 << 20  # of a decoder, for the importance-weighted bound b
 _lanes = click.option(
     "--lanes", type=click.IntRange(min=1), help="Stretches of a block coded side by side.  [default: from the input's size]"
 )
+_adapt_help = "Online models that learn from the data behind the model: full is smallest, light faster."
 _lanes_per_pass = click.option(
     "--batch-size", "lanes_per_pass", type=click.IntRange(min=1), help="Lanes that go through the network at once."
 )
@@ -66,6 +67,7 @@ _data_dir = click.option("--data-dir", help="Where a density file's weights lie,
     "--context", type=click.IntRange(min=1), help="Input tokens of a window.  [default: the model's, at most 1024]"
 )
 @click.option("--overlap", type=click.IntRange(min=0), help="Tokens a window takes over.  [default: context / 8]")
+@click.option("--adapt", type=click.Choice(compression.LEVELS), default="full", show_default=True, help=_adapt_help)
 @click.option("--no-verify", is_flag=True, help="Do not decode every block before it is written.")
 @click.option(
     "--particles",
@@ -87,6 +89,7 @@ def compress_command(
     tolerance: float | None,
     context: int | None,
     overlap: int | None,
+    adapt: str,
     no_verify: bool,
     particles: int | None,
     lanes_per_pass: int | None,
@@ -118,7 +121,7 @@ def compress_command(
             return
         place = _one_process(device)
         loaded = load_model(model, device=place.device, dtype=dtype)
-        settings = CompressSettings(lanes, tolerance, context, overlap, not no_verify, lanes_per_pass)
+        settings = CompressSettings(lanes, tolerance, context, overlap, not no_verify, lanes_per_pass, adapt)
         on_progress = stack.enter_context(_two_bars(len(data), verify=not no_verify))
         with output_bytes(output) as out:
             found = compression.compress_to(out, data, loaded, settings, progress=on_progress)
@@ -131,7 +134,7 @@ def compress_command(
         )
 
 
-_TEXT_ONLY = ("lanes", "tolerance", "context", "overlap", "lanes_per_pass", "dtype", "device")
+_TEXT_ONLY = ("lanes", "tolerance", "context", "overlap", "adapt", "lanes_per_pass", "dtype", "device")
 
 
 def _check_options(context: click.Context, *, images: bool) -> None:
@@ -289,6 +292,13 @@ def inspect_command(source: str, as_json: bool) -> None:
 @click.option(
     "--model", "-m", "models", multiple=True, help="As for compress; may be given several times.  [default: bundled]"
 )
+@click.option(
+    "--adapt",
+    "levels",
+    type=click.Choice(compression.LEVELS),
+    multiple=True,
+    help="Levels of online models behind each model; may be given several times.  [default: none and full]",
+)
 @_lanes
 @_lanes_per_pass
 @device_option
@@ -297,6 +307,7 @@ def inspect_command(source: str, as_json: bool) -> None:
 def benchmark_command(
     paths: tuple[str, ...],
     models: tuple[str, ...],
+    levels: tuple[str, ...],
     lanes: int | None,
     lanes_per_pass: int | None,
     device: str,
@@ -319,7 +330,7 @@ def benchmark_command(
     loaded = [load_model(model, device=place.device, dtype=dtype) for model in models or ("bundled",)]
     settings = CompressSettings(lanes=lanes, lanes_per_pass=lanes_per_pass)
     with labelled_progress("benchmark", None, show=True) as on_progress:
-        found = compression.benchmark(corpora, loaded, settings, on_progress)
+        found = compression.benchmark(corpora, loaded, settings, on_progress, levels=levels or ("none", "full"))
     print_table(report.benchmark_table(found))
     if json_path:
         results.write_json(found, json_path)

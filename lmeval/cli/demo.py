@@ -61,4 +61,5 @@ def _row(model: CausalLM, name: str, read: Callable[[], Corpus], device: str) ->
 def _json(row: report.DemoRow) -> dict[str, object]:
     baselines = [{**size._asdict(), "bits_per_byte": size.bits_per_byte} for size in row.sizes]
     archive = {"n_bytes": row.archive_bytes, "bits_per_byte": row.archive_bits_per_byte, "decoded_and_equal": row.decoded}
+    archive["adapt"] = CompressSettings().adapt
     return {**results.as_json(row.report), "archive": archive, "baselines": baselines}

@@ -1,13 +1,16 @@
 """`lmeval perplexity`."""
 
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import IO, NamedTuple
 
 import click
 
-from lmeval import parallel, report, results
+from lmeval import compression, parallel, report, results
 from lmeval.cli.shared import (
     BatchSize,
     byte_progress,
@@ -16,12 +19,15 @@ from lmeval.cli.shared import (
     device_option,
     dtype_option,
     json_option,
+    mapped,
     model_option,
     print_table,
     task_inputs,
 )
-from lmeval.documents import DataSource
-from lmeval.models import load_model
+from lmeval.compression import CompressSettings
+from lmeval.documents import Corpus, DataSource, Document
+from lmeval.errors import InputError
+from lmeval.models import CausalLM, load_model
 from lmeval.perplexity import Settings, Watch, document_row, perplexity
 from lmeval.tally import DocumentSums
 
@@ -46,6 +52,11 @@ from lmeval.tally import DocumentSums
 @click.option("--dataset", metavar="ID", help="Score a data set: a hub id or a folder; needs --text-column.")
 @click.option("--dataset-name", metavar="NAME", help="Configuration of the data set.")
 @click.option("--split", default="test", show_default=True, help="Split of the data set.")
+@click.option(
+    "--adapt",
+    type=click.Choice(compression.LEVELS[1:]),
+    help="Also the code length that `compress --adapt` reaches on every document, by the model and online models.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the block bootstrap.")
 @json_option
 @click.option("--documents", "documents_path", type=click.Path(path_type=Path), help="Write each document as JSON lines.")
@@ -62,6 +73,7 @@ def perplexity_command(
     dataset: str | None,
     dataset_name: str | None,
     split: str,
+    adapt: str | None,
     seed: int,
     json_path: Path | None,
     documents_path: Path | None,
@@ -74,17 +86,24 @@ def perplexity_command(
     corpus = corpus_of(paths, text_column, DataSource(dataset, dataset_name, split) if dataset else None)
     group = parallel.connect(device)
     leader = group.rank == 0
+    if adapt and group.size > 1:
+        raise InputError(f"--adapt is for one process, not for {group.size}: start lmeval without a launcher")
     loaded = load_model(model, device=group.device, dtype=dtype)
+    if adapt:
+        compression.check_codable(loaded)
     with ExitStack() as stack:
+        kept = _Kept(stack.enter_context(tempfile.TemporaryFile()), []) if adapt else None
         on_document = stack.enter_context(_document_lines(documents_path)) if documents_path and leader else None
         on_progress = stack.enter_context(byte_progress("scoring", corpus.n_bytes_hint, show=leader))
         found = perplexity(
             loaded,
-            corpus,
+            _keeping(corpus, kept) if kept else corpus,
             Settings(context, stride, bos, batch_size, seed),
             device=device,
             watch=Watch(on_progress, on_document),
         )
+        if adapt and kept:
+            found = _with_adapted(found, loaded, kept, adapt)
     if leader:
         notice = report.withheld_notice(found)
         if json_path:
@@ -103,3 +122,54 @@ def _document_lines(path: Path) -> Iterator[Callable[[DocumentSums], None]]:
             stream.write(json.dumps(document_row(document)) + "\n")
 
         yield write
+
+
+class _Kept(NamedTuple):
+    """The text that was scored, one document behind the other, and their lengths in bytes: a pipe can be read once."""
+
+    spool: IO[bytes]
+    lengths: list[int]
+
+
+def _keeping(corpus: Corpus, kept: _Kept) -> Corpus:
+    """The same corpus, whose text is written down while it is read."""
+
+    def copied(document: Document) -> Document:
+        i = len(kept.lengths)
+        kept.lengths.append(0)
+
+        def pieces() -> Iterator[str]:
+            for piece in document.pieces:
+                kept.lengths[i] += kept.spool.write(piece.encode())
+                yield piece
+
+        return Document(document.name, pieces())
+
+    return replace(corpus, documents=map(copied, corpus.documents))
+
+
+def _with_adapted(found: results.Report, model: CausalLM, kept: _Kept, adapt: str) -> results.Report:
+    """The report with the code length of the same documents under the model and its online models, each coded on its own."""
+    kept.spool.flush()
+    settings, coded, first = CompressSettings(adapt=adapt), [], 0
+    show = byte_progress("coding", sum(kept.lengths), show=True)
+    with mapped(kept.spool) as text, show as on_progress:
+        for n_bytes in kept.lengths:
+            piece, first = text[first : first + n_bytes], first + n_bytes
+            if n_bytes:
+                coded.append(compression.code_length(piece, model, settings, progress=lambda _, n, __: on_progress(n)))
+    n_payload, n_bytes = sum(one.n_payload_bytes for one in coded), sum(kept.lengths)
+    value = 8 * n_payload / n_bytes
+    measured = results.Measurement("adapted_bits_per_byte", value, "bits/byte", "exact", None, None, len(coded), False)
+    terms = {name: float(sum(getattr(one.length, name) for one in coded)) for name in compression.CodeLength._fields}
+    ledger = {
+        "adapt": adapt,
+        "what": "code length of model and online models, as compress --adapt reaches it, without headers and framing: not "
+        "the model's own perplexity",
+        "n_documents": len(coded),
+        "n_bytes": n_bytes,
+        "n_payload_bytes": n_payload,
+        "model_bytes": sum(one.model_bytes for one in coded),
+        "bits_of_model_bytes": terms,
+    }
+    return replace(found, results=(*found.results, measured), ledger={**found.ledger, "adapted": ledger})

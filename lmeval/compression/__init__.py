@@ -1,22 +1,30 @@
 """Text as compressed bytes: archives that prove a model's bits per byte, beside general-purpose compressors.
 
-    bytes -> tokens -> lanes -> log-odds of decisions (encode: parallel; decode: stepwise) -> grid -> range coder -> archive
+    bytes -> tokens -> lanes -> log-odds of decisions (encode: parallel; decode: stepwise) -> grid -> online models -> coder
     images -> latents popped from the stack -> networks in exact integers -> pixels and latents pushed (bitsback) -> archive
 
-`grid` is where real numbers become integers on which encoder and decoder agree; for images the networks themselves run in
-integers (`fixed_point`). `archive` is the container.
+`grid` is where real numbers become integers on which encoder and decoder agree; what follows it is integers throughout
+(`adaptive`: models that learn from the data as they pass). For images the networks themselves run in integers
+(`fixed_point`). `archive` is the container.
 """
 
+from lmeval.compression.account import Compression
+from lmeval.compression.adaptive import LEVELS
 from lmeval.compression.baselines import BASELINES, STANDARD_LIBRARY, CompressedSize, compressed_sizes
 from lmeval.compression.benchmark import benchmark
-from lmeval.compression.compress import Compression, CompressSettings, compress, compress_to
+from lmeval.compression.compress import code_length, compress, compress_to
 from lmeval.compression.compress_images import ImageCompression, ImageSettings, compress_images_to, first_images
 from lmeval.compression.decompress import DecompressSettings, Gap, decompress, decompress_range, decompress_to, salvage
+from lmeval.compression.encode import CodeLength
 from lmeval.compression.inspect import inspect
+from lmeval.compression.plan import CompressSettings
+from lmeval.compression.survey import check_codable
 
 __all__ = [
     "BASELINES",
+    "LEVELS",
     "STANDARD_LIBRARY",
+    "CodeLength",
     "CompressSettings",
     "CompressedSize",
     "Compression",
@@ -25,6 +33,8 @@ __all__ = [
     "ImageCompression",
     "ImageSettings",
     "benchmark",
+    "check_codable",
+    "code_length",
     "compress",
     "compress_images_to",
     "compress_to",

@@ -7,20 +7,22 @@ carries a checksum, so damage is named and never obeyed.
 import bz2
 import hashlib
 import io
-import json
 import lzma
 import struct
 import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
+from lmeval.compression import metadata
 from lmeval.errors import CorruptArchive, NotAnArchive
 
 MAGIC = b"\x89LMZ\r\n\x1a\n"
 BLOCK_MAGIC, INDEX_MAGIC = b"LMZB", b"LMZI"
-VERSION = (1, 1)
-STORED, BZIP2, XZ, MODEL, BITSBACK = range(5)
-KINDS = ("stored", "bzip2", "xz", "model", "bits-back")
+VERSION = (1, 2)
+STORED, BZIP2, XZ, MODEL, BITSBACK, ADAPTED, ONLINE = range(7)
+KINDS = ("stored", "bzip2", "xz", "model", "bits-back", "adapted", "online")
+BY_MODEL = (MODEL, ADAPTED)
+"""Kinds whose blocks hold tokens of a language model."""
 EXTRA_SPACE = 1  # flag: the first token's leading space is not data
 
 MAX_HEADER_BYTES = 1 << 20
@@ -38,20 +40,12 @@ _FOOTER = struct.Struct("<IQI")
 BLOCK_OVERHEAD = _BLOCK.size + _CRC.size
 FOOTER_SIZE = _FOOTER.size + _CRC.size + len(MAGIC)
 _XZ_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 24}]
-# A preset dictionary (RFC 1950) of what headers are made of: it halves the header of a short text. Part of the format.
-_DICTIONARY = (
-    b'"lmeval-bytes-4m-v1"cuda:0bfloat16float64{"made_on":{"device":"cpu","n_threads":4},"model":{"canary_ids":[],'
-    b'"canary_log_probs":"","depth":8,"drift_nats":1e-05,"dtype":"float32","epsilon_nats":1e-05,"grid_cells":4,'
-    b'"margin_nats":1e-05,"name":"lmeval-bytes-4m-v1","overlap":64,"start_id":256,"tree_depth":8,"vocabulary_sha256":"'
-    b'f65752b14951c6c5f9ad5bbb02d9569bef69d435c2b9562fab8817fcd3fc6e56","weights_sha256":"'
-    b'adb31360a0083520f5c6dcce9065ee3cc19aa649ee102c1bf70a141825fe69e2","window":512},"n_bytes":1,"sha256":"",'
-    b'"versions":{"lmeval":"0.1.0","torch":"2.13.0+cpu","transformers":"5.23.0"}}'
-)
 
 
 class Block(NamedTuple):
     """One block: `n_bytes` of data from `offset` on. The numbers of lanes and tokens are 0 unless a model coded it; in a
-    bits-back block the tokens are images, and `group_tokens` is the number of initial words."""
+    bits-back block the tokens are images, and `group_tokens` is the number of initial words; in an online block the tokens
+    are bytes, in one lane."""
 
     kind: int
     flags: int
@@ -127,12 +121,10 @@ def _where(block: Block) -> str:
 
 
 def write_header(out: BinaryIO, meta: dict[str, Any]) -> Header:
-    """Write the header: its metadata is compressed canonical JSON and must hold "n_bytes". The version is the first that
-    knew what the archive needs: 1.1 for a density, else 1.0."""
-    packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_DEFAULT_STRATEGY, _DICTIONARY)
-    text = packer.compress(json.dumps(meta, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
-    text += packer.flush()
-    version = (1, 1) if "density" in meta else (1, 0)
+    """Write the header: its metadata must hold "n_bytes" and "sha256". The version is the first that knew what the archive
+    needs."""
+    version = metadata.version_of(meta)
+    text = metadata.packed(meta, version)
     head = _PROLOGUE.pack(MAGIC, *version, 0, len(text)) + text
     seed = zlib.crc32(head)
     out.write(head + _CRC.pack(seed))
@@ -175,11 +167,6 @@ def header_bytes(header: Header) -> int:
     return len(out.getvalue())
 
 
-def header_size(meta_size: int) -> int:
-    """Bytes of a header whose compressed metadata has this size."""
-    return _PROLOGUE.size + meta_size + _CRC.size
-
-
 def read_header(data: memoryview, start: int = 0) -> tuple[Header, int]:
     """The header at `start`, and where its blocks begin. Raises NotAnArchive, CorruptArchive."""
     head = bytes(data[start : start + _PROLOGUE.size])
@@ -200,8 +187,7 @@ def read_header(data: memoryview, start: int = 0) -> tuple[Header, int]:
             f"the archive has format version {major}.{minor}, and this lmeval reads {VERSION[0]}.x: update it"
         )
     try:
-        unpacker = zlib.decompressobj(zdict=_DICTIONARY)
-        meta = json.loads(unpacker.decompress(data[start + _PROLOGUE.size : stop], MAX_HEADER_BYTES))
+        meta = metadata.unpacked(bytes(data[start + _PROLOGUE.size : stop]), (major, minor), MAX_HEADER_BYTES)
         n_bytes = meta["n_bytes"]
         if not isinstance(n_bytes, int) or n_bytes < 0:
             raise ValueError
@@ -224,19 +210,28 @@ def read_block(data: memoryview, position: int, seed: int) -> Block | None:
     payload = data[position + BLOCK_OVERHEAD : position + BLOCK_OVERHEAD + stored]
     if len(payload) < stored:
         raise CorruptArchive(f"the archive ends at byte {len(data):,}, inside a block: it was cut off")
-    if kind >= len(KINDS) or flags & ~EXTRA_SPACE or n_bytes > MAX_BLOCK_BYTES or n_lanes > MAX_LANES:
-        raise CorruptArchive(f"the block at byte {position:,} claims what no encoder writes")
-    if kind == MODEL and not (
-        1 <= n_lanes <= n_tokens <= min(MAX_BLOCK_TOKENS, n_bytes + 1) and 1 <= group_tokens <= n_tokens
-    ):
-        raise CorruptArchive(f"the block at byte {position:,} claims what no encoder writes")
-    if kind == BITSBACK and not (
-        1 <= n_tokens <= min(MAX_BLOCK_TOKENS, n_bytes) and group_tokens <= MAX_INITIAL_WORDS and n_lanes == flags == 0
-    ):
+    block = Block(kind, flags, offset, n_bytes, n_lanes, n_tokens, group_tokens, checksum, bytes(payload))
+    if not _can_be(block):
         raise CorruptArchive(f"the block at byte {position:,} claims what no encoder writes")
     if zlib.crc32(payload) != crc:
         raise CorruptArchive(f"the block at byte {position:,} (data from byte {offset:,} on) is damaged: checksum")
-    return Block(kind, flags, offset, n_bytes, n_lanes, n_tokens, group_tokens, checksum, bytes(payload))
+    return block
+
+
+def _can_be(block: Block) -> bool:
+    """Whether an encoder may have written these numbers."""
+    kind, flags, _, n_bytes, n_lanes, n_tokens, group_tokens, *_ = block
+    if kind >= len(KINDS) or flags & ~EXTRA_SPACE or n_bytes > MAX_BLOCK_BYTES or n_lanes > MAX_LANES:
+        return False
+    if kind in BY_MODEL:
+        most = min(MAX_BLOCK_TOKENS, n_bytes + 1)
+        return 1 <= n_lanes <= n_tokens <= most and 1 <= group_tokens <= n_tokens
+    if kind == BITSBACK:
+        few_words = group_tokens <= MAX_INITIAL_WORDS
+        return 1 <= n_tokens <= min(MAX_BLOCK_TOKENS, n_bytes) and few_words and n_lanes == flags == 0
+    if kind == ONLINE:
+        return 1 <= n_tokens == n_bytes <= MAX_BLOCK_TOKENS and n_lanes == 1 and group_tokens == flags == 0
+    return True
 
 
 def read_blocks(data: memoryview, position: int, header: Header) -> Iterator[Block]:

@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lmeval.compression.account import Compression
 from lmeval.compression.archive import KINDS
 from lmeval.compression.baselines import BASELINES, measure_baseline
-from lmeval.compression.compress import Compression, CompressSettings, compress_to
+from lmeval.compression.compress import compress_to
 from lmeval.compression.corpora import KnownCorpus, identify
 from lmeval.compression.decompress import DecompressSettings, decompress_to
+from lmeval.compression.plan import CompressSettings
 from lmeval.errors import EmptyInput
 from lmeval.models import CausalLM
 from lmeval.resources import BUNDLED_MODEL, package_folder, reference_folder
@@ -23,10 +25,10 @@ class Row(NamedTuple):
     """What one compressor made of one corpus.
 
     `ideal_bits_per_byte` is the model's own code length in the pass that encoded; `overhead` is what the archive without
-    its header takes beyond it, as a share. `total_bytes` counts, as the Hutter Prize does, all that a decoder needs: the
-    archive, the model's files, and lmeval's source, compressed (not Python and its libraries). None for programs that
-    everyone has. `published` marks figures of others, which were not measured here; `note` is their source, or how many
-    blocks of an archive were coded by the model and how many, where that was shorter, without it.
+    its header takes beyond it, as a share, where no online models adapt it. `total_bytes` counts, as the Hutter Prize does,
+    all that a decoder needs: the archive, the model's files, and lmeval's source, compressed (not Python and its libraries).
+    None for programs that everyone has. `published` marks figures of others, which were not measured here; `note` is their
+    source, or how many blocks of an archive were coded by the model and how many, where that was shorter, without it.
     """
 
     corpus: str
@@ -53,18 +55,22 @@ def benchmark(
     models: Sequence[CausalLM],
     settings: CompressSettings = CompressSettings(),  # noqa: B008 (immutable)
     progress: Progress | None = None,
+    *,
+    levels: Sequence[str] = ("none", "full"),
 ) -> Report:
-    """Compress every corpus with every model and every baseline, decode, and compare byte for byte.
+    """Compress every corpus with every model, at every one of the `levels` of its online models, and with every baseline;
+    decode, and compare byte for byte.
 
-    `settings.verify` is not used: the decoding that is timed is the verification. Results published by others follow for
-    corpora that are known by their size and checksum. Raises EmptyInput.
+    `settings.verify` is not used: the decoding that is timed is the verification; nor is `settings.adapt`. Results published
+    by others follow for corpora that are known by their size and checksum. Raises EmptyInput and InputError.
     """
     began = time.perf_counter()
     rows: list[Row] = []
     for name, data in corpora:
         if not data:
             raise EmptyInput(f"{name} is empty: bits per byte are not defined")
-        rows += [_model_row(name, data, model, settings, progress) for model in models]
+        ways = [settings._replace(verify=False, adapt=level) for level in levels]
+        rows += [_model_row(name, data, model, way, progress) for model in models for way in ways]
         for baseline in BASELINES.values():
             if progress:
                 progress(f"{name}: {baseline.name}", 0)
@@ -91,17 +97,19 @@ def benchmark(
 
 
 def _model_row(name: str, data: bytes, model: CausalLM, settings: CompressSettings, progress: Progress | None) -> Row:
+    compressor = f"{model.name} + {settings.adapt}" if settings.adapting else model.name
+
     def on_encoding(_: str, n: int, __: int) -> None:
         if progress:
-            progress(f"{name}: encoding", n)
+            progress(f"{name}: {compressor}: encoding", n)
 
     def on_decoding(n: int) -> None:
         if progress:
-            progress(f"{name}: decoding", n)
+            progress(f"{name}: {compressor}: decoding", n)
 
     out, back = io.BytesIO(), io.BytesIO()
     began = time.perf_counter()
-    found = compress_to(out, memoryview(data), model, settings._replace(verify=False), progress=on_encoding)
+    found = compress_to(out, memoryview(data), model, settings, progress=on_encoding)
     encoded = time.perf_counter()
     lanes = DecompressSettings(lanes_per_pass=settings.lanes_per_pass)
     decompress_to(back, memoryview(out.getvalue()), model, lanes, progress=on_decoding)
@@ -109,7 +117,7 @@ def _model_row(name: str, data: bytes, model: CausalLM, settings: CompressSettin
     ideal, overhead = _against_ideal(found)
     return Row(
         corpus=name,
-        compressor=model.name,
+        compressor=compressor,
         n_bytes=len(data),
         archive_bytes=found.n_archive_bytes,
         bits_per_byte=found.bits_per_byte,
@@ -125,10 +133,10 @@ def _model_row(name: str, data: bytes, model: CausalLM, settings: CompressSettin
 
 
 def _against_ideal(found: Compression) -> tuple[float | None, float | None]:
-    """Ideal bits per byte of the model-coded part, and the overhead of archives that the model coded throughout."""
+    """Ideal bits per byte of the model-coded part, and the overhead of archives that the model alone coded throughout."""
     if not found.model_bytes:
         return None, None
-    whole = found.model_bytes == found.n_bytes
+    whole = found.model_bytes == found.n_bytes and found.adapt == "none"
     coded = 8 * (found.n_archive_bytes - found.n_header_bytes)
     return found.length.ideal / found.model_bytes, coded / found.length.ideal - 1 if whole else None
 

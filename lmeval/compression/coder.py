@@ -10,7 +10,7 @@ from typing import Any
 
 import constriction  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Int, Int32, Int64
 
 from lmeval.compression.grid import FREQUENCY_BITS, PHASES
 from lmeval.errors import CorruptArchive
@@ -19,13 +19,15 @@ from lmeval.errors import CorruptArchive
 _stream: Any = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]
 _DECISION = _stream.model.Categorical(perfect=False)
 _ONE = 1 << FREQUENCY_BITS
+_AT_ONCE = 1 << 18  # decisions that are handed over together: each takes 16 bytes then
 
 
-def encode_bits(bits: Int32[np.ndarray, " n"], frequencies: Int64[np.ndarray, " n"]) -> bytes:
+def encode_bits(bits: Int32[np.ndarray, " n"], frequencies: Int[np.ndarray, " n"]) -> bytes:
     """Code bits whose probability of being 1 is frequency / 2^FREQUENCY_BITS, as little-endian 32-bit words."""
     coder = _stream.stack.AnsCoder()
-    if len(bits):
-        coder.encode_reverse(np.ascontiguousarray(bits, dtype=np.int32), _DECISION, _pairs(frequencies))
+    for stop in range(len(bits), 0, -_AT_ONCE):  # what is decoded last goes onto the stack first
+        part = slice(max(0, stop - _AT_ONCE), stop)
+        coder.encode_reverse(np.ascontiguousarray(bits[part], dtype=np.int32), _DECISION, _pairs(frequencies[part]))
     return coder.get_compressed().astype("<u4").tobytes()
 
 
@@ -49,7 +51,7 @@ class BitReader:
         return self._coder.is_empty()
 
 
-def _pairs(frequencies: Int64[np.ndarray, " n"]) -> np.ndarray:
+def _pairs(frequencies: Int[np.ndarray, " n"]) -> np.ndarray:
     """Weights of 0 and 1. They are integers, so the coder's floating-point sums are exact."""
     pairs = np.empty((len(frequencies), 2), dtype=np.float64)
     pairs[:, 1] = frequencies
@@ -57,9 +59,12 @@ def _pairs(frequencies: Int64[np.ndarray, " n"]) -> np.ndarray:
     return pairs
 
 
-def quantised_bits(bits: Int32[np.ndarray, " n"], frequencies: Int64[np.ndarray, " n"]) -> float:
+def quantised_bits(bits: Int32[np.ndarray, "*shape"], frequencies: Int[np.ndarray, "*shape"]) -> float:
     """Code length in bits under the integer probabilities."""
-    return float(-np.log2(np.where(bits == 1, frequencies, _ONE - frequencies) / _ONE).sum())
+    rows = _AT_ONCE // max(1, bits[:1].size)
+    parts = (slice(first, first + rows) for first in range(0, len(bits), rows))
+    chosen = (np.where(bits[part] == 1, frequencies[part], _ONE - frequencies[part]) for part in parts)
+    return sum((float(-np.log2(part / _ONE).sum()) for part in chosen), 0.0)
 
 
 def encode_ranks(ranks: Int64[np.ndarray, " n"]) -> bytes:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Float64, Int32, Int64
 from torch import Tensor
 
-from lmeval.compression import archive, coder, grid, lanes, tree
+from lmeval.compression import adaptive, archive, coder, grid, lanes, tree
 from lmeval.compression.settings import ModelSettings
 from lmeval.errors import CorruptArchive
 from lmeval.models import CausalLM
@@ -17,12 +17,18 @@ from lmeval.models.threads import half_the_threads, tuned_threads
 
 
 class _BlockReader:
-    """One block on its way: its coder, the phases of its tokens, and where its lanes stand among all lanes."""
+    """One block on its way: its coder, the phases of its tokens, where its lanes stand among all lanes, and the online
+    models of an adapted block."""
 
-    def __init__(self, block: archive.Block, first_lane: int) -> None:
+    def __init__(self, block: archive.Block, first_lane: int, settings: ModelSettings) -> None:
         n_groups = -(-block.n_tokens // block.group_tokens)
         ranks, size = coder.decode_ranks(block.payload, n_groups)
         self.block = block
+        self.online = None
+        if block.kind == archive.ADAPTED:
+            if settings.adapt == "none":
+                raise CorruptArchive("the archive has adapted blocks, but its header names no level of adaptation")
+            self.online = adaptive.open_adaptive(settings.adapt, settings.depth, block.n_tokens, block.n_lanes)
         self.phases = grid.phase_of(ranks)
         self.bits = coder.BitReader(block.payload[size:])
         self.first_lane = first_lane
@@ -38,7 +44,13 @@ class _BlockReader:
 
     def read(self, frequencies: Int64[np.ndarray, " active"]) -> Int32[np.ndarray, " active"]:
         """One decision of every active lane."""
-        return self.bits.read(frequencies) if len(frequencies) else np.zeros(0, dtype=np.int32)
+        if not len(frequencies):
+            return np.zeros(0, dtype=np.int32)
+        if self.online is None:
+            return self.bits.read(frequencies)
+        bits = self.bits.read(adaptive.predict(self.online, frequencies))
+        adaptive.learn(self.online, bits)
+        return bits
 
     def tokens(self) -> Int64[np.ndarray, " tokens"]:
         """The ids in the order of the text."""
@@ -59,7 +71,7 @@ def decode_blocks(
     readers: list[_BlockReader] = []
     for block in blocks:
         first = readers[-1].first_lane + readers[-1].block.n_lanes if readers else 0
-        readers.append(_BlockReader(block, first))
+        readers.append(_BlockReader(block, first, settings))
     n_lanes = readers[-1].first_lane + readers[-1].block.n_lanes
     state = _Lanes(model, settings, n_lanes, lanes_per_pass)
     phase = np.zeros(n_lanes, dtype=np.int64)

@@ -8,12 +8,14 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from lmeval.compression import archive, tree
+from lmeval.compression.alone import online_data
 from lmeval.compression.archive import Block, Header
-from lmeval.compression.compress import CACHE_BYTES, GROUP_LANES
 from lmeval.compression.decode import decode_blocks, stepwise_log_odds
 from lmeval.compression.decode_images import DensityHolder, decoded_images
 from lmeval.compression.density_settings import DensityLike, names_density
-from lmeval.compression.settings import ModelSettings, check_model, from_meta, where_model_is
+from lmeval.compression.pace import paced
+from lmeval.compression.plan import CACHE_BYTES, GROUP_LANES
+from lmeval.compression.settings import ModelSettings, check_model, from_header, where_model_is
 from lmeval.errors import ArchiveError, CorruptArchive, InputError, ModelMismatch, NumericalDrift
 from lmeval.models import CausalLM, ModelLike, as_model, from_pair
 from lmeval.models.stepwise import cache_bytes_per_token
@@ -179,9 +181,7 @@ class _ModelHolder:
         self._checked: set[int] = set()
 
     def get(self, header: Header) -> tuple[CausalLM, ModelSettings]:
-        if "model" not in header.meta:
-            raise CorruptArchive("the archive has model-coded blocks, but its header names no model")
-        wanted = from_meta(header.meta["model"])
+        wanted = from_header(header.meta)
         if names_density(self.given):
             raise ModelMismatch(f"the archive was made with the language model {wanted.name}: give that with --model")
         if self.given is None and (self.loaded is None or self.loaded.weights_sha256 != wanted.weights_sha256):
@@ -237,25 +237,26 @@ def _decoded(
     *,
     lenient: bool = False,
 ) -> Iterator[bytes]:
-    """Data of the blocks in order; blocks of a model are decoded together, as many as make a full set of lanes. `lenient`
-    gives _LOST for a block whose data do not come out right."""
+    """Data of the blocks in order; blocks of a model are decoded together, as many as make a full set of lanes, and adapted
+    blocks one at a time, with the memory of their online models. `lenient` gives _LOST for a block whose data do not come
+    out right."""
     if "density" in header.meta:
         for piece in decoded_images(blocks, header, holder.density, progress, lenient=lenient):
             yield _LOST if piece is None else piece
         return
     waiting: list[Block] = []
-    n_lanes, most = 0, None
-
+    n_lanes, most = 0, 0
     for block in blocks:
         if block.kind == archive.MODEL:
-            if most is None:
-                most = _lanes_together(*holder.get(header))
+            most = most or _lanes_together(*holder.get(header))
             if waiting and n_lanes + block.n_lanes > most:
                 yield from _decode_waiting(waiting, header, holder, progress, lenient)
                 waiting, n_lanes = [], 0
             n_lanes += block.n_lanes
-        elif not n_lanes:
+        elif block.kind == archive.ADAPTED or not n_lanes:
+            yield from _decode_waiting(waiting, header, holder, progress, lenient)
             yield from _decode_waiting([block], header, holder, progress, lenient)
+            waiting, n_lanes = [], 0
             continue
         waiting.append(block)
     yield from _decode_waiting(waiting, header, holder, progress, lenient)
@@ -269,29 +270,18 @@ def _lanes_together(model: CausalLM, settings: ModelSettings) -> int:
 def _decode_waiting(
     waiting: list[Block], header: Header, holder: _ModelHolder, progress: Progress | None, lenient: bool
 ) -> Iterator[bytes]:
-    coded = [block for block in waiting if block.kind == archive.MODEL]
-    found: Iterator[bytes | None] = iter(())
-    if coded:
-        model, settings = holder.get(header)
-        bytes_per_token = sum(b.n_bytes for b in coded) / sum(b.n_tokens for b in coded)
-        owed = 0.0
-
-        def on_tokens(n: int) -> None:
-            nonlocal owed
-            owed += n * bytes_per_token
-            if progress:
-                progress(int(owed))
-            owed -= int(owed)
-
-        found = iter(decode_blocks(model, settings, coded, holder.settings.lanes_per_pass, on_tokens))
+    coded = [block for block in waiting if block.kind in archive.BY_MODEL]
+    found = iter(_decode_coded(coded, header, holder, progress, lenient))
     for block in waiting:
         try:
-            if block.kind == archive.MODEL:
+            if block.kind in archive.BY_MODEL:
                 data = next(found)
                 if data is None:
                     raise _wrong_block(block, header, holder)
             elif block.kind == archive.BITSBACK:
                 raise CorruptArchive("the archive has blocks of images, but its header names no density")
+            elif block.kind == archive.ONLINE:
+                data = online_data(block, progress)
             else:
                 data = archive.plain_data(block)
                 if progress:
@@ -301,6 +291,25 @@ def _decode_waiting(
                 raise
             data = _LOST
         yield data
+
+
+def _decode_coded(
+    coded: list[Block], header: Header, holder: _ModelHolder, progress: Progress | None, lenient: bool
+) -> list[bytes | None]:
+    """Data of blocks of the model, None for those that do not come out right. Where one cannot have been written by an
+    encoder, a lenient reader takes each by itself."""
+    if not coded:
+        return []
+    model, settings = holder.get(header)
+    on_tokens = paced(progress, sum(b.n_bytes for b in coded) / sum(b.n_tokens for b in coded))
+    try:
+        return decode_blocks(model, settings, coded, holder.settings.lanes_per_pass, on_tokens)
+    except CorruptArchive:
+        if not lenient:
+            raise
+    if len(coded) == 1:
+        return [None]
+    return [data for block in coded for data in _decode_coded([block], header, holder, None, lenient)]
 
 
 def _wrong_block(block: Block, header: Header, holder: _ModelHolder) -> NumericalDrift:

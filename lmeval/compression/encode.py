@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int32, Int64
 
-from lmeval.compression import archive, coder, grid, lanes, tree
+from lmeval.compression import adaptive, archive, coder, grid, lanes, tree
+from lmeval.compression.pace import paced
 from lmeval.compression.settings import ModelSettings
 from lmeval.models import CausalLM
 from lmeval.models.logprobs import logit_slices
@@ -17,11 +18,13 @@ from lmeval.scoring.batching import automatic_batching, plan_batches
 
 class CodeLength(NamedTuple):
     """Where the bits of model-coded blocks go. `ideal` is the model's own code length in the pass that encoded; the other
-    terms are what the archive adds to it: quantisation by the grid, the phases, the range coder's rounding."""
+    terms are what the archive adds to it: quantisation by the grid, the phases, what the online models make of it (less than
+    0 where they save), the coder's rounding."""
 
     ideal: float
     grid: float
     phases: float
+    adaptation: float
     coder: float
 
     def __add__(self, other: "CodeLength") -> "CodeLength":  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -30,8 +33,9 @@ class CodeLength(NamedTuple):
 
 
 class CodedTokens(NamedTuple):
-    """A payload with the length of its groups, and an account of its bits."""
+    """A payload with its block's kind and the length of its groups, and an account of its bits."""
 
+    kind: int
     payload: bytes
     group_tokens: int
     length: CodeLength
@@ -44,33 +48,49 @@ def encode_tokens(
     n_lanes: int,
     progress: Callable[[int], None] | None = None,
 ) -> CodedTokens | None:
-    """Code the tokens of a block; None where the grid has no safe phase for them."""
+    """Code the tokens of a block; None where the grid has no safe phase for them. `progress` is told of tokens, each of them
+    half where online models read them too.
+
+    A block has up to 2^24 decisions, so what is no longer needed is let go: at most 24 bytes of memory for each are in use,
+    beside the online models' tables.
+    """
+    adapting = settings.adapt != "none"
+    progress = paced(progress, 0.5 if adapting else 1.0)
     log_odds = block_log_odds(model, settings, ids, n_lanes, progress)
-    order = lanes.coding_order(len(ids), n_lanes)
-    bits = np.empty((len(ids), settings.depth), dtype=np.int32)
-    bits[order] = tree.path_bits(ids, settings.depth)
     phases = grid.choose_phases(log_odds, settings.grid)
     if phases is None:
         return None
-    group = np.arange(len(ids)) // phases.group_tokens
-    phase = np.broadcast_to(grid.phase_of(phases.ranks)[group][:, None], log_odds.shape)
-    frequencies = grid.frequencies(grid.edges_below(log_odds, settings.grid), phase, settings.grid.cells)
-    # Decoding goes step by step, and in a step decision by decision for all lanes.
-    whole = len(ids) // n_lanes * n_lanes
-    in_order = [
-        np.concatenate(
-            [
-                part[:whole].reshape(-1, n_lanes, settings.depth).transpose(0, 2, 1).reshape(-1),
-                part[whole:].T.reshape(-1),
-            ]
-        )
-        for part in (bits, frequencies)
-    ]
-    words, ranks = coder.encode_bits(*in_order), coder.encode_ranks(phases.ranks)
+    in_order = np.empty_like(ids)
+    in_order[lanes.coding_order(len(ids), n_lanes)] = ids
+    bits = tree.path_bits(in_order, settings.depth)
     ideal = tree.code_length_nats(log_odds, bits) / np.log(2)
-    quantised = coder.quantised_bits(*in_order)
-    length = CodeLength(ideal, quantised - ideal, 8.0 * len(ranks), 8.0 * len(words) - quantised)
-    return CodedTokens(ranks + words, phases.group_tokens, length)
+    frequencies = grid.block_frequencies(log_odds, phases, settings.grid)
+    del log_odds
+    quantised = adapted = coder.quantised_bits(bits, frequencies)
+    if adapting:
+        del bits
+        state = adaptive.open_adaptive(settings.adapt, settings.depth, len(ids), n_lanes)
+        frequencies = adaptive.adapt_known(state, frequencies, in_order, progress)
+        del state
+        frequencies = frequencies.astype(np.int32)
+        bits = tree.path_bits(in_order, settings.depth)
+        adapted = coder.quantised_bits(bits, frequencies)
+    words = coder.encode_bits(*(_as_decoded(part, n_lanes) for part in (bits, frequencies)))
+    ranks = coder.encode_ranks(phases.ranks)
+    length = CodeLength(ideal, quantised - ideal, 8.0 * len(ranks), adapted - quantised, 8.0 * len(words) - adapted)
+    kind = archive.ADAPTED if adapting else archive.MODEL
+    return CodedTokens(kind, ranks + words, phases.group_tokens, length)
+
+
+def _as_decoded(part: Int32[np.ndarray, "tokens depth"], n_lanes: int) -> Int32[np.ndarray, " decisions"]:
+    """Decoding goes step by step, and in a step decision by decision for all lanes."""
+    n_tokens, depth = part.shape
+    whole = n_tokens // n_lanes * n_lanes
+    found = np.empty(part.size, dtype=np.int32)
+    steps = part[:whole].reshape(-1, n_lanes, depth).transpose(0, 2, 1)
+    found[: whole * depth].reshape(steps.shape)[...] = steps
+    found[whole * depth :] = part[whole:].T.reshape(-1)
+    return found
 
 
 def block_log_odds(
@@ -123,7 +143,7 @@ def _window_log_odds(
 def model_block(coded: CodedTokens, tokens: ByteTokens, data: bytes, offset: int, n_lanes: int) -> archive.Block:
     """The block of the archive that holds coded tokens."""
     return archive.Block(
-        kind=archive.MODEL,
+        kind=coded.kind,
         flags=archive.EXTRA_SPACE if tokens.extra_space else 0,
         offset=offset,
         n_bytes=len(data),

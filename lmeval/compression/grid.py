@@ -15,7 +15,7 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int, Int32, Int64
 
 PHASES = 4096
 PHASE_STRIDE = 2531  # rank r stands for phase r * PHASE_STRIDE mod PHASES: ranks that follow each other lie far apart
@@ -24,7 +24,8 @@ FREQUENCY_BITS = 22
 MAX_CELLS = 4096
 TABLE_BITS = 16
 HAZARDS_PER_GROUP = 5.0  # decisions that a random phase endangers: a safe phase is then the exp(5)-th tried, on average
-_GROUPS_AT_ONCE = 256
+_GROUPS_AT_ONCE = 64
+_TOKENS_AT_ONCE = 1 << 16  # where memory would be spent on temporary arrays
 
 
 class Grid(NamedTuple):
@@ -88,8 +89,8 @@ def choose_phases(log_odds: Float64[np.ndarray, "tokens decisions"], grid: Grid)
     """For each group of tokens the first rank whose phase endangers none of its decisions; None where even single tokens
     have no such phase. Groups are as long as HAZARDS_PER_GROUP allows: half as long, as often as one has no safe phase."""
     n = len(log_odds)
-    low, high = (edges_below(log_odds + sign * grid.margin, grid) for sign in (-1, 1))
-    hazards = float((high - low).sum()) / PHASES
+    low, high = (_shifted_edges(log_odds, sign * grid.margin, grid) for sign in (-1, 1))
+    hazards = float((high - low).sum(dtype=np.int64)) / PHASES
     group = n if hazards <= HAZARDS_PER_GROUP else max(1, int(HAZARDS_PER_GROUP * n / hazards))
     while True:
         ranks = _safe_ranks(low, high, group)
@@ -100,8 +101,33 @@ def choose_phases(log_odds: Float64[np.ndarray, "tokens decisions"], grid: Grid)
         group = (group + 1) // 2
 
 
+def _shifted_edges(
+    log_odds: Float64[np.ndarray, "tokens decisions"], shift: float, grid: Grid
+) -> Int32[np.ndarray, "tokens decisions"]:
+    """`edges_below` of log-odds that are off by `shift`: they are below 2^24."""
+    found = np.empty(log_odds.shape, dtype=np.int32)
+    for first in range(0, len(found), _TOKENS_AT_ONCE):
+        part = slice(first, first + _TOKENS_AT_ONCE)
+        found[part] = edges_below(log_odds[part] + shift, grid)
+    return found
+
+
+def block_frequencies(
+    log_odds: Float64[np.ndarray, "tokens decisions"], phases: Phases, grid: Grid
+) -> Int32[np.ndarray, "tokens decisions"]:
+    """Integer probabilities of all decisions of a block, tokens in coding order."""
+    found = np.empty(log_odds.shape, dtype=np.int32)
+    ranks = phase_of(phases.ranks)
+    for first in range(0, len(found), _TOKENS_AT_ONCE):
+        part = slice(first, first + _TOKENS_AT_ONCE)
+        edges = edges_below(log_odds[part], grid)
+        phase = ranks[(first + np.arange(len(edges))) // phases.group_tokens]
+        found[part] = frequencies(edges, np.broadcast_to(phase[:, None], edges.shape), grid.cells)
+    return found
+
+
 def _safe_ranks(
-    low: Int64[np.ndarray, "tokens decisions"], high: Int64[np.ndarray, "tokens decisions"], group: int
+    low: Int[np.ndarray, "tokens decisions"], high: Int[np.ndarray, "tokens decisions"], group: int
 ) -> Int64[np.ndarray, " groups"] | None:
     """First safe rank of each group; phases k with an edge in (low, high] are unsafe."""
     n_groups = -(-len(low) // group)
@@ -118,7 +144,7 @@ def _safe_ranks(
 
 
 def _unsafe(
-    low: Int64[np.ndarray, "tokens decisions"], high: Int64[np.ndarray, "tokens decisions"], group: int
+    low: Int[np.ndarray, "tokens decisions"], high: Int[np.ndarray, "tokens decisions"], group: int
 ) -> Bool[np.ndarray, "groups phases"]:
     """Which phases have an edge inside some decision's interval: intervals on a circle of PHASES, laid out twice."""
     n_groups, circle = -(-len(low) // group), 2 * PHASES

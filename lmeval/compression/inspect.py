@@ -3,6 +3,7 @@
 from typing import Any
 
 from lmeval.compression import archive
+from lmeval.compression.alone import online_level
 from lmeval.errors import CorruptArchive
 
 
@@ -44,7 +45,7 @@ def _block(block: archive.Block, position: int) -> dict[str, Any]:
         "payload_bytes": len(block.payload),
         "digest": block.digest.hex(),
     }
-    if block.kind == archive.MODEL:
+    if block.kind in archive.BY_MODEL:
         extra = bool(block.flags & archive.EXTRA_SPACE)
         found |= {
             "n_lanes": block.n_lanes,
@@ -52,6 +53,8 @@ def _block(block: archive.Block, position: int) -> dict[str, Any]:
             "group_tokens": block.group_tokens,
             "extra_space": extra,
         }
+    if block.kind == archive.ONLINE:
+        found |= {"n_lanes": block.n_lanes, "n_tokens": block.n_tokens, "level": online_level(block)}
     if block.kind == archive.BITSBACK:
         found |= {"n_images": block.n_tokens, "n_initial_words": block.group_tokens}
     return found

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lmeval.compression.adaptive import LEVELS
 from lmeval.compression.grid import MAX_CELLS, Grid
 from lmeval.compression.lanes import Layout
 from lmeval.compression.tree import depth_of
@@ -22,7 +23,8 @@ class ModelSettings(NamedTuple):
 
     `epsilon` (nats): how far any log-probability of the decoder may be off, beyond the `drift` (nats, of log-odds) that the
     encoder measured between its parallel and its stepwise pass; the grid's margin is 2 epsilon + drift. `canary`: a few ids
-    of the text with their log-probabilities in the encoder's pass, read behind the start token.
+    of the text with their log-probabilities in the encoder's pass, read behind the start token. `adapt`: the level of the
+    online models (adaptive.LEVELS) that blocks of this model are coded with; it stands in the header beside the model.
     """
 
     name: str
@@ -35,6 +37,7 @@ class ModelSettings(NamedTuple):
     epsilon: float
     drift: float
     canary: "Canary"
+    adapt: str = "none"
 
 
 class Canary(NamedTuple):
@@ -45,7 +48,7 @@ class Canary(NamedTuple):
 
 
 def as_meta(settings: ModelSettings) -> dict[str, Any]:
-    """JSON-ready."""
+    """JSON-ready, but for the level of adaptation: the header says it of the whole archive."""
     return {
         "name": settings.name,
         "weights_sha256": settings.weights_sha256,
@@ -71,8 +74,11 @@ def _kind(dtype: str) -> str:
     return "<f8" if dtype == "float64" else "<f4"
 
 
-def from_meta(meta: Any) -> ModelSettings:
-    """Raises CorruptArchive where something is missing or cannot be."""
+def from_header(header: dict[str, Any]) -> ModelSettings:
+    """From the metadata of an archive. Raises CorruptArchive where something is missing or cannot be."""
+    if "model" not in header:
+        raise CorruptArchive("the archive has model-coded blocks, but its header names no model")
+    meta, adapt = header["model"], header.get("adapt", "none")
     try:
         canary = np.frombuffer(base64.b64decode(meta["canary_log_probs"], validate=True), dtype=_kind(meta["dtype"]))
         found = ModelSettings(
@@ -86,6 +92,7 @@ def from_meta(meta: Any) -> ModelSettings:
             epsilon=float(meta["epsilon_nats"]),
             drift=float(meta["drift_nats"]),
             canary=Canary(tuple(int(i) for i in meta["canary_ids"]), tuple(canary.tolist())),
+            adapt=str(adapt),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CorruptArchive(f"the archive's header lacks what decoding needs: {error}") from error
@@ -96,7 +103,7 @@ def from_meta(meta: Any) -> ModelSettings:
     )
     sound &= len(found.canary.ids) == len(found.canary.log_probs) <= window and found.grid.margin >= 0
     sound = sound and all(0 <= i < 1 << found.depth for i in found.canary.ids)
-    if not sound or found.dtype not in DTYPES or not np.isfinite(numbers).all():
+    if not sound or found.adapt not in LEVELS or found.dtype not in DTYPES or not np.isfinite(numbers).all():
         raise CorruptArchive("the archive's header claims what no encoder writes")
     return found
 

@@ -1,5 +1,6 @@
 """A look at the input before it is coded: how far parallel and stepwise passes differ, and what a cold start costs."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ DEFAULT_WINDOW = 1024  # at most, unless asked for: keys and values of 64 lanes 
 SAMPLE_WINDOWS = 32
 SAMPLE_SHARE = 1 / 4  # of the input, at most
 CANARY_TOKENS = 16
+LEAST_CANARY_TOKENS, BYTES_PER_CANARY_TOKEN = 2, 4096  # where the header is to be small
 # Least drift to provide for (nats, of log-odds): that of other machines, where this one's sample shows less. float64 has
 # room to spare; bfloat16 is measured at 0.1 between passes, far too much for the grid to be cheap.
 LEAST_DRIFT = {"float32": 1.5e-5, "float64": 1e-10, "bfloat16": 0.05}
@@ -41,20 +43,31 @@ class Survey(NamedTuple):
     lane_bytes: int  # of keys and values
 
 
-def survey(
-    model: CausalLM, data: memoryview, context: int | None = None, overlap: int | None = None, tolerance: float | None = None
-) -> Survey | None:
-    """Measure on windows spread over the input. None where the model cannot code it: no token spells it, or even the
-    model's ideal code is longer than the input.
-
-    Raises InputError, ModelError (no cache), NumericalDrift (passes that do not agree at all).
-    """
+def check_codable(model: CausalLM) -> None:
+    """Raises ModelError for a model whose tokens or numbers no archive can hold."""
     if model.encoder.core is None or model.encoder.table is None:
         raise ModelError(
             f"the tokenizer of {model.name} is written in Python and does not tell its tokens' bytes: no archive"
         )
     if str(model.dtype).removeprefix("torch.") not in LEAST_DRIFT:
         raise ModelError(f"{model.name} is in {model.dtype}: load it in {', '.join(LEAST_DRIFT)}")
+
+
+def survey(
+    model: CausalLM,
+    data: memoryview,
+    context: int | None = None,
+    overlap: int | None = None,
+    tolerance: float | None = None,
+    adapt: str = "none",
+) -> Survey | None:
+    """Measure on windows spread over the input. None where the model cannot code it: no token spells it, or even the
+    model's ideal code is longer than the input. With online models behind it (`adapt`) the latter says nothing, as they
+    know what it got wrong, unless its passes do not agree either.
+
+    Raises InputError, ModelError (no cache), NumericalDrift (passes that do not agree at all).
+    """
+    check_codable(model)
     layout = _layout(model, context, overlap)
     settings = ModelSettings(
         name=model.name,
@@ -67,6 +80,7 @@ def survey(
         epsilon=0.0,
         drift=0.0,
         canary=Canary((), ()),
+        adapt=adapt,
     )
     sample = _sample(model, data, layout.window)
     if sample is None:
@@ -75,34 +89,62 @@ def survey(
     flat, n_lanes = ids.reshape(-1), len(ids)
     parallel = block_log_odds(model, settings, flat, n_lanes)
     bits = _token_bits(parallel, ids, settings.depth)
-    if bits.mean() > 8 * bytes_per_token:
+    poor = bool(bits.mean() > 8 * bytes_per_token)
+    if poor and adapt == "none":
         return None
     half = -(-ids.shape[1] // 2)  # as good a sample as the whole window, in half the time
     stepwise = stepwise_log_odds(model, settings, ids[:, :half].reshape(-1), n_lanes)
     limited = [np.clip(z, -LOG_ODDS_LIMIT, LOG_ODDS_LIMIT) for z in (parallel[: len(stepwise)], stepwise)]
     measured = float(np.quantile(np.abs(limited[0] - limited[1]), DRIFT_QUANTILE))
+    if measured > TOO_MUCH_DRIFT and poor:
+        return None  # its logits are huge where it is wrong, and nothing is lost
     if measured > TOO_MUCH_DRIFT:
         raise NumericalDrift(
             f"{model.name} read token by token differs from its parallel pass by {measured:.2g} nats, and at most "
             f"{TOO_MUCH_DRIFT:g} can be tolerated: its cache does not work as transformers means it to, or {settings.dtype} "
             "is too coarse (try --dtype float32)"
         )
-    drift = max(measured, LEAST_DRIFT[settings.dtype])
-    epsilon = (SAFETY - 1) / 2 * drift if tolerance is None else tolerance
-    count = min(CANARY_TOKENS, ids.shape[1])
     late = float(bits[len(bits) // 2 :].mean())
     return Survey(
-        settings=settings._replace(
-            grid=grid_for_margin(2 * epsilon + drift),
-            epsilon=epsilon,
-            drift=drift,
-            canary=Canary(tuple(int(i) for i in ids[0, :count]), tuple(float(-x * np.log(2)) for x in bits[:count, 0])),
+        settings=_with_margins(settings, max(measured, LEAST_DRIFT[settings.dtype]), tolerance)._replace(
+            canary=_canary(ids[0], bits[:, 0], CANARY_TOKENS if adapt == "none" else _few(len(data)))
         ),
         bits_per_token=max(late, 1e-3),
         bytes_per_token=bytes_per_token,
         cold_start_bits=_cold_start_bits(bits),
         lane_bytes=cache_bytes_per_token(model) * layout.window,
     )
+
+
+def _with_margins(settings: ModelSettings, drift: float, tolerance: float | None) -> ModelSettings:
+    """What is tolerated, and the grid that goes with it; in short numbers where the header is to be small."""
+    epsilon = (SAFETY - 1) / 2 * drift if tolerance is None else tolerance
+    if settings.adapt == "none":
+        return settings._replace(grid=grid_for_margin(2 * epsilon + drift), epsilon=epsilon, drift=drift)
+    epsilon, drift = _rounded_up(epsilon), _rounded_up(drift)
+    return settings._replace(grid=grid_for_margin(_rounded_up(2 * epsilon + drift)), epsilon=epsilon, drift=drift)
+
+
+def _rounded_up(x: float) -> float:
+    """To two digits; what rounding errors alone put beyond such a number counts as the number.
+
+    >>> [_rounded_up(x) for x in (0.0, 1.5e-05, 4.5000000000000003e-05, 1.2301e-3, 0.991)]
+    [0.0, 1.5e-05, 4.5e-05, 0.0013, 1.0]
+    """
+    nearest = float(f"{x:.1e}")
+    unit = 10.0 ** (math.floor(math.log10(nearest)) - 1) if nearest else 0.0
+    return nearest if nearest >= x * (1 - 1e-12) else float(f"{nearest + unit:.1e}")
+
+
+def _few(n_bytes: int) -> int:
+    """Tokens of a canary that a small archive can afford."""
+    return max(LEAST_CANARY_TOKENS, min(CANARY_TOKENS, n_bytes // BYTES_PER_CANARY_TOKEN))
+
+
+def _canary(ids: Int64[np.ndarray, " time"], bits: Float64[np.ndarray, " time"], most: int) -> Canary:
+    """The first tokens of a window, with their ideal bits in the encoder's pass."""
+    count = min(most, len(ids))
+    return Canary(tuple(int(i) for i in ids[:count]), tuple(float(-x * np.log(2)) for x in bits[:count]))
 
 
 def _cold_start_bits(bits: Float64[np.ndarray, "time lanes"]) -> float:

@@ -22,6 +22,7 @@ LEAF_BITS = 8
 LEAST_LOGIT = -80.0  # below the largest: keeps every mass a normal float32. Clamping moves no two logits farther apart
 SLICE_ELEMENTS = 1 << 20  # logits whose masses exist at a time on a CPU: what its caches hold
 LARGE_VOCABULARY = 4096  # masses above it are float32 (their sums never are)
+_AT_ONCE = 1 << 15  # rows, where memory would be spent on temporary arrays
 _TINY = 1e-300  # a subtree without ids has mass 0: its log-odds become a number beyond the grid's limit
 
 
@@ -118,7 +119,10 @@ def _path(mass: Float64[Tensor, "rows leaves"], leaf: Int64[Tensor, " rows"]) ->
 
 def path_bits(ids: Int64[np.ndarray, " tokens"], depth: int) -> Int32[np.ndarray, "tokens depth"]:
     """The decisions themselves: bits of the ids, high bit first."""
-    return (ids[:, None] >> np.arange(depth - 1, -1, -1) & 1).astype(np.int32)
+    bits = np.empty((len(ids), depth), dtype=np.int32)
+    for place in range(depth):  # a column at a time: a block may have 2^24 decisions
+        bits[:, place] = ids >> (depth - 1 - place) & 1
+    return bits
 
 
 Decide = Callable[[Float64[np.ndarray, " rows"]], Int32[np.ndarray, " rows"]]
@@ -155,4 +159,5 @@ def code_length_nats(log_odds: Float64[np.ndarray, "*shape"], bits: Int32[np.nda
     >>> round(float(code_length_nats(np.zeros(3), np.array([0, 1, 1])) / np.log(2)), 9)
     3.0
     """
-    return float(np.logaddexp(0.0, np.where(bits == 1, -log_odds, log_odds)).sum())
+    parts = (slice(first, first + _AT_ONCE) for first in range(0, len(bits), _AT_ONCE))
+    return sum((float(np.logaddexp(0.0, np.where(bits[i] == 1, -log_odds[i], log_odds[i])).sum()) for i in parts), 0.0)

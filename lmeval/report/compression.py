@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 
 from lmeval.compression import Compression, ImageCompression
-from lmeval.compression.archive import KINDS
+from lmeval.compression.archive import ADAPTED, KINDS, ONLINE
 from lmeval.densities.images import ImageSet
 from lmeval.report.tables import plain_table, speed
 from lmeval.results import Report
@@ -27,6 +27,8 @@ def compression_table(name: str, found: Compression) -> RenderableType:
     table.add_row("archive", f"{found.n_archive_bytes:,} bytes{rate}")
     kinds = [f"{n:,} {kind}" for kind, n in zip(KINDS, found.n_blocks, strict=True) if n]
     table.add_row("blocks", ", ".join(kinds) or "none")
+    if found.n_blocks[ADAPTED] or found.n_blocks[ONLINE]:
+        table.add_row("online models", found.adapt)
     if found.settings is not None and found.model_bytes:
         settings, length = found.settings, found.length
         table.add_row("model", escape(f"{settings.name}, {settings.dtype}"))
@@ -34,7 +36,8 @@ def compression_table(name: str, found: Compression) -> RenderableType:
         table.add_row("layout", lanes)
         table.add_row("tolerance", f"{settings.epsilon:.2g} nats beyond a drift of {settings.drift:.2g} between passes here")
         table.add_row("ideal", f"{length.ideal / 8:,.0f} bytes  {length.ideal / found.model_bytes:.4f} bits/byte")
-        extras = [("grid", length.grid), ("phases", length.phases), ("coder", length.coder)]
+        adaptation = [("adaptation", length.adaptation)] if found.n_blocks[ADAPTED] else []
+        extras = [("grid", length.grid), ("phases", length.phases), *adaptation, ("coder", length.coder)]
         extras += [("framing", 8.0 * found.n_framing_bytes), ("header", 8.0 * found.n_header_bytes)]
         table.add_row("on top", ", ".join(f"{what} {100 * bits / length.ideal:.3f}%" for what, bits in extras))
     encode = found.n_bytes / max(found.survey_seconds + found.encode_seconds, 1e-9)
@@ -112,17 +115,22 @@ def _inspected(found: Mapping[str, Any]) -> list[RenderableType]:
             continue
         for name, cell in value.items() if isinstance(value, Mapping) else [("", value)]:
             label = f"{key}.{name}" if name else key
-            head.add_row(escape(label), escape(f"{cell:,}" if isinstance(cell, int) else str(cell)))
+            head.add_row(escape(label), escape(_cell(cell)))
     kinds = {"images": "n_images", "initial words": "n_initial_words"}
     if "density" not in found:
         kinds = {"lanes": "n_lanes", "tokens": "n_tokens", "group": "group_tokens"}
+        kinds |= {"level": "level"} if any("level" in block for block in found["blocks"]) else {}
     blocks = plain_table("block", "position", "data from", "bytes", "kind", "payload", *kinds, "bits/byte")
     for i, block in enumerate(found["blocks"]):
-        numbers = [f"{block[key]:,}" if key in block else "" for key in kinds.values()]
+        numbers = [_cell(block.get(key, "")) for key in kinds.values()]
         places = [f"{block[key]:,}" for key in ("position", "offset", "n_bytes")]
         rate = 8 * block["payload_bytes"] / block["n_bytes"]
         blocks.add_row(str(i), *places, block["kind"], f"{block['payload_bytes']:,}", *numbers, f"{rate:.4f}")
     return [head, "", blocks, ""]
+
+
+def _cell(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def benchmark_table(report: Report) -> RenderableType:
@@ -157,7 +165,7 @@ def benchmark_table(report: Report) -> RenderableType:
         last = row["corpus"]
         measured.add_row(*_benchmark_cells(row))
     notes = [
-        "ideal: the model's own code length; overhead: of the archive without its header over it",
+        "ideal: the model's own code length; overhead: of the archive without its header over it, where nothing is adapted",
         "total: archive, model files and lmeval's compressed source, as the Hutter Prize counts",
     ]
     return Group(measured, "", *notes, *(["", published] if published.row_count else []))

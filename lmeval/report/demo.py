@@ -28,11 +28,13 @@ class DemoRow(NamedTuple):
 
 
 def demo_table(rows: Sequence[DemoRow]) -> RenderableType:
-    """Bits per byte: the model's score with its 95% interval, its archive, general-purpose compressors; smallest in bold."""
+    """Bits per byte: the model's score with its 95% interval, the archive that it and online models make (which may be
+    smaller than the score says), general-purpose compressors; the smallest file in bold."""
     model = rows[0].report.provenance["model"]["name"]
     columns = [size.name for size in rows[0].sizes]
     windows = rows[0].report.ledger["windows"]
-    title = f"bits per byte ({model}, context {windows['context']:,}, stride {windows['stride']:,})"
+    how = f"{model}, context {windows['context']:,}, stride {windows['stride']:,}"
+    title = f"bits per byte (score: {how}; archive: model and online models)"
     table = plain_table("text", "bytes", "score", "95% interval", "archive", "decoded", *columns, title=title)
     for row in rows:
         score = find(row.report, "bits_per_byte")

@@ -24,6 +24,9 @@ def perplexity_tables(report: Report) -> RenderableType:
     bos = {"window": "at every window", "document": "at document starts", "none": "nowhere"}[windows["bos_policy"]]
     head.add_row("windows", f"context {windows['context']:,}, stride {windows['stride']:,}, BOS {bos}")
     head.add_row("interval", _interval_method(report))
+    if "adapted" in ledger:
+        what = f"code length of model and online models ({ledger['adapted']['adapt']}), as compress reaches it"
+        head.add_row("adapted", f"{what}, without header and framing: not the model's perplexity")
     return Group(head, "", measurement_table(report.results), "", _position_table(report))
 
 

@@ -1,14 +1,16 @@
 import json
 import os
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
 from commands import Run, assert_one_line
-from samples import PROSE, ROOT, command
+from samples import PROSE, ROOT, babble, command, talker
 from vaes import npy
 
 from lmeval.compression import archive
+from lmeval.models.toys import byte_tokenizer
 
 
 def test_a_file_comes_back(run: Run, model: Path, text: Path):
@@ -43,7 +45,8 @@ def test_a_range_is_a_slice(run: Run, model: Path, text: Path, tmp_path: Path):
 
 def test_everything_is_shown(run: Run, text: Path):
     text.write_text(PROSE)
-    run("compress", text, "--lanes", 3, "--tolerance", "1e-3")
+    ran = run("compress", text, "--lanes", 3, "--tolerance", "1e-3", "--adapt", "none")
+    assert "1 model" in ran.out and "online" not in ran.out and "adaptation" not in ran.out
     (shown,) = json.loads(run("inspect", f"{text}.lmz", "--json").out)
     assert shown["n_bytes"] == text.stat().st_size
     assert shown["model"]["epsilon_nats"] == 1e-3
@@ -55,10 +58,41 @@ def test_everything_is_shown(run: Run, text: Path):
         assert word in table
 
 
+@pytest.mark.parametrize("adapt", ["light", "full"])
+def test_online_models_are_named(run: Run, text: Path, adapt: str):
+    text.write_bytes(babble(800))
+    talker().network.save_pretrained(text.parent / "talker")
+    byte_tokenizer().save_pretrained(text.parent / "talker")
+    chosen = ("-m", text.parent / "talker", "--lanes", 8)
+    ran = run("compress", text, *chosen, *(() if adapt == "full" else ("--adapt", adapt)))
+    for word in ("1 adapted", f"online models  {adapt}", "adaptation"):
+        assert word in ran.out
+    (shown,) = json.loads(run("inspect", f"{text}.lmz", "--json").out)
+    assert (shown["format"], shown["adapt"], shown["blocks"][0]["kind"]) == ("1.2", adapt, "adapted")
+    assert run("decompress", f"{text}.lmz", "-m", text.parent / "talker", "-f") == (0, "", "")
+    assert text.read_bytes() == babble(800)
+
+
+def test_what_online_models_code_alone_needs_no_model(run: Run, text: Path, model: Path, monkeypatch: pytest.MonkeyPatch):
+    stored = partial(archive.Block, archive.STORED, 0, n_lanes=0, n_tokens=0, group_tokens=0)  # a codec may win otherwise
+    monkeypatch.setattr(
+        archive, "plain_block", lambda d, at: stored(offset=at, n_bytes=len(d), digest=archive.digest(d), payload=d)
+    )
+    before = b"".join(b"%d;%d\n" % (i, i * i % 97) for i in range(400))
+    text.write_bytes(before)
+    ran = run("compress", text, "-m", model, "--adapt", "light")
+    assert ran.status == 0 and "ideal" not in ran.out and "1 online" in ran.out
+    (shown,) = json.loads(run("inspect", f"{text}.lmz", "--json").out)
+    assert "model" not in shown and shown["blocks"][0]["level"] == "light"
+    assert "level" in run("inspect", f"{text}.lmz").out
+    assert run("decompress", f"{text}.lmz", "-f") == (0, "", "")
+    assert text.read_bytes() == before
+
+
 def test_damage_is_named_and_salvaged(run: Run, text: Path, tmp_path: Path):
     before = os.urandom(3 << 20)  # three stored blocks
     text.write_bytes(before)
-    run("compress", text)
+    run("compress", text, "--adapt", "none")
     made = bytearray(Path(f"{text}.lmz").read_bytes())
     made[len(made) // 2] ^= 1
     Path(f"{text}.lmz").write_bytes(made)
@@ -137,7 +171,14 @@ def test_images_by_a_density_file_whose_weights_lie_elsewhere(run: Run, tmp_path
 
 def test_mistakes_with_images_are_one_line(run: Run, text: Path, tmp_path: Path):
     path, density = digits(tmp_path), ("-m", "lmeval-digits-vae-v1")
-    for option in (("--lanes", 2), ("--tolerance", 0.1), ("--context", 5), ("--overlap", 1), ("--dtype", "float64")):
+    for option in (
+        ("--lanes", 2),
+        ("--tolerance", 0.1),
+        ("--context", 5),
+        ("--overlap", 1),
+        ("--dtype", "float64"),
+        ("--adapt", "full"),
+    ):
         assert_one_line(run("compress", path, *density, *option), option[0], "language models")
     assert_one_line(run("compress", path, *density, "--device", "cpu"), "--device")
     assert_one_line(run("compress", text, "--particles", 2), "--particles", "densities")
@@ -156,11 +197,23 @@ def test_the_benchmark_proves_every_row(run: Run, text: Path, tmp_path: Path):
     assert (ran.status, ran.err) == (0, "")
     found = json.loads((tmp_path / "b.json").read_text())
     rows = found["benchmark"]
-    assert len(rows) == 7 and all(row["verified"] for row in rows) and found["ledger"]["verified"]
-    assert ran.out.count("equal") == 7
+    assert len(rows) == 8 and all(row["verified"] for row in rows) and found["ledger"]["verified"]
+    assert ran.out.count("equal") == 8
+    assert [row["compressor"] for row in rows[:2]] == ["lmeval-bytes-4m-v1", "lmeval-bytes-4m-v1 + full"]
+    assert rows[0]["overhead"] > 0 and rows[1]["overhead"] is None
     assert rows[0]["total_bytes"] > rows[0]["archive_bytes"] + 10_000
     assert rows[0]["ideal_bits_per_byte"] < rows[0]["bits_per_byte"]
     assert {"name", "value", "unit", "side"} <= set(found["results"][0])
+
+
+def test_the_benchmark_has_a_row_for_every_level(run: Run, text: Path, model: Path, tmp_path: Path):
+    text.write_text(PROSE)
+    ran = run("benchmark", text, "-m", model, "--adapt", "light", "--adapt", "none", "--json", tmp_path / "b.json")
+    assert (ran.status, ran.err) == (0, "")
+    rows = json.loads((tmp_path / "b.json").read_text())["benchmark"]
+    assert [row["compressor"] for row in rows[:3]] == [f"{model} + light", str(model), "gzip -9"]
+    assert all(row["verified"] for row in rows)
+    assert run("benchmark", text, "--adapt", "fuller").status == 2
 
 
 def test_kinds_have_names():

@@ -314,3 +314,52 @@ def test_numbers_are_never_cropped(run: Run, model: Path, text: Path, monkeypatc
     wide = run("perplexity", "-m", str(model), str(text)).out
     monkeypatch.setenv("COLUMNS", "20")
     assert run("perplexity", "-m", str(model), str(text)).out == wide
+
+
+def coded_bits(run: Run, path: Path, model: Path, level: str) -> int:
+    """Of the blocks' payloads, of an archive that `compress` makes."""
+    ran = run("compress", path, "-m", model, "--adapt", level, "--no-verify", "-o", path.with_suffix(".lmz"), "-f")
+    assert ran.status == 0
+    (found,) = json.loads(run("inspect", path.with_suffix(".lmz"), "--json").out)
+    return 8 * (found["n_archive_bytes"] - found["n_header_bytes"] - found["n_framing_bytes"])
+
+
+@pytest.mark.parametrize("level", ["light", "full"])
+def test_the_adapted_code_length_is_that_of_the_archive(run: Run, model: Path, text: Path, tmp_path: Path, level: str):
+    ran = run("perplexity", text, "-m", model, "--adapt", level, "--json", tmp_path / "p.json")
+    assert (ran.status, ran.err) == (0, "")
+    found = read(tmp_path / "p.json")
+    bits = coded_bits(run, text, model, level)
+    (adapted,) = (m for m in found["results"] if m["name"] == "adapted_bits_per_byte")
+    assert (adapted["value"], adapted["unit"], adapted["side"]) == (bits / text.stat().st_size, "bits/byte", "exact")
+    assert found["ledger"]["adapted"]["n_payload_bytes"] * 8 == bits
+    assert f"online models ({level})" in ran.out and "not the model's perplexity" in ran.out
+    plain = read_without_adapt(run, model, text, tmp_path)
+    assert [m for m in found["results"] if m != adapted] == plain["results"]
+
+
+def read_without_adapt(run: Run, model: Path, text: Path, tmp_path: Path) -> dict:
+    assert run("perplexity", text, "-m", model, "--json", tmp_path / "q.json").status == 0
+    found = read(tmp_path / "q.json")
+    assert "adapted" not in found["ledger"]
+    return found
+
+
+def test_every_document_is_coded_on_its_own(run: Run, model: Path, tmp_path: Path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name, words in (("a.txt", PROSE), ("b.txt", ""), ("c.txt", PROSE[:100])):
+        (folder / name).write_text(words, newline="")
+    ran = run("perplexity", folder, "-m", model, "--adapt", "light", "--json", tmp_path / "p.json")
+    assert ran.status == 0
+    found = read(tmp_path / "p.json")["ledger"]["adapted"]
+    bits = sum(coded_bits(run, folder / name, model, "light") for name in ("a.txt", "c.txt"))
+    assert (found["n_documents"], found["n_bytes"]) == (2, len((PROSE + PROSE[:100]).encode()))
+    assert found["n_payload_bytes"] * 8 == bits
+
+
+def test_a_pipe_can_be_coded_too(run: Run, model: Path, text: Path, tmp_path: Path):
+    for name, arguments, stdin in (("a", ["-"], text.read_bytes()), ("b", [text], b"")):
+        ran = run("perplexity", "-m", model, *arguments, "--adapt", "light", "--json", tmp_path / name, stdin=stdin)
+        assert ran.status == 0
+    assert read(tmp_path / "a")["results"] == read(tmp_path / "b")["results"]

@@ -38,6 +38,7 @@ from samples import (
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from lmeval.compression import (
+    LEVELS,
     Compression,
     CompressSettings,
     DecompressSettings,
@@ -55,7 +56,8 @@ from lmeval.models import CausalLM, from_pair
 from lmeval.models.toys import byte_alphabet, byte_tokenizer
 
 # The package's functions `compress` and `decompress` have the names of their modules.
-COMPRESS, DECOMPRESS = (importlib.import_module(f"lmeval.compression.{name}") for name in ("compress", "decompress"))
+MODULES = ("compress", "decompress", "blocks", "plan")
+COMPRESS, DECOMPRESS, BLOCKS, PLAN = (importlib.import_module(f"lmeval.compression.{name}") for name in MODULES)
 MODELS = {
     "llama": tiny_llama,
     "gpt2": tiny_gpt2,
@@ -67,11 +69,12 @@ LOSSY = {
     "wordpiece": functools.cache(lambda: with_tokenizer(wordpiece_tokenizer())),
 }
 LANES = (1, 2, 7, 64)
+PLAIN = CompressSettings(adapt="none")  # this file is about the model alone; test_compress.py about what is behind it
 
 
 def compressed(data: bytes, model: CausalLM, **settings: Any) -> tuple[bytes, Compression]:
     out = io.BytesIO()
-    report = compress_to(out, memoryview(data), model, CompressSettings(**settings))
+    report = compress_to(out, memoryview(data), model, PLAIN._replace(**settings))
     return out.getvalue(), report
 
 
@@ -190,7 +193,7 @@ def test_lengths_around_a_window(n: int):
 
 def small_blocks(monkeypatch: pytest.MonkeyPatch, most: int = 300, together: int = 12) -> None:
     monkeypatch.setattr(archive, "MAX_BLOCK_TOKENS", 2 * most)
-    monkeypatch.setattr(COMPRESS, "GROUP_LANES", {"cpu": together})
+    monkeypatch.setattr(PLAN, "GROUP_LANES", {"cpu": together})
     monkeypatch.setattr(DECOMPRESS, "GROUP_LANES", {"cpu": together})
 
 
@@ -439,7 +442,7 @@ def test_noise_that_the_canary_misses_is_found_by_the_digest():
 
 
 def test_more_tolerance_costs_more():
-    sizes = [len(compress(babble(3000), talker(), CompressSettings(lanes=8, tolerance=t))) for t in (1e-5, 1e-3, 0.02, 0.1)]
+    sizes = [len(compress(babble(3000), talker(), PLAIN._replace(lanes=8, tolerance=t))) for t in (1e-5, 1e-3, 0.02, 0.1)]
     assert sizes == sorted(sizes)
     assert sizes[1] < 1.02 * sizes[0]
 
@@ -460,7 +463,7 @@ def test_other_precisions(dtype: torch.dtype):
 def test_half_precision_is_refused_by_name_or_works():
     model = talker(dtype=torch.float16)
     try:
-        coded = compress(babble(1500), model)
+        coded = compress(babble(1500), model, PLAIN)
     except ModelError as error:
         assert "float16" in str(error)
     else:
@@ -528,7 +531,7 @@ def test_another_tokenizer_is_refused():
 def test_a_model_may_be_a_folder(tmp_path: Path):
     talker().network.save_pretrained(tmp_path)
     byte_tokenizer().save_pretrained(tmp_path)
-    coded = {d: compress(babble(1500), str(tmp_path), device="cpu", dtype=d) for d in ("float32", "float64")}
+    coded = {d: compress(babble(1500), str(tmp_path), PLAIN, device="cpu", dtype=d) for d in ("float32", "float64")}
     for dtype, found in coded.items():
         assert json_header(found)["model"]["dtype"] == dtype
         assert decompress(found, str(tmp_path)) == babble(1500)  # in the precision that the archive wants
@@ -541,7 +544,7 @@ def test_a_model_may_be_a_folder(tmp_path: Path):
 def test_archives_of_several_precisions_in_one_file(tmp_path: Path):
     talker().network.save_pretrained(tmp_path)
     byte_tokenizer().save_pretrained(tmp_path)
-    coded = [compress(babble(1500), str(tmp_path), dtype=d) for d in ("float32", "float64")]
+    coded = [compress(babble(1500), str(tmp_path), PLAIN, dtype=d) for d in ("float32", "float64")]
     assert decompress(b"".join(coded), str(tmp_path)) == 2 * babble(1500)
 
 
@@ -556,7 +559,7 @@ def test_plain_archives_need_no_model(monkeypatch: pytest.MonkeyPatch):
 
 def test_blocks_that_do_not_decode_are_coded_otherwise(monkeypatch: pytest.MonkeyPatch):
     small_blocks(monkeypatch)
-    data, decode_blocks, seen = babble(1500), COMPRESS.decode_blocks, []
+    data, decode_blocks, seen = babble(1500), BLOCKS.decode_blocks, []
 
     def failing(model: CausalLM, settings: Any, blocks: list[archive.Block], *rest: Any) -> list[bytes | None]:
         found = decode_blocks(model, settings, blocks, *rest)
@@ -568,7 +571,7 @@ def test_blocks_that_do_not_decode_are_coded_otherwise(monkeypatch: pytest.Monke
                 found[i] = b"something else"
         return found
 
-    monkeypatch.setattr(COMPRESS, "decode_blocks", failing)
+    monkeypatch.setattr(BLOCKS, "decode_blocks", failing)
     coded, report = compressed(data, talker(), lanes=5)
     blocks = inspect(memoryview(coded))[0]["blocks"]
     lost = [b["offset"] for b in blocks if b["kind"] != "model"]
@@ -583,7 +586,7 @@ def test_blocks_that_do_not_decode_are_coded_otherwise(monkeypatch: pytest.Monke
 def test_a_model_that_reads_by_steps_something_else_is_caught(monkeypatch: pytest.MonkeyPatch):
     """Its survey says so; if the survey looked elsewhere, verification does."""
     with Noise(talker(), 5.0), pytest.raises(NumericalDrift, match="read token by token differs"):
-        compress(babble(1500), talker())
+        compress(babble(1500), talker(), PLAIN)
 
     def blind(model: CausalLM, settings: Any, ids: np.ndarray, n_lanes: int) -> np.ndarray:
         return importlib.import_module("lmeval.compression.encode").block_log_odds(model, settings, ids, n_lanes)
@@ -597,7 +600,7 @@ def test_a_model_that_reads_by_steps_something_else_is_caught(monkeypatch: pytes
 
 
 def test_without_verification_nothing_is_decoded(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(COMPRESS, "decode_blocks", None)
+    monkeypatch.setattr(BLOCKS, "decode_blocks", None)
     coded, report = compressed(babble(1500), talker(), lanes=8, verify=False)
     assert not report.verified
     assert report.verify_seconds < 0.1
@@ -621,7 +624,7 @@ def test_nan_that_comes_late_is_refused():
     data = data[:9000] + b"\xc8" + data[9000:]
     model = from_pair(made, byte_tokenizer(), name="late")
     with pytest.raises(NonFiniteScore, match="NaN"):
-        compress(data, model, CompressSettings(context=16))
+        compress(data, model, PLAIN._replace(context=16))
 
 
 @pytest.mark.parametrize(
@@ -638,6 +641,7 @@ def test_nan_that_comes_late_is_refused():
         {"tolerance": 1.5},
         {"tolerance": math.nan},
         {"lanes_per_pass": 0},
+        {"adapt": "fuller"},
     ],
     ids=str,
 )
@@ -653,8 +657,8 @@ def a_survey(bits: float, bytes_per_token: float, cold_start: float, lane_bytes:
     return Survey(model_settings(talker()), bits, bytes_per_token, cold_start, lane_bytes)
 
 
-def plan_is_within_the_limits(n_bytes: int, found: Survey, lanes: int | None) -> None:
-    plan = COMPRESS._plan(found, n_bytes, lanes, talker())
+def plan_is_within_the_limits(n_bytes: int, found: Survey, lanes: int | None, adapt: str) -> None:
+    plan = PLAN.plan_blocks(found, n_bytes, CompressSettings(lanes, adapt=adapt), talker())
     assert 1 <= plan.block_bytes <= archive.MAX_BLOCK_BYTES
     assert plan.block_bytes / found.bytes_per_token <= archive.MAX_BLOCK_TOKENS
     assert 1 <= plan.n_lanes <= archive.MAX_LANES
@@ -672,15 +676,20 @@ SURVEYS = st.builds(
 )
 
 
-@given(n_bytes=st.floats(0, 13).map(lambda x: int(10**x)), found=SURVEYS)
-def test_blocks_are_within_the_limits_of_the_format(n_bytes: int, found: Survey):
-    plan_is_within_the_limits(n_bytes, found, None)
+ADAPT = st.sampled_from(LEVELS)
 
 
-@given(n_bytes=st.floats(0, 13).map(lambda x: int(10**x)), found=SURVEYS, lanes=st.integers(1, 4096))
-@example(n_bytes=200_000_000, found=a_survey(0.2031, 1.0, 76.2, 1310720), lanes=8)  # "abcabd" * n with the bundled model
-def test_blocks_of_given_lanes_are_within_the_limits_of_the_format(n_bytes: int, found: Survey, lanes: int):
-    plan_is_within_the_limits(n_bytes, found, lanes)
+@given(n_bytes=st.floats(0, 13).map(lambda x: int(10**x)), found=SURVEYS, adapt=ADAPT)
+def test_blocks_are_within_the_limits_of_the_format(n_bytes: int, found: Survey, adapt: str):
+    plan_is_within_the_limits(n_bytes, found, None, adapt)
+
+
+@given(n_bytes=st.floats(0, 13).map(lambda x: int(10**x)), found=SURVEYS, lanes=st.integers(1, 4096), adapt=ADAPT)
+@example(
+    n_bytes=200_000_000, found=a_survey(0.2031, 1.0, 76.2, 1310720), lanes=8, adapt="none"
+)  # "abcabd" * n with the bundled model
+def test_blocks_of_given_lanes_are_within_the_limits_of_the_format(n_bytes: int, found: Survey, lanes: int, adapt: str):
+    plan_is_within_the_limits(n_bytes, found, lanes, adapt)
 
 
 def test_a_stretch_of_more_tokens_than_the_sample_said_can_be_read(monkeypatch: pytest.MonkeyPatch):
@@ -701,7 +710,7 @@ def test_text_that_a_special_token_spells():
     model = from_pair(network(llama_config()), tokenizer)
     model.network.load_state_dict(talker().network.state_dict())
     data = babble(700) + b"abababab" + babble(700, seed=1)
-    assert decompress(compress(data, model, CompressSettings(verify=False, lanes=4)), model) == data
+    assert decompress(compress(data, model, PLAIN._replace(verify=False, lanes=4)), model) == data
 
 
 def test_an_account_of_every_bit(monkeypatch: pytest.MonkeyPatch):
@@ -734,7 +743,7 @@ def test_progress_counts_every_byte(monkeypatch: pytest.MonkeyPatch):
     small_blocks(monkeypatch)
     data, seen = babble(1500) + np.random.default_rng(0).bytes(200), []
     out = io.BytesIO()
-    compress_to(out, memoryview(data), talker(), progress=lambda *step: seen.append(step))
+    compress_to(out, memoryview(data), talker(), PLAIN, progress=lambda *step: seen.append(step))
     assert sum(n for what, n, _ in seen if what == "encoding") == len(data)
     coded = sum(b["n_bytes"] for b in json_header(out.getvalue())["blocks"] if b["kind"] == "model")
     assert abs(sum(n for what, n, _ in seen if what == "verifying") - coded) <= 10
@@ -745,7 +754,7 @@ def test_progress_counts_every_byte(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_archives_of_the_same_input_are_the_same():
-    assert compress(babble(1500), talker()) == compress(babble(1500), talker())
+    assert compress(babble(1500), talker(), PLAIN) == compress(babble(1500), talker(), PLAIN)
 
 
 # Real models.
