@@ -36,13 +36,13 @@ def main() -> None:
     archives["v1.0-joined"] = (b"".join(data for data, _ in joined), b"".join(made for _, made in joined))
     full, light = CompressSettings(), CompressSettings(adapt="light")
     archives |= {
-        "v1.2-adapted-prose": (prose, compress(prose, model, full._replace(lanes=3))),
+        "v1.2-adapted-prose": (prose, compress(prose, model, full._replace(lanes=9))),
         "v1.2-adapted-light": (prose[:1500], compress(prose[:1500], model, light)),
         "v1.2-adapted-float64": (
             prose[:300],
             compress(prose[:300], model64, full._replace(lanes=7, context=64, overlap=13)),
         ),
-        "v1.2-adapted-odd": (odd, compress(odd, model, full)),
+        "v1.2-odd": (odd, compress(odd, model, full)),
         "v1.2-empty": (b"", compress(b"", model, full)),
         "v1.2-online-table": online(table, "full"),
         "v1.2-online-light": online(odd, "light"),
