@@ -18,6 +18,7 @@ import pytest
 import safetensors.numpy
 import torch
 import yaml
+from page_online import Online
 from samples import ROOT
 from transformers import AutoModelForCausalLM
 
@@ -48,42 +49,63 @@ def test_every_golden_model_is_bundled():
                 assert part[key]["weights_sha256"] in known
 
 
-@pytest.mark.parametrize("name", ["v1.0-prose-float64"])
+@pytest.mark.parametrize("name", ["v1.0-prose-float64", "v1.2-adapted-float64", "v1.2-online-light", "v1.2-odd"])
 def test_a_decoder_written_from_the_page(name: str):
     raw = (ROOT / "compression" / "golden" / f"{name}.lmz").read_bytes()
     assert _decode_by_the_page(raw) == (ROOT / "compression" / "golden" / f"{name}.data").read_bytes()
 
 
-def _decode_by_the_page(raw: bytes) -> bytes:
-    dictionary = next(
-        line.strip() for line in (ROOT / "compression/FORMAT.md").read_text().splitlines() if line.startswith('    "lmeval')
-    )
-    signature, major, _, _, size = struct.unpack_from("<8sBBHI", raw)
+def _header(raw: bytes) -> tuple[dict, int]:
+    """The metadata of an archive, and where its first block begins."""
+    page = (ROOT / "compression/FORMAT.md").read_text().splitlines()
+    signature, major, minor, _, size = struct.unpack_from("<8sBBHI", raw)
     assert (signature, major) == (b"\x89LMZ\r\n\x1a\n", 1)
-    meta = json.loads(zlib.decompressobj(zdict=dictionary.encode()).decompress(raw[16 : 16 + size]))
-    seed = zlib.crc32(raw[: 16 + size])
-    position = 16 + size
-    assert struct.unpack_from("<I", raw, position)[0] == seed
-    position += 4
+    assert struct.unpack_from("<I", raw, 16 + size)[0] == zlib.crc32(raw[: 16 + size])
+    dictionary = next(line.strip() for line in page if line.startswith('    bfloat16"' if minor >= 2 else '    "lmeval'))
+    if minor < 2:
+        return json.loads(zlib.decompressobj(zdict=dictionary.encode()).decompress(raw[16 : 16 + size])), 20 + size
+    meta = json.loads(zlib.decompressobj(-15, zdict=dictionary.encode()).decompress(raw[48 : 16 + size]))
+    return {"sha256": raw[16:48].hex(), **meta}, 20 + size
+
+
+def _decode_by_the_page(raw: bytes) -> bytes:
+    meta, position = _header(raw)
+    seed = zlib.crc32(raw[: position - 4])
     data = b""
     while raw[position : position + 4] == b"LMZB":
         fields = struct.unpack_from("<4sIIQBBHII8sII", raw, position)
         _, stored, n_bytes, offset, kind, flags, n_lanes, n_tokens, group, digest, _, check = fields
         assert zlib.crc32(raw[position : position + 44], seed) == check
-        assert kind == 3 and offset == len(data)
+        assert kind in (3, 5, 6) and offset == len(data)
         payload = raw[position + 48 : position + 48 + stored]
-        # The bundled model's tokens are bytes.
-        piece = bytes(_tokens(meta["model"], payload, n_lanes, n_tokens, group))[flags & 1 :]
+        if kind == 6:
+            assert (flags, n_lanes, n_tokens, group) == (0, 1, n_bytes, 0)
+            piece = _online_bytes(payload, n_tokens)
+        else:  # the bundled model's tokens are bytes
+            level = meta["adapt"] if kind == 5 else None
+            piece = bytes(_tokens(meta["model"], payload, n_lanes, n_tokens, group, level))[flags & 1 :]
         assert len(piece) == n_bytes and hashlib.blake2b(piece, digest_size=8).digest() == digest
         data += piece
         position += 48 + stored
-    assert raw[position : position + 4] == b"LMZI" and raw[-8:] == signature[::-1]
+    assert raw[position : position + 4] == b"LMZI" and raw[-8:] == raw[7::-1]
     assert hashlib.sha256(data).hexdigest() == meta["sha256"]
     return data
 
 
-def _tokens(meta: dict, payload: bytes, n_lanes: int, n_tokens: int, group: int) -> list[int]:
-    network = AutoModelForCausalLM.from_pretrained(REFERENCE / meta["name"], dtype=getattr(torch, meta["dtype"])).eval()
+def _online_bytes(payload: bytes, n: int) -> bytes:
+    stack = _Stack(list(struct.unpack(f"<{len(payload) // 4}I", payload[1:])))
+    state = Online({1: "light", 2: "full"}[payload[0]], 8, n, 1, kind=6)
+    lanes = state.code(lambda t, d: [], lambda t, d, found: [stack.pop(_bit_parts(f)) for f in found])
+    assert stack.state == 0 and not stack.words
+    return bytes(lanes[0])
+
+
+def _bit_parts(f: int) -> list[int]:
+    part = (2**22 - f) * (2**24 - 2) // 2**22 + 1
+    return [part, 2**24 - part]
+
+
+def _tokens(meta: dict, payload: bytes, n_lanes: int, n_tokens: int, group: int, level: str | None) -> list[int]:
     bits = "".join(f"{byte:08b}" for byte in payload[1:])
     ranks, place = [], 0
     for _ in range(-(-n_tokens // group)):
@@ -91,48 +113,69 @@ def _tokens(meta: dict, payload: bytes, n_lanes: int, n_tokens: int, group: int)
         place += ones + 1 + payload[0]
         ranks.append(ones << payload[0] | int("0" + bits[place - payload[0] : place], 2))
     used = 1 + -(-place // 8)
-    words = list(struct.unpack(f"<{(len(payload) - used) // 4}I", payload[used:]))
-    state = 0
-    while state < 1 << 32 and words:
-        state = state << 32 | words.pop()
+    stack = _Stack(list(struct.unpack(f"<{(len(payload) - used) // 4}I", payload[used:])))
     lengths = [n_tokens // n_lanes + (lane < n_tokens % n_lanes) for lane in range(n_lanes)]
-    lanes: list[list[int]] = [[] for _ in lengths]
-    window, overlap, grid = meta["window"], meta["overlap"], meta["grid_cells"] * 4096
-    begin, stop = 0, window
-    for t in range(max(lengths)):
-        if t == stop:
-            begin = max(0, t - overlap)
-            stop = begin + window
-        active = [lane for lane in range(n_lanes) if t < lengths[lane]]
-        inputs = torch.tensor([[meta["start_id"], *lanes[lane][begin:]] for lane in active])
+    model = _LanguageModel(meta, lengths, [2531 * ranks[number // group] % 4096 for number in range(n_tokens)])
+
+    def decide(t: int, d: int, found: list[int]) -> list[int]:
+        found_bits = [stack.pop(_bit_parts(f)) for f in found]
+        model.learn(found_bits)
+        return found_bits
+
+    if level:
+        lanes = Online(level, meta["tree_depth"], n_tokens, n_lanes).code(model.frequencies, decide)
+        assert lanes == model.lanes
+    else:
+        for t, d in itertools.product(range(max(lengths)), range(meta["tree_depth"])):
+            decide(t, d, model.frequencies(t, d))
+    assert stack.state == 0 and not stack.words
+    return [token for lane in model.lanes for token in lane]
+
+
+class _LanguageModel:
+    """The frequencies of section 4."""
+
+    def __init__(self, meta: dict, lengths: list[int], phases: list[int]) -> None:
+        self.network = AutoModelForCausalLM.from_pretrained(
+            REFERENCE / meta["name"], dtype=getattr(torch, meta["dtype"])
+        ).eval()
+        self.meta, self.lengths, self.phases = meta, lengths, phases
+        self.lanes: list[list[int]] = [[] for _ in lengths]
+        self.begin, self.stop = 0, meta["window"]
+
+    def frequencies(self, t: int, d: int) -> list[int]:
+        if d == 0:
+            self._begin_step(t)
+        numbers = (t * len(self.lanes) + lane for lane in self.active)
+        return [self._frequency(i, self.phases[number]) for i, number in enumerate(numbers)]
+
+    def _begin_step(self, t: int) -> None:
+        meta, ids = self.meta, 1 << self.meta["tree_depth"]
+        if t == self.stop:
+            self.begin = max(0, t - meta["overlap"])
+            self.stop = self.begin + meta["window"]
+        self.active = [lane for lane, length in enumerate(self.lengths) if t < length]
+        inputs = torch.tensor([[meta["start_id"], *self.lanes[lane][self.begin :]] for lane in self.active])
         with torch.inference_mode():
-            logits = network(input_ids=inputs, use_cache=False).logits[:, -1, : 1 << meta["tree_depth"]].double()
-        masses = (logits - logits.amax(dim=1, keepdim=True)).clamp(min=-80).exp().tolist()
-        low, high = [0] * len(active), [1 << meta["tree_depth"]] * len(active)
-        for _ in range(meta["tree_depth"]):
-            for i, lane in enumerate(active):
-                middle = (low[i] + high[i]) // 2
-                odds = math.log(sum(masses[i][middle : high[i]]) / sum(masses[i][low[i] : middle]))
-                edge = math.floor(grid / (1 + math.exp(-max(-15.0, min(15.0, odds)) / 3)))
-                phase = 2531 * ranks[(t * n_lanes + lane) // group] % 4096
-                cell = edge - (edge - phase) % 4096
-                j = (max(0, cell) + min(grid, cell + 4096)) * 2**15 // grid
-                a, b = (2 * j + 1) ** 3, (2**17 - 2 * j - 1) ** 3
-                f = min(2**22 - 1, max(1, (2**23 * a + a + b) // (2 * (a + b))))
-                part = (2**22 - f) * (2**24 - 2) // 2**22 + 1
-                q = state % 2**24
-                if q < part:
-                    high[i] = middle
-                    state = (state >> 24) * part + q
-                else:
-                    low[i] = middle
-                    state = (state >> 24) * (2**24 - part) + q - part
-                if state < 1 << 32 and words:
-                    state = state << 32 | words.pop()
-        for i, lane in enumerate(active):
-            lanes[lane].append(low[i])
-    assert state == 0 and not words
-    return [token for lane in lanes for token in lane]
+            logits = self.network(input_ids=inputs, use_cache=False).logits[:, -1, :ids].double()
+        self.masses = (logits - logits.amax(dim=1, keepdim=True)).clamp(min=-80).exp().tolist()
+        self.low, self.high = [0] * len(self.active), [ids] * len(self.active)
+
+    def _frequency(self, i: int, phase: int) -> int:
+        grid, masses, middle = self.meta["grid_cells"] * 4096, self.masses[i], (self.low[i] + self.high[i]) // 2
+        odds = math.log(sum(masses[middle : self.high[i]]) / sum(masses[self.low[i] : middle]))
+        edge = math.floor(grid / (1 + math.exp(-max(-15.0, min(15.0, odds)) / 3)))
+        cell = edge - (edge - phase) % 4096
+        j = (max(0, cell) + min(grid, cell + 4096)) * 2**15 // grid
+        a, b = (2 * j + 1) ** 3, (2**17 - 2 * j - 1) ** 3
+        return min(2**22 - 1, max(1, (2**23 * a + a + b) // (2 * (a + b))))
+
+    def learn(self, bits: list[int]) -> None:
+        for i, bit in enumerate(bits):
+            (self.low if bit else self.high)[i] = (self.low[i] + self.high[i]) // 2
+        if self.low[0] + 1 == self.high[0]:
+            for lane, token in zip(self.active, self.low, strict=True):
+                self.lanes[lane].append(token)
 
 
 # Images, by section 7 of the page.

@@ -16,7 +16,7 @@ def found(bytes_per_token: float = 1.0, lane_bytes: int = 1000, depth: int = 8) 
 
 @pytest.mark.parametrize(
     ("n_bytes", "n_blocks", "n_lanes"),
-    [(1, 1, 1), (4095, 1, 1), (4096, 1, 2), (100_000, 1, 48), (1 << 20, 1, 128), (1 << 21, 1, 128), (5 << 20, 3, 256)],
+    [(1, 1, 1), (8191, 1, 1), (8192, 1, 2), (100_000, 1, 24), (1 << 20, 1, 128), (1 << 21, 1, 128), (5 << 20, 3, 256)],
 )
 def test_adapted_blocks_are_large_and_lanes_long(n_bytes: int, n_blocks: int, n_lanes: int):
     made = plan_blocks(found(), n_bytes, FULL, talker())

@@ -16,11 +16,10 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt64
 
 from lmeval.compression.online.compiled import compiled
-from lmeval.compression.online.tables import NAT, ONE, Tables, stretch, tables
+from lmeval.compression.online.tables import NAT, ONE, SURE, Tables, moved, stretch, tables
 
 HISTORIES = 256
 FULL = 7  # bits that a history holds
-SURE = 64  # no average or map comes nearer to 0 or 1, in 2^-22
 MAP_LIMIT = 900  # values that a map averages over
 NOVEL_LIMIT = 250
 _HALF = ONE >> 1
@@ -136,10 +135,13 @@ def _has_seen(history: int, bit: int) -> bool:
 def learn_counters(counters: Counters, lookup: Tables, bits: Int64[np.ndarray, " lanes"], n_active: int) -> None:
     """Enter the bits of the active lanes into the cells and maps that `look_up` found."""
     for lane in range(n_active):
-        bit, target = bits[lane], ONE - 1 if bits[lane] else 0
+        bit = bits[lane]
         for c in range(counters.place.shape[1]):
             if counters.mapped[c] and counters.row[lane, c]:
-                _learn_map(counters.maps, counters.used, lookup.rates, c, counters.row[lane, c], target)
+                row, used = counters.row[lane, c], np.int64(counters.used[c, counters.row[lane, c]])
+                rate = lookup.rates[min(used + 8, MAP_LIMIT)]
+                counters.maps[c, row] = moved(np.int64(counters.maps[c, row]), bit, rate)
+                counters.used[c, row] = min(used + 1, MAP_LIMIT)
             place, check = counters.place[lane, c], counters.check[lane, c]
             cell = counters.cells[place]
             if cell >> 40 != check:  # new here, or another lane has just taken the place
@@ -148,28 +150,11 @@ def learn_counters(counters: Counters, lookup: Tables, bits: Int64[np.ndarray, "
             longer = counters.longer[c]
             if longer >= 0 and not _has_seen(counters.history[lane, longer], bit):
                 n, average = np.int64(counters.novel[place]) & 255, np.int64(counters.novel[place]) >> 8
-                average += ((target - average) * lookup.rates[n]) >> 16
-                counters.novel[place] = min(max(average, SURE), ONE - SURE) << 8 | min(n + 1, NOVEL_LIMIT)
+                counters.novel[place] = moved(average, bit, lookup.rates[n]) << 8 | min(n + 1, NOVEL_LIMIT)
             history, n, average = cell & 255, cell >> 8 & 1023, cell >> 18 & (ONE - 1)
-            average += ((target - average) * lookup.rates[n]) >> 16
-            average = min(max(average, SURE), ONE - SURE)
+            average = moved(average, bit, lookup.rates[n])
             n = min(n + 1, counters.limits[c])
             history = (2 | bit) if history == 0 else history << 1 | bit
             if history > 255:
                 history = (history & 127) | 128
             counters.cells[place] = check << 40 | average << 18 | n << 8 | history
-
-
-@compiled
-def _learn_map(
-    maps: Int32[np.ndarray, "contexts 256"],
-    used: Int32[np.ndarray, "contexts 256"],
-    rates: Int64[np.ndarray, " 1024"],
-    c: int,
-    row: int,
-    target: int,
-) -> None:
-    n, value = np.int64(used[c, row]), np.int64(maps[c, row])
-    value += ((target - value) * rates[min(n + 8, MAP_LIMIT)]) >> 16
-    maps[c, row] = min(max(value, SURE), ONE - SURE)
-    used[c, row] = min(n + 1, MAP_LIMIT)

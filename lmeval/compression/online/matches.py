@@ -6,13 +6,12 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from lmeval.compression.online.compiled import Int, compiled, fold
-from lmeval.compression.online.tables import ONE, Tables, stretch
+from lmeval.compression.online.tables import ONE, Tables, moved, stretch
 
 LONGEST = 32  # symbols that a match is compared over
 MISSES = 8  # after more of them in a row of short matches a match is given up
 MAP_ROWS = 256
 MAP_LIMIT = 250
-_SURE = 64
 
 
 class Matches(NamedTuple):
@@ -156,11 +155,9 @@ def expect(
 def learn_matches(matches: Matches, lookup: Tables, bits: Int64[np.ndarray, " lanes"], n_active: int) -> None:
     """Enter the bits of the active lanes into the maps that `expect` used."""
     for lane in range(n_active):
-        target = ONE - 1 if bits[lane] else 0
         for m in range(len(matches.lengths)):
             row = matches.row[m, lane]
             if row >= 0:
-                used, value = matches.used[m, row], matches.maps[m, row]
-                value += ((target - value) * lookup.rates[used + 4]) >> 16
-                matches.maps[m, row] = min(max(value, _SURE), ONE - _SURE)
+                used = matches.used[m, row]
+                matches.maps[m, row] = moved(matches.maps[m, row], bits[lane], lookup.rates[used + 4])
                 matches.used[m, row] = min(used + 1, MAP_LIMIT)

@@ -6,11 +6,10 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt64
 
 from lmeval.compression.online.compiled import compiled
-from lmeval.compression.online.tables import ONE, Tables, stretch
+from lmeval.compression.online.tables import ONE, Tables, moved, stretch
 
 LONGEST = 32
 MAP_LIMIT = 60
-_SURE = 64
 _CHECK_SHIFT, _CHECK_BITS = np.uint64(8), np.uint64(0xFFFF)
 _PLACE_SHIFT = np.uint64(32)
 _SYMBOL = (1 << 32) - 1
@@ -84,13 +83,12 @@ def expect_runs(
 def learn_runs(runs: Runs, lookup: Tables, bits: Int64[np.ndarray, " lanes"], n_active: int) -> None:
     """Enter the bits of the active lanes into the maps."""
     for lane in range(n_active):
-        target = ONE - 1 if bits[lane] else 0
         for m in range(len(runs.contexts)):
             row = runs.row[lane, m]
             if row >= 0:
-                used, value = np.int64(runs.used[m, row]), np.int64(runs.maps[m, row])
-                value += ((target - value) * lookup.rates[min(used + 4, MAP_LIMIT)]) >> 16
-                runs.maps[m, row] = min(max(value, _SURE), ONE - _SURE)
+                used = np.int64(runs.used[m, row])
+                rate = lookup.rates[min(used + 4, MAP_LIMIT)]
+                runs.maps[m, row] = moved(np.int64(runs.maps[m, row]), bits[lane], rate)
                 runs.used[m, row] = min(used + 1, MAP_LIMIT)
 
 

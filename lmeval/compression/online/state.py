@@ -20,8 +20,11 @@ _SALT = np.uint64(0x51_7C_C1_B7_27_22_0A_95)
 class State(NamedTuple):
     """Everything that learns. `ids`: the block's symbols in coding order, as far as they are known. `chosen`: numbers of the
     contexts in use, `private`: whether a lane keeps them to itself; `orders`: which of them (as bits) are the text's last
-    symbols without a gap. For each lane, the `node` of the tree at which the decision in hand stands (1: the root), and the
-    hashes of its contexts."""
+    symbols without a gap; `n_counts`: inputs that the counters write.
+
+    For each lane: the `node` of the tree at which the decision in hand stands (1: the root), `last` and `second` symbol
+    before it (1 + the id, modulo 256), log-odds of the language `model` (2^-12 nats), what a match has `expected`, the
+    contexts `seen` before, and `base`, the hashes of its contexts. `found` is where those are first written."""
 
     depth: int
     n_lanes: int

@@ -15,6 +15,8 @@ from lmeval.compression.online.compiled import Int, compiled
 
 ONE = 1 << FREQUENCY_BITS
 NAT = 1 << 12
+SURE = 64
+"""No average that is learned comes nearer to 0 or 1, in units of 2^-22."""
 LIMIT = 12 * NAT - 1
 """Log-odds of mixed predictions lie between -LIMIT and LIMIT."""
 _FINE = 1 << 16
@@ -66,3 +68,10 @@ def limited(log_odds: Int) -> Int:
 def squash(log_odds: Int, squashed: Int32[np.ndarray, " n"]) -> Int:
     """Probability of log-odds within the limits."""
     return np.int64(squashed[(log_odds + 12 * NAT) >> 4])
+
+
+@compiled
+def moved(average: Int, bit: Int, rate: Int) -> Int:
+    """An average of bits with one more in it, which counts rate / 2^16."""
+    target = ONE - 1 if bit else 0
+    return min(max(average + (((target - average) * rate) >> 16), SURE), ONE - SURE)
