@@ -19,6 +19,7 @@ from lmeval.compression.online.state import State, decide_step, learn_step, open
 
 LEVELS = ("none", "light", "full")
 FIXED_BYTES = 40 << 20  # maps behind the mixer, mostly
+LANE_BYTES = 4096
 _STEPS_AT_ONCE = 64  # between two calls of `progress`
 
 
@@ -38,9 +39,10 @@ def open_adaptive(level: str, depth: int, n_tokens: int, n_lanes: int, *, use_mo
 
 
 def memory_bytes(level: str, depth: int, n_tokens: int, n_lanes: int = 1) -> int:
-    """Memory of the online models of a block, in bytes: below 300 million whatever the block."""
+    """Memory of the online models of a block, in bytes, at most: 340 million for the largest block that there is."""
     recipe = recipe_for(level, depth, n_lanes)
-    return (12 << recipe.size_bits(depth, n_tokens)) + recipe.table_bytes(n_tokens) + FIXED_BYTES + 8 * n_tokens
+    tables = (12 << recipe.size_bits(depth, n_tokens)) + recipe.table_bytes(n_tokens) + FIXED_BYTES
+    return tables + 8 * n_tokens + LANE_BYTES * n_lanes
 
 
 def adapt_known(

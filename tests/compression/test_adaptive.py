@@ -95,7 +95,7 @@ def test_bytes_without_a_language_model_have_the_frequencies_of_the_page(level: 
 @pytest.mark.parametrize("level", ["light", "full"])
 def test_what_has_been_used_often_still_has_the_frequencies_of_the_page(level: str):
     # Averages, maps and runs stop counting: after 60, 120, 250 and 900 uses.
-    ids = np.full(1000, 7, dtype=np.int64)
+    ids = np.full(1000, 5, dtype=np.int64)
     ids[500::100] = 4
     frequencies = _frequencies(ids, 3)
     np.testing.assert_array_equal(_adapted(level, 3, 1, ids, frequencies), _from_page(level, 3, 1, ids, frequencies))
@@ -251,7 +251,7 @@ def _size(part: object) -> int:
 
 
 @pytest.mark.parametrize("level", ["light", "full"])
-@pytest.mark.parametrize(("depth", "lanes"), [(8, 1), (8, 256), (16, 64)])
+@pytest.mark.parametrize(("depth", "lanes"), [(8, 1), (8, 256), (16, 64), (16, 4096)])
 @pytest.mark.parametrize("n_tokens", [256, 100_000, 1 << 22])
 def test_the_memory_of_a_block_is_known_beforehand(level: str, depth: int, lanes: int, n_tokens: int):
     size = _size(open_adaptive(level, depth, n_tokens, lanes).state)

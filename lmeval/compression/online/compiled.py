@@ -41,15 +41,24 @@ def _folder() -> Path | None:
     sources = sorted(Path(__file__).parent.glob("*.py"))
     digest = hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()[:16]
     user = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or "~/.cache"
-    for parent in (Path(__file__).parent / "__pycache__", Path(user).expanduser() / "lmeval"):
-        folder = parent / f"numba-{digest}"
+    for parent in (Path(__file__).parent / "__pycache__", Path(user) / "lmeval"):
         try:
+            folder = parent.expanduser() / f"numba-{digest}"
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
-        except (OSError, RuntimeError):
+            _drop_damaged(folder)
+        except (OSError, RuntimeError):  # not to be written to, or a user without a home
             continue
         return folder
     return None
+
+
+def _drop_damaged(folder: Path) -> None:
+    """Remove files that a full disk, say, has cut off: Numba would stumble over them for ever. They are pickles: the last
+    byte of a whole one is a full stop."""
+    for file in folder.rglob("*.nb[ic]"):
+        if not file.read_bytes().endswith(b"."):
+            file.unlink(missing_ok=True)
 
 
 @contextmanager

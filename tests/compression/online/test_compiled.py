@@ -1,4 +1,5 @@
 import importlib
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,3 +88,33 @@ def test_hashes_wrap_around_as_the_page_says():
         found = int(module.fold(np.uint64(hashed), value))
         assert found == page_online.fold(hashed, value)
         hashed = found
+
+
+def test_damaged_machine_code_is_thrown_away(package: Path):
+    folder = _folder()
+    assert folder is not None
+    (folder / "deeper").mkdir()
+    damaged, whole = folder / "deeper" / "a.nbi", folder / "deeper" / "b.nbc"
+    damaged.write_bytes(pickle.dumps("whole")[:-1])
+    whole.write_bytes(pickle.dumps("whole"))
+    assert _folder() == folder
+    assert not damaged.exists()
+    assert whole.exists()
+
+
+def test_a_user_without_a_home_needs_none(package: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("LOCALAPPDATA", raising=False)
+    monkeypatch.setattr(Path, "expanduser", lambda path: _homeless(path))
+    folder = _folder()
+    assert folder is not None
+    assert folder.parent == package / "__pycache__"
+    (package / "__pycache__").rename(package / "elsewhere")
+    (package / "__pycache__").write_text("a file stands here")
+    assert _folder() is None
+
+
+def _homeless(path: Path) -> Path:
+    if str(path).startswith("~"):
+        raise RuntimeError("Could not determine home directory.")
+    return path
