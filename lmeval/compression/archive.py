@@ -102,8 +102,10 @@ def plain_data(block: Block) -> bytes:
         elif block.kind == XZ:
             decoder = lzma.LZMADecompressor(format=lzma.FORMAT_RAW, filters=_XZ_FILTERS)
             data = decoder.decompress(block.payload, max_length=block.n_bytes)
-        else:
+        elif block.kind == STORED:
             data = block.payload
+        else:
+            raise CorruptArchive(f"{_where(block)}: {KINDS[block.kind]} data stand where a plain block should")
     except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
         raise CorruptArchive(f"{_where(block)}: its {KINDS[block.kind]} data are damaged") from error
     return checked(block, data)

@@ -60,8 +60,8 @@ def _flushed(
             if block.kind == archive.BITSBACK:
                 yield _checked(block, next(images), holder.get(header)[1])
                 continue
-            if block.kind in archive.BY_MODEL:
-                raise CorruptArchive("the archive of images holds a block of a language model: no encoder writes that")
+            if block.kind in (*archive.BY_MODEL, archive.ONLINE):
+                raise CorruptArchive("the archive of images holds a block that codes text: no encoder writes that")
             data = archive.plain_data(block)
             if progress:
                 progress(len(data))

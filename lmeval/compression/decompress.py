@@ -8,6 +8,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from lmeval.compression import archive, tree
+from lmeval.compression.adaptive import LEVELS
 from lmeval.compression.alone import online_data
 from lmeval.compression.archive import Block, Header
 from lmeval.compression.decode import decode_blocks, stepwise_log_odds
@@ -281,6 +282,8 @@ def _decode_waiting(
             elif block.kind == archive.BITSBACK:
                 raise CorruptArchive("the archive has blocks of images, but its header names no density")
             elif block.kind == archive.ONLINE:
+                if header.meta.get("adapt") not in LEVELS[1:]:
+                    raise CorruptArchive("the archive has blocks of online models, but its header names no level of them")
                 data = online_data(block, progress)
             else:
                 data = archive.plain_data(block)

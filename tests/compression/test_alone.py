@@ -1,10 +1,14 @@
+import hashlib
+import io
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import ODD_BYTES, PROSE
 
-from lmeval.compression import LEVELS, archive
+from lmeval.compression import LEVELS, archive, decompress
 from lmeval.compression.alone import online_block, online_data, online_level
 from lmeval.errors import CorruptArchive
 
@@ -55,3 +59,34 @@ def test_damaged_payloads_are_refused():
     ):
         with pytest.raises(CorruptArchive):
             online_data(block._replace(payload=payload))
+
+
+def _archive(block: archive.Block, **meta: Any) -> bytes:
+    out = io.BytesIO()
+    digest = hashlib.sha256(TEXT[:60]).hexdigest()
+    header = archive.write_header(out, {"n_bytes": block.n_bytes, "sha256": digest, "versions": {}} | meta)
+    size = out.tell()
+    line = archive.write_block(out, block, header.seed)
+    archive.write_end(out, [line], size, header.seed)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("adapt", ["light", "full"])
+def test_a_header_that_names_a_level_will_do(adapt: str):
+    assert decompress(_archive(online_block(TEXT[:60], 0, "full"), adapt=adapt)) == TEXT[:60]
+
+
+@pytest.mark.parametrize("meta", [{}, {"adapt": "none"}, {"adapt": 7}, {"adapt": {}}, {"adapt": None}])
+def test_a_header_must_name_a_level(meta: dict[str, Any]):
+    with pytest.raises(CorruptArchive, match="names no level"):
+        decompress(_archive(online_block(TEXT[:60], 0, "full"), **meta))
+
+
+def test_no_such_block_stands_among_images():
+    with pytest.raises(CorruptArchive, match="codes text"):
+        decompress(_archive(online_block(TEXT[:60], 0, "full"), density={}))
+
+
+def test_no_such_block_is_plain():
+    with pytest.raises(CorruptArchive, match="online data"):
+        archive.plain_data(online_block(TEXT[:60], 0, "full"))

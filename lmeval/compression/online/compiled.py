@@ -9,7 +9,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,27 @@ def compiled(function: Callable[..., Any]) -> Any:
     """The function, compiled when it is first called; the machine code is kept on disk where there is a place for it."""
     folder = _folder()
     with _kept_in(folder):
-        return numba.njit(cache=folder is not None, nogil=True, error_model="numpy")(function)
+        found: Any = numba.njit(cache=folder is not None, nogil=True, error_model="numpy")(function)
+    if folder is not None:
+        _forgive(found._cache)
+    return found
+
+
+def _forgive(cache: Any) -> None:
+    """Let code that cannot be read be compiled again, and code that cannot be written be forgotten: Numba would give up."""
+    load, save = cache.load_overload, cache.save_overload
+
+    def loaded(*given: Any) -> Any:
+        try:
+            return load(*given)
+        except Exception:  # whatever unpickling may raise
+            return None
+
+    def saved(*given: Any) -> None:
+        with suppress(Exception):  # a full disk, or an index that cannot be read
+            save(*given)
+
+    cache.load_overload, cache.save_overload = loaded, saved
 
 
 @functools.cache

@@ -139,7 +139,7 @@ def _characters(
         if order <= 6:
             found[order] = hashed
         if order == 2:
-            found[8] = fold(begun + character, 8)
+            found[8] = fold(begun + character, np.int64(8))
     found[7] = hashed
 
 

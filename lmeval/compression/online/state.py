@@ -134,7 +134,9 @@ def predict_step(
     if state.use_model:
         for lane in range(n_active):
             log_odds = stretch(np.int64(frequencies[lane]), lookup.middle, lookup.tail)
-            refined = mixing.refine(state.refiner, log_odds, 0, _place(state.depth, node[lane], state.last[lane]), lane)
+            refined = mixing.refine(
+                state.refiner, log_odds, np.int64(0), _place(state.depth, node[lane], state.last[lane]), lane
+            )
             state.model[lane] = inputs[lane, place] = log_odds
             inputs[lane, place + 1] = stretch(refined, lookup.middle, lookup.tail)
     place += _MODEL_INPUTS
@@ -153,9 +155,9 @@ def _refine(state: State, found: Int32[np.ndarray, " active"]) -> None:
     for lane in range(len(found)):
         node, last, log_odds = state.node[lane], state.last[lane], state.mixer.total[lane]
         hashed = fold(fold(fold(_SALT, node), last), state.second[lane])
-        first = mixing.refine(state.refiner, log_odds, 1, _place(state.depth, node, last), lane)
-        second = mixing.refine(state.refiner, log_odds, 2, np.int64(hashed >> np.uint64(48)), lane)
-        third = mixing.refine(state.refiner, log_odds, 3, state.expected[lane] << 8 | node & 255, lane)
+        first = mixing.refine(state.refiner, log_odds, np.int64(1), _place(state.depth, node, last), lane)
+        second = mixing.refine(state.refiner, log_odds, np.int64(2), np.int64(hashed >> np.uint64(48)), lane)
+        third = mixing.refine(state.refiner, log_odds, np.int64(3), state.expected[lane] << 8 | node & 255, lane)
         found[lane] = min(max((state.mixer.mixed[lane] + first + second + third) >> 2, 1), ONE - 1)
 
 

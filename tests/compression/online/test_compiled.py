@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numba.core.caching
 import numba.core.config
 import numpy as np
 import page_online
@@ -118,3 +119,19 @@ def _homeless(path: Path) -> Path:
     if str(path).startswith("~"):
         raise RuntimeError("Could not determine home directory.")
     return path
+
+
+@pytest.mark.parametrize("trouble", [EOFError, ValueError, OSError])
+def test_code_that_cannot_be_kept_is_compiled_all_the_same(
+    package: Path, monkeypatch: pytest.MonkeyPatch, trouble: type[Exception]
+):
+    def fails(*_: Any) -> None:
+        raise trouble
+
+    for name in ("load_overload", "save_overload"):
+        monkeypatch.setattr(numba.core.caching.FunctionCache, name, fails)
+    assert module.compiled(_doubled)(21) == 42
+
+
+def _doubled(number: int) -> int:
+    return 2 * number
