@@ -215,7 +215,7 @@ def test_the_user_can_stop_it(threads: Any):
     began = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
         scored(score, X, 1, ALONE, tick)
-    assert time.perf_counter() - began < 1.5
+    assert time.perf_counter() - began < 10
     assert torch.get_num_threads() == 2
 
 
