@@ -200,7 +200,7 @@ def test_the_user_can_stop_it(threads: Any):
     threads(2)
 
     def score(x: Tensor, ids: tuple[int, ...], keys: list[Key], tick: Tick) -> list[tuple[Row, ...]]:
-        for _ in range(400):
+        for _ in range(4000):
             time.sleep(0.005)
             tick(1)
         return first_value(x, ids, keys, tick)
