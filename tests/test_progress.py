@@ -1,6 +1,6 @@
 import pytest
 
-from lmeval.compression.pace import paced
+from lmeval.progress import paced
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.5, 1.0, 3.7])

@@ -28,7 +28,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from lmeval.errors import EmptyInput, InputError, InputNotFound, MixedSpaces, first_line
-from lmeval.templates import shown
+from lmeval.messages import shown
 
 Binarisation = Literal["static", "threshold", "sampled", "dynamic"]
 BINARISATIONS = ("static", "threshold", "sampled", "dynamic")

@@ -5,9 +5,9 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from lmeval.documents import DataSource, open_dataset
+from lmeval.data.documents import DataSource, open_dataset
 from lmeval.errors import EmptyInput, InputError, InputNotFound, first_line
-from lmeval.templates import names
+from lmeval.messages import names
 
 ID_DIGITS = 16
 

@@ -23,13 +23,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lmeval import parallel, results, tally
-from lmeval.documents import Corpus, Document, file_corpus, text_corpus
+from lmeval import results
+from lmeval.compute import gather
+from lmeval.data.documents import Corpus, Document, file_corpus, text_corpus
 from lmeval.errors import ContextTooLong, EmptyInput, InputError
 from lmeval.models import CausalLM, ModelLike, TokenRun, as_model, describe_model, encode_documents
+from lmeval.perplexity import tally
 from lmeval.results import Measurement, Report
 from lmeval.scoring import BosPolicy, LogProbs, Request, Windowing, WindowRequest, rolling_requests, score
-from lmeval.statistics import RatioEstimate
+from lmeval.stats import RatioEstimate
 
 DEFAULT_CONTEXT = 2048  # for architectures without a limit of their own
 MAX_LISTED_DOCUMENTS = 1000
@@ -91,7 +93,7 @@ def perplexity(
     >>> perplexity("bundled", ["The quick brown fox jumps over the lazy dog."])["bits_per_byte"] < 8
     True
     """
-    group = parallel.connect(device)
+    group = gather.connect(device)
     loaded = as_model(model, group.device, dtype)
     group = group._replace(device=loaded.device)
     windowing = resolve(loaded, settings)
@@ -182,7 +184,7 @@ def _scored(
     windowing: Windowing,
     reading: _Reading,
     settings: Settings,
-    group: parallel.Group,
+    group: gather.Group,
     watch: Watch,
 ) -> Iterator[tuple[_Scheduled, LogProbs]]:
     """Every window of the corpus with its log-probabilities, in order. The engine reads ahead by one pool."""
@@ -309,7 +311,7 @@ def _ledger(
 
 
 def _provenance(
-    model: CausalLM, corpus: Corpus, reading: _Reading, settings: Settings, group: parallel.Group, seconds: float
+    model: CausalLM, corpus: Corpus, reading: _Reading, settings: Settings, group: gather.Group, seconds: float
 ) -> dict[str, Any]:
     return {
         "task": "perplexity",

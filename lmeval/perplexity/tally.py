@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float64, Int32
 
-from lmeval import statistics
+from lmeval import stats
 
 NATS, TOKENS, BYTES, CHARACTERS, WORDS = range(5)
 
@@ -37,8 +37,8 @@ class Spread(NamedTuple):
     method: str
     n: int
     block_length: int | None
-    moments: statistics.Moments
-    bootstrap: statistics.BlockBootstrap | None
+    moments: stats.Moments
+    bootstrap: stats.BlockBootstrap | None
 
 
 class PositionBin(NamedTuple):
@@ -53,7 +53,7 @@ class Tally:
     """Accumulates windows in document order. `on_document` receives every document when its last window is in."""
 
     def __init__(self, context: int, on_document: Callable[[DocumentSums], None] | None = None) -> None:
-        self.moments = statistics.no_moments(5)  # over documents
+        self.moments = stats.no_moments(5)  # over documents
         self.n_windows = 0
         self._on_document = on_document
         self._positions = np.zeros((context, 5))
@@ -97,7 +97,7 @@ class Tally:
 
     def _end_document(self) -> None:
         assert self._document is not None
-        self.moments = statistics.add_row(self.moments, self._row)
+        self.moments = stats.add_row(self.moments, self._row)
         if self._on_document:
             self._on_document(DocumentSums(self._document[1], self._row))
         self._row = np.zeros(5)
@@ -116,8 +116,8 @@ class Tally:
             return Spread("none", len(pieces), None, self.moments, None)
         total = pieces.sum(axis=0)
         residuals = pieces[:, NATS] - total[NATS] / total[TOKENS] * pieces[:, TOKENS]
-        block = statistics.automatic_block_length(residuals)
-        return Spread("blocks", len(pieces), block, self.moments, statistics.block_bootstrap(pieces, block, seed))
+        block = stats.automatic_block_length(residuals)
+        return Spread("blocks", len(pieces), block, self.moments, stats.block_bootstrap(pieces, block, seed))
 
     def by_position(self) -> list[PositionBin]:
         """Sums by the number of input tokens before a target's own input, in bins [0, 1), [1, 2), [2, 4), [4, 8) ..."""
@@ -126,11 +126,11 @@ class Tally:
         return [found for found in bins if found.row[TOKENS]]
 
 
-def ratio(spread: Spread, denominator: int) -> statistics.RatioEstimate:
+def ratio(spread: Spread, denominator: int) -> stats.RatioEstimate:
     """Nats over one of the other columns, with its standard error and interval."""
     if spread.bootstrap is not None:
-        return statistics.bootstrapped_ratio(spread.moments.total, spread.bootstrap, NATS, denominator)
+        return stats.bootstrapped_ratio(spread.moments.total, spread.bootstrap, NATS, denominator)
     if spread.method == "documents":
-        return statistics.linearised_ratio(spread.moments, NATS, denominator)
+        return stats.linearised_ratio(spread.moments, NATS, denominator)
     total = spread.moments.total
-    return statistics.RatioEstimate(float(total[NATS] / total[denominator]), None, None, spread.n)
+    return stats.RatioEstimate(float(total[NATS] / total[denominator]), None, None, spread.n)

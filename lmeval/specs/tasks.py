@@ -3,9 +3,8 @@
 `read_keys` gives the keys of a file over those of the file that it includes, each with file and line. A key that is not
 known is an error that tells file, line and the nearest known key. "yes", "no", "on" and "off" are the words that they look
 like, not booleans, and values that stand for text (TEXT_KEYS) stay as they are written. `!function module.name` runs Python
-from beside the file and is refused unless the caller allows it.
-
-Our own keys lie in `metadata: {lmeval: {...}}`, which the harness ignores: a file of ours loads there too.
+from beside the file and is refused unless the caller allows it. Our own keys lie in `metadata: {lmeval: {...}}`, which the
+harness ignores: a file of ours loads there too.
 """
 
 import importlib.util
@@ -17,10 +16,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from lmeval.documents import Corpus, DataSource, dataset_corpus
+from lmeval.data.documents import Corpus, DataSource, dataset_corpus
+from lmeval.data.resources import data_folder
 from lmeval.errors import InputNotFound, TaskFileError, first_line
-from lmeval.resources import data_folder
-from lmeval.templates import names, nearest, shown, text_of_row
+from lmeval.messages import names, nearest, shown
+from lmeval.specs.templates import text_of_row
 
 ROLLING, CHOICE, LIKELIHOOD = "loglikelihood_rolling", "multiple_choice", "loglikelihood"
 SPLITS = ("test_split", "validation_split", "training_split")  # the first that is given is scored, as the harness does

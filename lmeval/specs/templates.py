@@ -5,16 +5,16 @@ error, never an empty string. The sandbox lets a template read its row and nothi
 imports, no calls that change what they are called on.
 """
 
-import difflib
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jinja2
 import jinja2.sandbox
 
 from lmeval.errors import InputNotFound, TaskFileError, first_line
+from lmeval.messages import names, nearest
 
 Row = Mapping[str, Any]
 
@@ -80,24 +80,6 @@ def value(source: str, row: Row, where: str) -> Any:
     if source.isidentifier() and not has_expressions(source):
         raise InputNotFound(f"{where}: no column '{source}'{nearest(source, map(str, row))}")
     return render(source, row, where)
-
-
-def names(row: Row) -> str:
-    """The row's fields, for messages."""
-    return ", ".join(map(shown, row)) or "no fields"
-
-
-def shown(name: object) -> str:
-    """A name in a message of one line."""
-    text = str(name)
-    return text if text.isprintable() else repr(text)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest known one, or all of them."""
-    listed = sorted(map(shown, known))
-    close = difflib.get_close_matches(name, listed, n=1)
-    return f" (did you mean '{close[0]}'?)" if close else f": known are {', '.join(listed)}"
 
 
 def text_of_row(source: str, where: str) -> Callable[[Row], str]:

@@ -5,9 +5,9 @@ import accelerate.utils
 import pytest
 import torch
 
-from lmeval import parallel
+from lmeval.compute import gather
+from lmeval.compute.gather import Group, gather_by_id
 from lmeval.errors import DeviceError, NonFiniteScore, WorkerError
-from lmeval.parallel import Group, gather_by_id
 
 ALONE = Group(0, 1, torch.device("cpu"))
 
@@ -64,19 +64,19 @@ def test_items_that_two_ranks_did_are_refused(monkeypatch: pytest.MonkeyPatch):
 
 def test_alone_without_a_launcher(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert parallel.connect("cpu") == ALONE
+    assert gather.connect("cpu") == ALONE
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "cpu,cuda"])
 def test_an_unknown_device_is_named(name: str):
     with pytest.raises(DeviceError, match=f"unknown device '{name}'"):
-        parallel.connect(name)
+        gather.connect(name)
 
 
 def test_a_device_that_is_not_here_is_named():
     count = torch.cuda.device_count()
     with pytest.raises(DeviceError, match=f"device 'cuda:{count}' is not here: this machine has {count} CUDA devices"):
-        parallel.connect(f"cuda:{count}")
+        gather.connect(f"cuda:{count}")
 
 
 @pytest.mark.parametrize("name", ["mps", "xpu", "meta"])
@@ -84,10 +84,10 @@ def test_a_device_of_another_kind_that_is_not_here_is_named(name: str):
     if (found := torch.accelerator.current_accelerator()) and found.type == name:
         pytest.skip(f"this machine has {name}")
     with pytest.raises(DeviceError):
-        parallel.connect(name)
+        gather.connect(name)
 
 
 def test_agreement_is_on_the_smallest(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(accelerate.utils, "gather_object", lambda mine: [9, *mine, 7])
-    assert parallel.agree(8, Group(1, 3, torch.device("cpu"))) == 7
-    assert parallel.agree(8, ALONE) == 8
+    assert gather.agree(8, Group(1, 3, torch.device("cpu"))) == 7
+    assert gather.agree(8, ALONE) == 8

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmeval import documents
-from lmeval.documents import Corpus, Document, column, file_corpus, python_manual, table_corpus, text_corpus
+from lmeval.data import documents
+from lmeval.data.documents import Corpus, Document, column, file_corpus, python_manual, table_corpus, text_corpus
 from lmeval.errors import EmptyInput, InputNotFound, UndecodableText
 
 AWKWARD = "\ufeffBOM first\r\nCRLF\rCR\x00NUL e\u0301 👩‍👧 \u2028 last line without an end"

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmeval.documents import DataSource
+from lmeval.data.documents import DataSource
+from lmeval.data.rows import ID_DIGITS, content_hash, load_rows, with_ids
 from lmeval.errors import EmptyInput, InputNotFound, TaskFileError
-from lmeval.prompting.rows import ID_DIGITS, content_hash, load_rows, with_ids
 
 FIELDS = st.dictionaries(
     st.text(max_size=4),

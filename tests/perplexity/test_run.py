@@ -21,12 +21,12 @@ from samples import (
     wordpiece_tokenizer,
 )
 
-from lmeval import statistics, tally
-from lmeval.documents import Document, file_corpus
+from lmeval import stats
+from lmeval.data.documents import Document, file_corpus
 from lmeval.errors import ContextTooLong, EmptyInput, InputError, UndecodableText
 from lmeval.models import CausalLM, encode, from_pair, tokens
 from lmeval.models.toys import byte_tokenizer, markov_model, uniform_model
-from lmeval.perplexity import METRICS, Settings, Watch, document_row, perplexity, resolve
+from lmeval.perplexity import METRICS, Settings, Watch, document_row, perplexity, resolve, tally
 from lmeval.results import Report, as_json, find
 from lmeval.scoring import Request, engine
 
@@ -215,10 +215,10 @@ def test_many_documents_are_the_units_of_the_interval():
     texts = [random_text(n, seed=n) for n in range(5, 5 + tally.ENOUGH_DOCUMENTS)]
     found = perplexity(tiny_llama(), texts)
     rows = np.array([[row["nll_nats"], row["n_bytes"]] for row in found.tables["documents"]])
-    moments = statistics.no_moments(2)
+    moments = stats.no_moments(2)
     for row in rows:
-        moments = statistics.add_row(moments, row)
-    expected = statistics.linearised_ratio(moments, 0, 1)
+        moments = stats.add_row(moments, row)
+    expected = stats.linearised_ratio(moments, 0, 1)
     ours = find(found, "bits_per_byte")
     assert found.ledger["interval"]["method"] == "documents"
     assert expected.stderr is not None
@@ -330,7 +330,7 @@ def test_memory_does_not_grow_with_the_document(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_bundled_model_beats_a_uniform_one():
-    from lmeval.resources import reference_folder
+    from lmeval.data.resources import reference_folder
 
     if not (reference_folder() / "model.safetensors").is_file():
         pytest.skip("the bundled model is not there yet")

@@ -4,8 +4,9 @@ import math
 import numpy as np
 import pytest
 
-from lmeval import statistics, tally
-from lmeval.tally import BYTES, CHARACTERS, NATS, TOKENS, WORDS, DocumentSums, Tally
+from lmeval import stats
+from lmeval.perplexity import tally
+from lmeval.perplexity.tally import BYTES, CHARACTERS, NATS, TOKENS, WORDS, DocumentSums, Tally
 
 
 def fill(
@@ -90,7 +91,7 @@ def test_few_documents_are_bootstrapped_in_blocks_and_many_are_linearised():
     assert few.spread(0).method == "blocks"
     assert few.spread(0).n == 5 * (tally.ENOUGH_DOCUMENTS - 1)
     assert many.spread(0).method == "documents"
-    expected = statistics.linearised_ratio(many.moments, NATS, BYTES)
+    expected = stats.linearised_ratio(many.moments, NATS, BYTES)
     assert tally.ratio(many.spread(0), BYTES) == expected
 
 
@@ -114,5 +115,5 @@ def test_methods_agree_on_independent_windows():
     # One window a document makes documents and pieces the same units: the two methods must then tell the same error.
     sums, _ = fill(documents=400, windows=1)
     pieces = np.array(sums._pieces)
-    blocks = statistics.bootstrapped_ratio(pieces.sum(axis=0), statistics.block_bootstrap(pieces, 1, 0), NATS, BYTES)
+    blocks = stats.bootstrapped_ratio(pieces.sum(axis=0), stats.block_bootstrap(pieces, 1, 0), NATS, BYTES)
     assert tally.ratio(sums.spread(0), BYTES).stderr == pytest.approx(blocks.stderr, rel=0.1)

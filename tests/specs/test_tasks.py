@@ -6,7 +6,7 @@ import pytest
 
 from lmeval.errors import InputNotFound, LmevalError, TaskFileError
 from lmeval.prompting import read_task
-from lmeval.taskfile import ROLLING, find_task, read_keys, read_rolling_task, rolling_task, task_corpus
+from lmeval.specs.tasks import ROLLING, find_task, read_keys, read_rolling_task, rolling_task, task_corpus
 
 GOOD = """\
 task: tiny
@@ -160,8 +160,8 @@ def test_a_file_that_names_itself_or_ships_is_a_task(tmp_path: Path, monkeypatch
 
 
 def test_tasks_that_ship_can_be_read():
+    from lmeval.data.resources import data_folder
     from lmeval.likelihood.spec import is_spec
-    from lmeval.resources import data_folder
 
     shipped = (path for path in data_folder("tasks").glob("[!_]*.yaml") if not is_spec(path))
     names = {path.stem: path for path in shipped}

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmeval.errors import InputNotFound, LmevalError, TaskFileError
-from lmeval.templates import check_template, has_expressions, nearest, render, text_of_row, value
+from lmeval.specs.templates import check_template, has_expressions, render, text_of_row, value
 
 ROW = {"text": "ab", "n": 3, "list": ["x", "y"], "self": "me", "empty": "", "none": None}
 WHERE = "task.yaml: line 3: doc_to_text"
@@ -175,7 +175,6 @@ def test_names_that_would_break_the_line_are_quoted():
     with pytest.raises(InputNotFound) as caught:
         rendered("{{q}}", {"a\nb": 1})
     assert "'a\\nb'" in one_line_of(caught.value)
-    assert nearest("\n", ["a", "\nb"]) == ": known are '\\nb', a"
 
 
 def test_a_missing_field_tells_what_the_row_has():

@@ -15,17 +15,18 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from lmeval.compression import archive, encode
-from lmeval.compression.alone import online_block
-from lmeval.compression.grid import grid_for_margin
-from lmeval.compression.lanes import Layout
-from lmeval.compression.settings import Canary, ModelSettings, as_meta
-from lmeval.compression.tree import code_length_nats, depth_of, path_bits
+from lmeval.compression.coding.grid import grid_for_margin
+from lmeval.compression.container import archive
+from lmeval.compression.text import encode
+from lmeval.compression.text.lanes import Layout
+from lmeval.compression.text.model_header import Canary, ModelSettings, as_meta
+from lmeval.compression.text.online_only import online_block
+from lmeval.compression.text.tree import code_length_nats, depth_of, path_bits
 from lmeval.models import CausalLM, from_pair
 from lmeval.models.spelling import encode_bytes, n_text_ids, vocabulary_sha256
 from lmeval.models.toys import byte_tokenizer
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT / os.environ.get("LMEVAL_SHARED", "../shared")
 
 PROSE = (

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from lmeval.data.resources import data_folder
 from lmeval.errors import InputError, InputNotFound, first_line
-from lmeval.resources import data_folder
 
 
 class PublishedResult(NamedTuple):

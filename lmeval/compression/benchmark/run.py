@@ -8,16 +8,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lmeval.compression.account import Compression
-from lmeval.compression.archive import KINDS
-from lmeval.compression.baselines import BASELINES, measure_baseline
+from lmeval.compression.benchmark.baselines import BASELINES, measure_baseline
+from lmeval.compression.benchmark.corpora import KnownCorpus, identify
 from lmeval.compression.compress import compress_to
-from lmeval.compression.corpora import KnownCorpus, identify
+from lmeval.compression.container.archive import KINDS
 from lmeval.compression.decompress import DecompressSettings, decompress_to
-from lmeval.compression.plan import CompressSettings
+from lmeval.compression.text.account import Compression
+from lmeval.compression.text.plan import CompressSettings
+from lmeval.data.resources import BUNDLED_MODEL, package_folder, reference_folder
 from lmeval.errors import EmptyInput
 from lmeval.models import CausalLM
-from lmeval.resources import BUNDLED_MODEL, package_folder, reference_folder
 from lmeval.results import Measurement, Report, now, versions
 
 

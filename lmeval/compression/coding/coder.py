@@ -12,7 +12,7 @@ import constriction  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
 from jaxtyping import Int, Int32, Int64
 
-from lmeval.compression.grid import FREQUENCY_BITS, PHASES
+from lmeval.compression.coding.grid import FREQUENCY_BITS, PHASES
 from lmeval.errors import CorruptArchive
 
 # `perfect=True`, constriction's default, is slow and prints to standard output.

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
-from lmeval.compression import metadata
+from lmeval.compression.container.header import packed, unpacked, version_of
 from lmeval.errors import CorruptArchive, NotAnArchive
 
 MAGIC = b"\x89LMZ\r\n\x1a\n"
@@ -125,8 +125,8 @@ def _where(block: Block) -> str:
 def write_header(out: BinaryIO, meta: dict[str, Any]) -> Header:
     """Write the header: its metadata must hold "n_bytes" and "sha256". The version is the first that knew what the archive
     needs."""
-    version = metadata.version_of(meta)
-    text = metadata.packed(meta, version)
+    version = version_of(meta)
+    text = packed(meta, version)
     head = _PROLOGUE.pack(MAGIC, *version, 0, len(text)) + text
     seed = zlib.crc32(head)
     out.write(head + _CRC.pack(seed))
@@ -189,7 +189,7 @@ def read_header(data: memoryview, start: int = 0) -> tuple[Header, int]:
             f"the archive has format version {major}.{minor}, and this lmeval reads {VERSION[0]}.x: update it"
         )
     try:
-        meta = metadata.unpacked(bytes(data[start + _PROLOGUE.size : stop]), (major, minor), MAX_HEADER_BYTES)
+        meta = unpacked(bytes(data[start + _PROLOGUE.size : stop]), (major, minor), MAX_HEADER_BYTES)
         n_bytes = meta["n_bytes"]
         if not isinstance(n_bytes, int) or n_bytes < 0:
             raise ValueError

@@ -27,10 +27,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int32, Int64, UInt8, UInt32
 
-from lmeval.compression import pixels
-from lmeval.compression.fixed_point import IntegerLayers, integer_layers, layers_sha256, run_integers
-from lmeval.compression.integer_tables import FRACTION_BITS, log_parts
-from lmeval.compression.latent_tables import (
+from lmeval.compression.coding.integer_tables import FRACTION_BITS, log_parts
+from lmeval.compression.images import pixels
+from lmeval.compression.images.fixed_point import IntegerLayers, integer_layers, layers_sha256, run_integers
+from lmeval.compression.images.latent_tables import (
     DRAW_BITS,
     FEWEST_STEP_BITS,
     MAX_STEP_BITS,
@@ -44,9 +44,9 @@ from lmeval.compression.latent_tables import (
     posterior,
     prior,
 )
+from lmeval.compute.threads import one_thread
 from lmeval.densities.networks import LayeredVAE
 from lmeval.errors import ModelError
-from lmeval.models.threads import one_thread
 
 ROWS = 256  # images that go through the encoder's network at once
 MAX_PARTICLE_BITS = 10
@@ -55,6 +55,8 @@ _stream: Any = constriction.stream  # pyright: ignore[reportAttributeAccessIssue
 _DECISION = _stream.model.Categorical(perfect=False)
 _DRAW = _stream.model.Uniform(1 << DRAW_BITS)
 _REST = _stream.model.Uniform()
+BLOCKS_TOGETHER = 8
+TOGETHER_BYTES = 1 << 28  # of working memory, at most, while blocks are coded side by side
 
 Images = UInt8[np.ndarray, "n dims"]
 
@@ -129,6 +131,17 @@ class Scheme(NamedTuple):
         odd = _words(b"shift", 0, self.vae.n_latent).astype(np.int64) | 1
         order = np.arange(self.n_particles)[:, None] * odd & (self.n_particles - 1)
         return order << (DRAW_BITS - self.particle_bits)
+
+
+def particle_numbers(vae: IntegerVAE) -> int:
+    """Numbers that are held for one particle."""
+    return vae.n_dims * (vae.levels if vae.observation == "categorical" else (vae.levels - 1).bit_length())
+
+
+def blocks_together(scheme: Scheme, block_bytes: int) -> int:
+    """How many blocks are coded side by side: their images and some 200 bytes for each number of each particle."""
+    working = block_bytes + 200 * scheme.n_particles * particle_numbers(scheme.vae)
+    return max(1, min(BLOCKS_TOGETHER, TOGETHER_BYTES // working))
 
 
 class Coded(NamedTuple):

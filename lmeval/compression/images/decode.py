@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from lmeval.compression import archive, bitsback
-from lmeval.compression.archive import Block, Header
-from lmeval.compression.bitsback import Coded, IntegerVAE, Scheme
-from lmeval.compression.compress_images import blocks_together
-from lmeval.compression.density_settings import DensitySettings, from_meta, needed_density
-from lmeval.compression.imagefile import bytes_of
+from lmeval.compression.container import archive
+from lmeval.compression.container.archive import Block, Header
+from lmeval.compression.images import bitsback
+from lmeval.compression.images.bitsback import Coded, IntegerVAE, Scheme, blocks_together
+from lmeval.compression.images.density_header import DensitySettings, from_meta, needed_density
+from lmeval.compression.images.imagefile import bytes_of
 from lmeval.errors import ArchiveError, CorruptArchive
 
 

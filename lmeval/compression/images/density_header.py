@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lmeval.compression import pixels
-from lmeval.compression.bitsback import MAX_PARTICLE_BITS, IntegerVAE, integer_vae
-from lmeval.compression.imagefile import DTYPES
-from lmeval.compression.latent_tables import FEWEST_STEP_BITS, MAX_STEP_BITS
+from lmeval.compression.images import pixels
+from lmeval.compression.images.bitsback import MAX_PARTICLE_BITS, IntegerVAE, integer_vae
+from lmeval.compression.images.imagefile import DTYPES
+from lmeval.compression.images.latent_tables import FEWEST_STEP_BITS, MAX_STEP_BITS
+from lmeval.data.resources import bundled_by_fingerprint
 from lmeval.densities.modelfile import LoadedDensity, is_density, load_density
 from lmeval.densities.networks import OBSERVATIONS, LayeredVAE
 from lmeval.errors import CorruptArchive, ModelError, ModelMismatch
-from lmeval.resources import bundled_by_fingerprint
 
 DensityLike = LoadedDensity | str | Path
 """A density that is loaded, the name of a bundled one, a folder with density.yaml, or a density file."""

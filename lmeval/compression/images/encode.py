@@ -12,18 +12,31 @@ import torch
 from jaxtyping import Float64, UInt8
 
 from lmeval import results
-from lmeval.compression import archive, bitsback
-from lmeval.compression.archive import Block
-from lmeval.compression.bitsback import MAX_PARTICLE_BITS, Coded, IntegerVAE, Scheme
-from lmeval.compression.density_settings import DensityLike, DensitySettings, as_density, as_meta, short_name, whole_numbers
-from lmeval.compression.imagefile import ImageFile, bytes_of, levels_of, read_layout
+from lmeval.compression.container import archive
+from lmeval.compression.container.archive import Block
+from lmeval.compression.images import bitsback
+from lmeval.compression.images.bitsback import (
+    MAX_PARTICLE_BITS,
+    Coded,
+    IntegerVAE,
+    Scheme,
+    blocks_together,
+    particle_numbers,
+)
+from lmeval.compression.images.density_header import (
+    DensityLike,
+    DensitySettings,
+    as_density,
+    as_meta,
+    short_name,
+    whole_numbers,
+)
+from lmeval.compression.images.imagefile import ImageFile, bytes_of, levels_of, read_layout
 from lmeval.densities.networks import LayeredVAE
 from lmeval.errors import InputError, ModelError
-from lmeval.statistics import Estimate, mean_estimate
+from lmeval.stats import Estimate, mean_estimate
 
 BLOCK_IMAGES = 4096  # the initial bits and the frame of a block are then a tenth of a percent of binary digits
-BLOCKS_TOGETHER = 8
-TOGETHER_BYTES = 1 << 28  # of working memory, at most, while blocks are coded side by side
 PARTICLES = 16
 PARTICLE_NUMBERS = 1 << 17  # that a network gives or a coder codes for all particles of an image, unless asked for
 PLAIN_BLOCK_BYTES = 1 << 20
@@ -160,18 +173,7 @@ def _particle_bits(vae: IntegerVAE, particles: int | None) -> int:
         if not 1 <= particles <= 1 << MAX_PARTICLE_BITS or particles & (particles - 1):
             raise InputError(f"particles is {particles}: give a power of two from 1 to {1 << MAX_PARTICLE_BITS:,}")
         return particles.bit_length() - 1
-    return max(0, min(PARTICLES, PARTICLE_NUMBERS // _numbers(vae)).bit_length() - 1)
-
-
-def _numbers(vae: IntegerVAE) -> int:
-    """Numbers that are held for one particle."""
-    return vae.n_dims * (vae.levels if vae.observation == "categorical" else (vae.levels - 1).bit_length())
-
-
-def blocks_together(scheme: Scheme, block_bytes: int) -> int:
-    """How many blocks are coded side by side: their images and some 200 bytes for each number of each particle."""
-    working = block_bytes + 200 * scheme.n_particles * _numbers(scheme.vae)
-    return max(1, min(BLOCKS_TOGETHER, TOGETHER_BYTES // working))
+    return max(0, min(PARTICLES, PARTICLE_NUMBERS // particle_numbers(vae)).bit_length() - 1)
 
 
 def _meta(data: memoryview, wanted: DensitySettings) -> dict[str, Any]:

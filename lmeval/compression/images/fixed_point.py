@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 
-from lmeval.compression.integer_tables import FRACTION_BITS, curve
+from lmeval.compression.coding.integer_tables import FRACTION_BITS, curve
 from lmeval.densities.layers import Layers
 from lmeval.errors import ModelError
 

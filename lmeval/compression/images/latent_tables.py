@@ -15,7 +15,7 @@ import constriction  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from lmeval.compression.integer_tables import FRACTION_BITS, exp_minus, powers_of_two
+from lmeval.compression.coding.integer_tables import FRACTION_BITS, exp_minus, powers_of_two
 
 PART_BITS = 24
 """The coder's probabilities are integers in units of 2^-PART_BITS."""

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from lmeval.compression.integer_tables import FRACTION_BITS, LIMIT, MASS_BITS, exp_minus, logistic
-from lmeval.compression.latent_tables import PART_BITS
+from lmeval.compression.coding.integer_tables import FRACTION_BITS, LIMIT, MASS_BITS, exp_minus, logistic
+from lmeval.compression.images.latent_tables import PART_BITS
 
 Bits = Callable[[Int64[np.ndarray, "n dims"], int], Int64[np.ndarray, "n dims"]]
 """Parts of 2^24 for a 1 at a place (0: the lowest bit) of each pixel's level, given its higher bits; 1 to 2^24 - 1."""

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from lmeval.compression import archive
-from lmeval.compression.archive import Block
-from lmeval.compression.encode import CodeLength
-from lmeval.compression.settings import ModelSettings
+from lmeval.compression.container import archive
+from lmeval.compression.container.archive import Block
+from lmeval.compression.text.encode import CodeLength
+from lmeval.compression.text.model_header import ModelSettings
 
 DECODED_TO_VERIFY = (*archive.BY_MODEL, archive.ONLINE)
 """Kinds of blocks that are decoded before they are written; general-purpose codecs are believed."""

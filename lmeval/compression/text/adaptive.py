@@ -1,6 +1,6 @@
 """Behind the grid: frequencies that encoder and decoder share become better ones, by models that learn the file being coded.
 
-The language model's decisions come in as integers on which both ends agree. Online models (lmeval.compression.online)
+The language model's decisions come in as integers on which both ends agree. Online models (lmeval.compression.text.online)
 predict the same decisions from what the block's lanes have shown so far, a mixer weighs them all, and every bit teaches all
 of them. It is integer arithmetic throughout, so the decoder follows exactly, on any machine.
 
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int, Int32, Int64
 
-from lmeval.compression.online.recipes import recipe_for
-from lmeval.compression.online.state import State, decide_step, learn_step, open_state, run_steps
+from lmeval.compression.text.online.recipes import recipe_for
+from lmeval.compression.text.online.state import State, decide_step, learn_step, open_state, run_steps
 
 LEVELS = ("none", "light", "full")
 FIXED_BYTES = 40 << 20  # maps behind the mixer, mostly

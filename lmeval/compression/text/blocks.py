@@ -5,20 +5,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lmeval.compression import archive
-from lmeval.compression.account import DECODED_TO_VERIFY, Tally
-from lmeval.compression.alone import online_block, online_data
-from lmeval.compression.archive import Block
-from lmeval.compression.decode import decode_blocks
-from lmeval.compression.encode import CodeLength, block_log_odds, encode_tokens, model_block
-from lmeval.compression.pace import paced
-from lmeval.compression.plan import CompressSettings, Cut, Plan
-from lmeval.compression.settings import ModelSettings
-from lmeval.compression.survey import Survey
-from lmeval.compression.tree import code_length_nats, path_bits
+from lmeval.compression.container import archive
+from lmeval.compression.container.archive import Block
+from lmeval.compression.text.account import DECODED_TO_VERIFY, Tally
+from lmeval.compression.text.decode import decode_blocks
+from lmeval.compression.text.encode import CodeLength, block_log_odds, encode_tokens, model_block
+from lmeval.compression.text.model_header import ModelSettings
+from lmeval.compression.text.online_only import online_block, online_data
+from lmeval.compression.text.plan import CompressSettings, Cut, Plan
+from lmeval.compression.text.survey import Survey
+from lmeval.compression.text.tree import code_length_nats, path_bits
 from lmeval.errors import CorruptArchive
 from lmeval.models import CausalLM
 from lmeval.models.spelling import ByteTokens, encode_bytes
+from lmeval.progress import paced
 
 PROBE_WINDOWS = 4
 HOPELESS = 1.1  # times the size that a general-purpose codec reaches

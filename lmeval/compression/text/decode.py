@@ -7,13 +7,15 @@ import torch
 from jaxtyping import Float, Float64, Int32, Int64
 from torch import Tensor
 
-from lmeval.compression import adaptive, archive, coder, grid, lanes, tree
-from lmeval.compression.settings import ModelSettings
+from lmeval.compression.coding import coder, grid
+from lmeval.compression.container import archive
+from lmeval.compression.text import adaptive, lanes, tree
+from lmeval.compression.text.model_header import ModelSettings
+from lmeval.compute.threads import half_the_threads, tuned_threads
 from lmeval.errors import CorruptArchive
 from lmeval.models import CausalLM
 from lmeval.models.spelling import decode_bytes
 from lmeval.models.stepwise import advance, open_lanes, restart, stepping
-from lmeval.models.threads import half_the_threads, tuned_threads
 
 
 class _BlockReader:

@@ -7,12 +7,14 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int32, Int64
 
-from lmeval.compression import adaptive, archive, coder, grid, lanes, tree
-from lmeval.compression.pace import paced
-from lmeval.compression.settings import ModelSettings
+from lmeval.compression.coding import coder, grid
+from lmeval.compression.container import archive
+from lmeval.compression.text import adaptive, lanes, tree
+from lmeval.compression.text.model_header import ModelSettings
 from lmeval.models import CausalLM
 from lmeval.models.logprobs import logit_slices
 from lmeval.models.spelling import ByteTokens
+from lmeval.progress import paced
 from lmeval.scoring.batching import automatic_batching, plan_batches
 
 

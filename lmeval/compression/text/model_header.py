@@ -5,14 +5,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lmeval.compression.adaptive import LEVELS
-from lmeval.compression.grid import MAX_CELLS, Grid
-from lmeval.compression.lanes import Layout
-from lmeval.compression.tree import depth_of
+from lmeval.compression.coding.grid import MAX_CELLS, Grid
+from lmeval.compression.text.adaptive import LEVELS
+from lmeval.compression.text.lanes import Layout
+from lmeval.compression.text.tree import depth_of
+from lmeval.data.resources import bundled_by_fingerprint
 from lmeval.errors import CorruptArchive, ModelMismatch
 from lmeval.models import DTYPES, CausalLM
 from lmeval.models.spelling import vocabulary_sha256
-from lmeval.resources import bundled_by_fingerprint
 
 
 class ModelSettings(NamedTuple):

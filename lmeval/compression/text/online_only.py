@@ -9,10 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64, UInt32, UInt64
 
-from lmeval.compression import adaptive, archive, coder, tree
-from lmeval.compression.grid import FREQUENCY_BITS
-from lmeval.compression.online.compiled import compiled
-from lmeval.compression.online.state import State, decide_step, learn_step
+from lmeval.compression.coding import coder
+from lmeval.compression.coding.grid import FREQUENCY_BITS
+from lmeval.compression.container import archive
+from lmeval.compression.text import adaptive, tree
+from lmeval.compression.text.online.compiled import compiled
+from lmeval.compression.text.online.state import State, decide_step, learn_step
 from lmeval.errors import CorruptArchive
 
 BYTE_BITS = 8

@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from lmeval.compression import archive
-from lmeval.compression.adaptive import LEVELS
-from lmeval.compression.survey import COLD_START_SHARE, Survey
+from lmeval.compression.container import archive
+from lmeval.compression.text.adaptive import LEVELS
+from lmeval.compression.text.survey import COLD_START_SHARE, Survey
 from lmeval.errors import InputError
 from lmeval.models import CausalLM
 

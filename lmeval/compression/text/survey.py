@@ -6,13 +6,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from lmeval.compression import tree
-from lmeval.compression.decode import stepwise_log_odds
-from lmeval.compression.encode import block_log_odds
-from lmeval.compression.grid import LOG_ODDS_LIMIT, grid_for_margin
-from lmeval.compression.lanes import Layout
-from lmeval.compression.settings import Canary, ModelSettings
-from lmeval.compression.tree import depth_of
+from lmeval.compression.coding.grid import LOG_ODDS_LIMIT, grid_for_margin
+from lmeval.compression.text import tree
+from lmeval.compression.text.decode import stepwise_log_odds
+from lmeval.compression.text.encode import block_log_odds
+from lmeval.compression.text.lanes import Layout
+from lmeval.compression.text.model_header import Canary, ModelSettings
+from lmeval.compression.text.tree import depth_of
 from lmeval.errors import InputError, ModelError, NumericalDrift
 from lmeval.models import CausalLM
 from lmeval.models.spelling import encode_bytes, n_text_ids, vocabulary_sha256

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from lmeval.compression.baselines import (
+from lmeval.compression.benchmark.baselines import (
     BASELINES,
     STANDARD_LIBRARY,
     BaselineResult,

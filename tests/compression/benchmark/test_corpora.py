@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import yaml
 
-from lmeval.compression.corpora import KnownCorpus, identify, known_corpora, read_corpus
+from lmeval.compression.benchmark.corpora import KnownCorpus, identify, known_corpora, read_corpus
+from lmeval.data.resources import data_folder
 from lmeval.errors import InputError, InputNotFound
-from lmeval.resources import data_folder
 
 FILES = sorted((data_folder("compression") / "corpora").glob("*.yaml"))
 RESULT = {"program": "xz", "n_bytes_out": 250, "source": "https://example.org/", "date": "2026-01"}

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lmeval.compression import grid
-from lmeval.compression.coder import BitReader, decode_ranks, encode_bits, encode_ranks, quantised_bits
-from lmeval.compression.grid import FREQUENCY_BITS, PHASES
+from lmeval.compression.coding import grid
+from lmeval.compression.coding.coder import BitReader, decode_ranks, encode_bits, encode_ranks, quantised_bits
+from lmeval.compression.coding.grid import FREQUENCY_BITS, PHASES
 from lmeval.errors import CorruptArchive
 
 ONE = 1 << FREQUENCY_BITS

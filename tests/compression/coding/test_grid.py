@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lmeval.compression import coder, grid
-from lmeval.compression.grid import (
+from lmeval.compression.coding import coder, grid
+from lmeval.compression.coding.grid import (
     FREQUENCY_BITS,
     HAZARDS_PER_GROUP,
     LOG_ODDS_LIMIT,

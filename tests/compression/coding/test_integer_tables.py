@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lmeval.compression import integer_tables
-from lmeval.compression.integer_tables import LIMIT, MASS_BITS, curve, exp_minus, log_parts, logistic, powers_of_two
+from lmeval.compression.coding import integer_tables
+from lmeval.compression.coding.integer_tables import LIMIT, MASS_BITS, curve, exp_minus, log_parts, logistic, powers_of_two
 from lmeval.densities.layers import ACTIVATIONS
 
 ONE = 1 << 16

@@ -20,9 +20,11 @@ import numpy as np
 import pytest
 from samples import llama_config, model_archive, model_settings, network
 
-from lmeval.compression import Gap, archive, decompress, decompress_range, decompress_to, inspect, metadata, salvage
-from lmeval.compression.alone import online_block
-from lmeval.compression.coder import BitReader, decode_ranks
+from lmeval.compression import Gap, decompress, decompress_range, decompress_to, inspect, salvage
+from lmeval.compression.coding.coder import BitReader, decode_ranks
+from lmeval.compression.container import archive
+from lmeval.compression.container.header import _ADAPTED_DICTIONARY, _DICTIONARY
+from lmeval.compression.text.online_only import online_block
 from lmeval.errors import ArchiveError, CorruptArchive, LmevalError, NotAnArchive, NumericalDrift
 from lmeval.models import CausalLM, from_pair
 from lmeval.models.toys import byte_tokenizer
@@ -171,10 +173,10 @@ def taken_apart(data: bytes) -> Loose:
     fields = list(PROLOGUE.unpack(data[: PROLOGUE.size]))
     position = PROLOGUE.size + fields[4]
     if fields[2] < 2:
-        meta = zlib.decompressobj(zdict=metadata._DICTIONARY).decompress(data[PROLOGUE.size : position])
+        meta = zlib.decompressobj(zdict=_DICTIONARY).decompress(data[PROLOGUE.size : position])
     else:
         sha256, rest = data[PROLOGUE.size : PROLOGUE.size + 32].hex(), data[PROLOGUE.size + 32 : position]
-        unpacker = zlib.decompressobj(-15, zdict=metadata._ADAPTED_DICTIONARY)
+        unpacker = zlib.decompressobj(-15, zdict=_ADAPTED_DICTIONARY)
         meta = json.dumps(json.loads(unpacker.decompress(rest)) | {"sha256": sha256}).encode()
     seed = zlib.crc32(data[:position])
     assert struct.unpack("<I", data[position : position + 4])[0] == seed

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from samples import ROOT, babble, shared, talker
 
-from lmeval.compression import CompressSettings, archive, compress, decompress, inspect, metadata
+from lmeval.compression import CompressSettings, compress, decompress, inspect
+from lmeval.compression.container import archive
+from lmeval.compression.container.header import _ADAPTED_DICTIONARY, _DICTIONARY, packed, unpacked, version_of
 from lmeval.errors import CorruptArchive
 
 SHA = "5a" * 32
@@ -19,11 +21,11 @@ METAS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("meta", METAS, ids=[str(metadata.version_of(meta)) for meta in METAS])
+@pytest.mark.parametrize("meta", METAS, ids=[str(version_of(meta)) for meta in METAS])
 def test_metadata_come_back(meta: dict[str, Any]):
-    version = metadata.version_of(meta)
-    packed = metadata.packed(meta, version)
-    assert metadata.unpacked(packed, version, 1 << 20) == meta
+    version = version_of(meta)
+    data = packed(meta, version)
+    assert unpacked(data, version, 1 << 20) == meta
     out = io.BytesIO()
     header = archive.write_header(out, meta)
     found, end = archive.read_header(memoryview(out.getvalue()))
@@ -32,20 +34,20 @@ def test_metadata_come_back(meta: dict[str, Any]):
 
 
 def test_versions_are_the_first_that_knew_what_is_needed():
-    assert [metadata.version_of(meta) for meta in METAS] == [(1, 2), (1, 2), (1, 0), (1, 1)]
+    assert [version_of(meta) for meta in METAS] == [(1, 2), (1, 2), (1, 0), (1, 1)]
 
 
 def test_the_dictionaries_are_those_of_the_definition():
     page = (ROOT / "compression" / "FORMAT.md").read_text(encoding="utf-8").splitlines()
     lines = [line.strip().encode() for line in page if line.startswith("    ")]
-    assert metadata._DICTIONARY in lines
-    assert metadata._ADAPTED_DICTIONARY in lines
+    assert _DICTIONARY in lines
+    assert _ADAPTED_DICTIONARY in lines
 
 
 @pytest.mark.parametrize("data", [b"", bytes(31), bytes(32), bytes(50), bytes(32) + b"\xff" * 30], ids=len)
 def test_what_is_no_metadata_is_refused(data: bytes):
     with pytest.raises((zlib.error, ValueError)):
-        metadata.unpacked(data, (1, 2), 1 << 20)
+        unpacked(data, (1, 2), 1 << 20)
 
 
 @pytest.mark.parametrize("text", [b"[]", b"0", b"null", b'{"n_bytes":-1}', b"{", b"\xff", b"[" * 100_000, b'{"sha256":1}'])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from vaes import drawn, fitting_vae, random_vae, scheme
 
-from lmeval.compression.bitsback import (
+from lmeval.compression.images.bitsback import (
     Coded,
     Images,
     Scheme,
@@ -18,7 +18,7 @@ from lmeval.compression.bitsback import (
     network_input,
     posteriors,
 )
-from lmeval.compression.latent_tables import MEAN_LIMIT
+from lmeval.compression.images.latent_tables import MEAN_LIMIT
 from lmeval.densities.layers import Linear
 from lmeval.densities.modelfile import load_density
 from lmeval.densities.networks import LayeredVAE

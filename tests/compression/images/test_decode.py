@@ -20,7 +20,6 @@ from lmeval.compression import (
     CompressSettings,
     Gap,
     ImageSettings,
-    archive,
     compress,
     compress_images_to,
     decompress,
@@ -28,12 +27,13 @@ from lmeval.compression import (
     inspect,
     salvage,
 )
+from lmeval.compression.container import archive
 from lmeval.densities.layers import Linear
 from lmeval.densities.modelfile import LoadedDensity
 from lmeval.densities.networks import LayeredVAE
 from lmeval.errors import ArchiveError, CorruptArchive, LmevalError, ModelMismatch, ModelNotFound
 
-MODULE = importlib.import_module("lmeval.compression.compress_images")
+MODULE = importlib.import_module("lmeval.compression.images.encode")
 BLOCK = struct.Struct("<4sIIQBBHII8sI")
 KIND, FLAGS, LANES, IMAGES, INITIAL = 4, 5, 6, 7, 8
 
@@ -105,7 +105,7 @@ def test_a_range_is_a_slice(span: tuple[int, int | None]):
 
 
 def test_a_range_decodes_the_blocks_that_it_needs(monkeypatch: pytest.MonkeyPatch):
-    decoding, seen = importlib.import_module("lmeval.compression.bitsback"), []
+    decoding, seen = importlib.import_module("lmeval.compression.images.bitsback"), []
     real = decoding.decode_blocks
     monkeypatch.setattr(
         decoding, "decode_blocks", lambda scheme, blocks, *a: seen.extend(blocks) or real(scheme, blocks, *a)
@@ -219,7 +219,7 @@ def test_blocks_that_no_encoder_writes_are_refused(name: str):
 )
 def test_blocks_that_claim_too_much_are_refused_before_they_are_decoded(name: str, monkeypatch: pytest.MonkeyPatch):
     place, value = WRONG[name]
-    decoding, sizes = importlib.import_module("lmeval.compression.bitsback"), []
+    decoding, sizes = importlib.import_module("lmeval.compression.images.bitsback"), []
     real = decoding.decode_blocks
 
     def watched(scheme: Any, blocks: Any, *rest: Any) -> Any:

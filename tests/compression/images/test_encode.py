@@ -8,13 +8,14 @@ import torch
 from samples import ROOT, shared
 from vaes import density, drawn, fitting_vae, npy, random_vae
 
-from lmeval.compression import ImageCompression, ImageSettings, archive, compress, compress_images_to, decompress, inspect
-from lmeval.compression.compress_images import bound_draws
-from lmeval.densities.images import binarise, read_images
+from lmeval.compression import ImageCompression, ImageSettings, compress, compress_images_to, decompress, inspect
+from lmeval.compression.container import archive
+from lmeval.compression.images.encode import bound_draws
+from lmeval.data.images import binarise, read_images
 from lmeval.densities.modelfile import LoadedDensity, load_density
 from lmeval.errors import InputError, ModelError
 
-MODULE = importlib.import_module("lmeval.compression.compress_images")
+MODULE = importlib.import_module("lmeval.compression.images.encode")
 
 
 @functools.cache

@@ -9,8 +9,15 @@ import torch
 from samples import ROOT
 from vaes import linear, random_vae, scheme
 
-from lmeval.compression.bitsback import encode_blocks, integer_vae
-from lmeval.compression.fixed_point import CLIP, IntegerLayers, IntegerLinear, integer_layers, layers_sha256, run_integers
+from lmeval.compression.images.bitsback import encode_blocks, integer_vae
+from lmeval.compression.images.fixed_point import (
+    CLIP,
+    IntegerLayers,
+    IntegerLinear,
+    integer_layers,
+    layers_sha256,
+    run_integers,
+)
 from lmeval.densities.layers import ACTIVATIONS, Layers, Linear, run_layers
 from lmeval.errors import ModelError
 
@@ -104,7 +111,7 @@ def words_sha256() -> str:
 @pytest.mark.parametrize("threads", ["1", "3"])
 def test_other_processes_and_numbers_of_threads_find_the_same_words(threads: str):
     environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
-    folders = (ROOT, ROOT / "tests", ROOT / "tests" / "compression")
+    folders = (ROOT, ROOT / "tests" / "support", ROOT / "tests" / "compression" / "images")
     environment["PYTHONPATH"] = os.pathsep.join(str(folder) for folder in folders)
     code = "import test_fixed_point; print(test_fixed_point.words_sha256())"
     ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True, text=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from vaes import npy
 
-from lmeval.compression.imagefile import DTYPES, bytes_of, levels_of, read_layout
+from lmeval.compression.images.imagefile import DTYPES, bytes_of, levels_of, read_layout
 from lmeval.errors import InputError
 
 X = np.random.default_rng(0).integers(0, 2, (6, 3, 4))

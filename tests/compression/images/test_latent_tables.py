@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from lmeval.compression.latent_tables import (
+from lmeval.compression.images.latent_tables import (
     DRAW_BITS,
     FEWEST_STEP_BITS,
     MAX_STEP_BITS,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.distributions import Distribution
 
-from lmeval.compression.pixels import bit_parts, coder_weights, n_bits
+from lmeval.compression.images.pixels import bit_parts, coder_weights, n_bits
 from lmeval.densities.layers import Linear
 from lmeval.densities.networks import LayeredVAE, outputs_per_pixel
 

@@ -5,7 +5,7 @@ import page_online
 import pytest
 from samples import PROSE, ROOT
 
-from lmeval.compression.adaptive import Adaptive, adapt_known, learn, memory_bytes, open_adaptive, predict
+from lmeval.compression.text.adaptive import Adaptive, adapt_known, learn, memory_bytes, open_adaptive, predict
 
 ONE = 1 << 22
 _RNG = np.random.default_rng(11)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lmeval.compression.lanes import Layout, coding_order, lane_bounds, n_active, n_steps, spans
+from lmeval.compression.text.lanes import Layout, coding_order, lane_bounds, n_active, n_steps, spans
 
 SIZES = st.tuples(st.integers(1, 400), st.integers(1, 400)).filter(lambda pair: pair[1] <= pair[0])
 LAYOUTS = st.tuples(st.integers(1, 40), st.integers(0, 39)).filter(lambda pair: pair[1] < pair[0])

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import ODD_BYTES, PROSE
 
-from lmeval.compression import LEVELS, archive, decompress
-from lmeval.compression.alone import online_block, online_data, online_level
+from lmeval.compression import LEVELS, decompress
+from lmeval.compression.container import archive
+from lmeval.compression.text.online_only import online_block, online_data, online_level
 from lmeval.errors import CorruptArchive
 
 TEXT = (PROSE * 3).encode()

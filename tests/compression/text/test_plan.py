@@ -3,9 +3,10 @@ import itertools
 import pytest
 from samples import model_settings, talker
 
-from lmeval.compression import archive, plan
-from lmeval.compression.plan import CompressSettings, cuts, plan_blocks
-from lmeval.compression.survey import Survey
+from lmeval.compression.container import archive
+from lmeval.compression.text import plan
+from lmeval.compression.text.plan import CompressSettings, cuts, plan_blocks
+from lmeval.compression.text.survey import Survey
 
 FULL = CompressSettings()
 

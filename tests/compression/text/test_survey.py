@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from samples import PROSE, babble, talker, unigram_tokenizer, with_tokenizer
 
-from lmeval.compression.survey import survey
+from lmeval.compression.text.survey import survey
 from lmeval.errors import NumericalDrift
 
-SURVEY = importlib.import_module("lmeval.compression.survey")
+SURVEY = importlib.import_module("lmeval.compression.text.survey")
 NOISE = np.random.default_rng(5).bytes(3000)
 
 

@@ -4,9 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmeval.compression import tree
-from lmeval.compression.grid import LOG_ODDS_LIMIT
-from lmeval.compression.tree import LEAST_LOGIT, code_length_nats, depth_of, descend, path_bits, path_log_odds
+from lmeval.compression.coding.grid import LOG_ODDS_LIMIT
+from lmeval.compression.text import tree
+from lmeval.compression.text.tree import LEAST_LOGIT, code_length_nats, depth_of, descend, path_bits, path_log_odds
 from lmeval.errors import NonFiniteScore
 
 SIZES = (2, 3, 256, 257, 512, 600, 1000, 5000, 50257)

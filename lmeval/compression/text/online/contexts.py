@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64, UInt64
 
-from lmeval.compression.online.compiled import Int, compiled, fold
+from lmeval.compression.text.online.compiled import Int, compiled, fold
 
 CHARACTERS = 10  # longest order, in characters
 TOKENS = 4  # longest order, in tokens

@@ -5,10 +5,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32, Int64, UInt64
 
-from lmeval.compression.online import contexts, counters, matches, mixing, runs
-from lmeval.compression.online.compiled import Int, compiled, fold
-from lmeval.compression.online.recipes import SET_SIZES, Recipe
-from lmeval.compression.online.tables import NAT, ONE, Tables, stretch, tables
+from lmeval.compression.text.online import contexts, counters, matches, mixing, runs
+from lmeval.compression.text.online.compiled import Int, compiled, fold
+from lmeval.compression.text.online.recipes import SET_SIZES, Recipe
+from lmeval.compression.text.online.tables import NAT, ONE, Tables, stretch, tables
 
 BYTE_DEPTH = 8
 _MODEL_INPUTS = 2

@@ -10,7 +10,7 @@ import numpy as np
 import page_online
 import pytest
 
-module: Any = importlib.import_module("lmeval.compression.online.compiled")
+module: Any = importlib.import_module("lmeval.compression.text.online.compiled")
 
 
 @pytest.fixture

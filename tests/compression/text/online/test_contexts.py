@@ -3,7 +3,7 @@ import page_online
 import pytest
 from samples import ODD_BYTES
 
-from lmeval.compression.online.contexts import N_CONTEXTS, byte_contexts, open_text, read_byte, token_contexts
+from lmeval.compression.text.online.contexts import N_CONTEXTS, byte_contexts, open_text, read_byte, token_contexts
 
 
 def _all_contexts(data: bytes) -> tuple[np.ndarray, np.ndarray]:

@@ -2,8 +2,8 @@ import numpy as np
 import page_online
 import pytest
 
-from lmeval.compression.online.counters import SURE, Counters, learn_counters, look_up, open_counters
-from lmeval.compression.online.tables import NAT, ONE, tables
+from lmeval.compression.text.online.counters import SURE, Counters, learn_counters, look_up, open_counters
+from lmeval.compression.text.online.tables import NAT, ONE, tables
 
 N_CONTEXTS = 2  # the first has a map, and a second average of what the second had not seen
 N_INPUTS = 4

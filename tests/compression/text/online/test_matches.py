@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from lmeval.compression.online.matches import Matches, _following, expect, follow, learn_matches, open_matches
-from lmeval.compression.online.tables import NAT, tables
+from lmeval.compression.text.online.matches import Matches, _following, expect, follow, learn_matches, open_matches
+from lmeval.compression.text.online.tables import NAT, tables
 
 LENGTH = 4
 

@@ -5,7 +5,7 @@ import numpy as np
 import page_online
 import pytest
 
-from lmeval.compression.online.mixing import (
+from lmeval.compression.text.online.mixing import (
     WEIGHT_LIMIT,
     Mixer,
     Rates,
@@ -16,7 +16,7 @@ from lmeval.compression.online.mixing import (
     open_refiner,
     refine,
 )
-from lmeval.compression.online.tables import LIMIT, NAT, ONE, tables
+from lmeval.compression.text.online.tables import LIMIT, NAT, ONE, tables
 
 N_INPUTS, N_SETS, N_LANES = 8, 3, 2
 RATES = Rates(32, 320, 16)

@@ -1,7 +1,7 @@
 import page_online
 import pytest
 
-from lmeval.compression.online.recipes import recipe_for
+from lmeval.compression.text.online.recipes import recipe_for
 
 
 @pytest.mark.parametrize("level", ["light", "full"])

@@ -1,7 +1,7 @@
 import numpy as np
 
-from lmeval.compression.online.runs import LONGEST, Runs, expect_runs, find_runs, learn_runs, lengthen_runs, open_runs
-from lmeval.compression.online.tables import NAT, tables
+from lmeval.compression.text.online.runs import LONGEST, Runs, expect_runs, find_runs, learn_runs, lengthen_runs, open_runs
+from lmeval.compression.text.online.tables import NAT, tables
 
 DEPTH = 4
 HERE, ELSEWHERE = 12345 << 32 | 77 << 8, 12345 << 32 | 78 << 8  # the same cell, another check

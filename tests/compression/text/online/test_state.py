@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from lmeval.compression.online.recipes import recipe_for
-from lmeval.compression.online.state import State, decide_step, learn_step, open_state
-from lmeval.compression.online.tables import ONE, tables
+from lmeval.compression.text.online.recipes import recipe_for
+from lmeval.compression.text.online.state import State, decide_step, learn_step, open_state
+from lmeval.compression.text.online.tables import ONE, tables
 
 
 def _open(n_tokens: int = 40, n_lanes: int = 3, *, use_model: bool = True, depth: int = 8) -> State:

@@ -2,7 +2,7 @@ import numpy as np
 import page_online
 import pytest
 
-from lmeval.compression.online.tables import LIMIT, NAT, ONE, limited, squash, stretch, tables
+from lmeval.compression.text.online.tables import LIMIT, NAT, ONE, limited, squash, stretch, tables
 
 SOME = np.unique(np.r_[1:300, 65_000:66_000, 2_097_000:2_097_300, np.random.default_rng(1).integers(1, ONE, 3000)])
 SOME = np.unique(np.r_[SOME, ONE - SOME]).tolist()
