@@ -38,13 +38,14 @@ def counting(progress: Progress, rate: float) -> Callable[[int], None]:
 
     For work that is counted in one unit and shown in another, such as tokens and bytes.
 
-    >>> class Seen(_Silent):
+    >>> class Printed(_Silent):
     ...     def advance(self, n: int, note: str = "") -> None:
-    ...         print(n, end=" ")
-    >>> advance = counting(Seen(), 0.5)
-    >>> for _ in range(4):
-    ...     advance(3)
-    1 2 1 2
+    ...         print(n)
+    >>> advance = counting(Printed(), 0.5)
+    >>> advance(3), advance(3)
+    1
+    2
+    (None, None)
     """
     owed = 0.0
 
