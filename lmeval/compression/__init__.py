@@ -15,8 +15,8 @@ from lmeval.compression.decompress import DecompressSettings, Gap, decompress, d
 from lmeval.compression.images.encode import ImageCompression, ImageSettings, compress_images_to, first_images
 from lmeval.compression.inspect import inspect
 from lmeval.compression.text.account import Compression
-from lmeval.compression.text.adaptive import LEVELS
 from lmeval.compression.text.encode import CodeLength
+from lmeval.compression.text.online.recipes import LEVELS
 from lmeval.compression.text.plan import CompressSettings
 from lmeval.compression.text.survey import check_codable
 

@@ -102,6 +102,11 @@ def is_density(name: str) -> bool:
     return isinstance(node, yaml.MappingNode) and any(key.value == "density" for key, _ in node.value)
 
 
+def names_density(model: Any) -> bool:
+    """Whether this is a loaded density, or stands for one as `is_density` says."""
+    return isinstance(model, LoadedDensity) or (isinstance(model, str | Path) and is_density(str(model)))
+
+
 def load_density(name: str | Path, data_dir: str | Path | None = None, device: str | torch.device = "cpu") -> LoadedDensity:
     """Load a bundled density by its name, a folder that holds density.yaml, or a density file.
 

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from lmeval.compression.benchmark.baselines import BASELINES, measure_baseline
 from lmeval.compression.benchmark.corpora import KnownCorpus, identify
 from lmeval.compression.compress import compress_to
-from lmeval.compression.container.archive import KINDS
 from lmeval.compression.decompress import DecompressSettings, decompress_to
 from lmeval.compression.text.account import Compression
 from lmeval.compression.text.plan import CompressSettings
@@ -130,7 +129,7 @@ def _model_row(name: str, data: bytes, model: CausalLM, settings: CompressSettin
         decode_bytes_per_second=len(data) / (decoded - encoded),
         verified=back.getvalue() == data,
         published=False,
-        note=", ".join(f"{n} {kind}" for kind, n in zip(KINDS, found.n_blocks, strict=True) if n),
+        note=", ".join(f"{n} {kind}" for kind, n in found.n_blocks.items() if n),
     )
 
 
