@@ -8,11 +8,12 @@ dead-lock, and nothing is padded with duplicates that would have to be removed a
 
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lmeval.errors import DeviceError, WorkerError, first_line
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Group(NamedTuple):
@@ -20,7 +21,7 @@ class Group(NamedTuple):
 
     rank: int
     size: int
-    device: torch.device
+    device: "torch.device"
 
 
 def connect(device: str = "auto") -> Group:
@@ -39,7 +40,9 @@ def connect(device: str = "auto") -> Group:
     return Group(state.process_index, state.num_processes, state.device or wanted)
 
 
-def _checked_device(device: str) -> torch.device:
+def _checked_device(device: str) -> "torch.device":
+    import torch
+
     if device == "auto":
         found = torch.accelerator.current_accelerator()
         return torch.device("cpu") if found is None else found
@@ -94,5 +97,7 @@ def agree(value: int, group: Group) -> int:
 
 def disconnect(group: Group) -> None:
     """Leave the group in good order: without it, process groups complain when the interpreter exits."""
+    import torch
+
     if group.size > 1 and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -10,6 +10,8 @@ PACKAGE = ROOT / "lmeval"
 # A module may import those of lower layers, and inside its own folder. Equal layers do not import each other.
 LAYERS = {
     "errors": 0,
+    "lazy": 0,
+    "interrupts": 0,
     "resources": 1,
     "statistics": 1,
     "results": 1,

@@ -8,9 +8,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from lmeval.compression import archive, tree
-from lmeval.compression.adaptive import LEVELS
 from lmeval.compression.alone import online_data
-from lmeval.compression.archive import Block, Header
+from lmeval.compression.archive import LEVELS, Block, Header
 from lmeval.compression.decode import decode_blocks, stepwise_log_odds
 from lmeval.compression.decode_images import DensityHolder, decoded_images
 from lmeval.compression.density_settings import DensityLike, names_density

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from lmeval.compression import archive
-from lmeval.compression.adaptive import LEVELS
+from lmeval.compression.archive import LEVELS
 from lmeval.compression.survey import COLD_START_SHARE, Survey
 from lmeval.errors import InputError
 from lmeval.models import CausalLM

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from samples import ODD_BYTES, PROSE
 
 from lmeval.compression import LEVELS, archive, decompress
-from lmeval.compression.alone import online_block, online_data, online_level
+from lmeval.compression.alone import online_block, online_data
 from lmeval.errors import CorruptArchive
 
 TEXT = (PROSE * 3).encode()
@@ -22,7 +22,7 @@ def test_any_bytes_come_back(kind: str, level: str):
     seen: list[int] = []
     block = online_block(data, 7, level, seen.append)
     assert block[:7] == (archive.ONLINE, 0, 7, len(data), 1, len(data), 0)
-    assert online_level(block) == level
+    assert archive.online_level(block) == level
     assert online_data(block, seen.append) == data
     assert sum(seen) == 2 * len(data)
 
