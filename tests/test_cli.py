@@ -109,12 +109,12 @@ def test_every_command_that_is_listed_is_there(name: str):
 
 @pytest.mark.parametrize("typed, near", [("inspct", "inspect"), ("perplexty", "perplexity"), ("comprss", "compress")])
 def test_the_nearest_command_is_named(typed: str, near: str):
-    with pytest.raises(click.UsageError, match=f"No such command '{typed}'. Did you mean '{near}'?"):
+    with pytest.raises(click.UsageError, match=rf"no command '{typed}' \(did you mean '{near}'\?\)"):
         commands.main([typed], standalone_mode=False)
 
 
-def test_nothing_is_near_to_nonsense():
-    with pytest.raises(click.UsageError, match=r"No such command 'zzzzzz'\.$"):
+def test_all_commands_are_named_where_none_is_near():
+    with pytest.raises(click.UsageError, match=r"no command 'zzzzzz': known are benchmark, compare, .*, run$"):
         commands.main(["zzzzzz"], standalone_mode=False)
 
 

@@ -3,7 +3,6 @@
 A command's module is imported when the command is asked for. `lmeval --help` reads the table below and nothing else.
 """
 
-import difflib
 import sys
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
@@ -12,6 +11,7 @@ import click
 
 from lmeval import __version__, interrupts
 from lmeval.errors import LmevalError, first_line
+from lmeval.messages import nearest
 
 
 class Listed(NamedTuple):
@@ -63,9 +63,7 @@ class _LazyCommands(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that the arguments begin with. Raises UsageError, which names the nearest one, for an unknown one."""
         if args[0] not in COMMANDS and not args[0].startswith("-"):
-            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            hint = f" Did you mean '{close[0]}'?" if close else ""
-            raise click.UsageError(f"No such command '{args[0]}'.{hint}", ctx)
+            raise click.UsageError(f"no command '{args[0]}'{nearest(args[0], COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

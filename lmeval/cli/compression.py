@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from lmeval import compression, densities, likelihood, models, parallel, report, results
+from lmeval import compression, densities, likelihood, models, report, results
 from lmeval.cli.shared import (
     byte_progress,
     check_new,
@@ -26,6 +26,7 @@ from lmeval.cli.shared import (
     output_bytes,
     print_table,
 )
+from lmeval.compute import gather
 from lmeval.errors import ArchiveError, EmptyInput, InputError
 
 SUFFIX = ".lmz"
@@ -258,8 +259,8 @@ def decompress_command(
         raise ArchiveError(f"salvaged what was whole; these bytes are lost and were written as zeros: {lost}")
 
 
-def _one_process(device: str) -> "parallel.Group":
-    group = parallel.connect(device)
+def _one_process(device: str) -> "gather.Group":
+    group = gather.connect(device)
     if group.size > 1:
         raise InputError(
             f"archives are written and read by one process, not by {group.size}: start lmeval without a launcher"

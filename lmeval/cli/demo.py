@@ -6,9 +6,10 @@ from pathlib import Path
 import click
 from rich.console import Group
 
-from lmeval import compression, models, parallel, prompting, report, results
+from lmeval import compression, models, prompting, report, results
 from lmeval.cli.shared import byte_progress, check_outputs, device_option, json_option, loading, print_table, write_json_data
-from lmeval.documents import Corpus, file_corpus, python_manual
+from lmeval.compute import gather
+from lmeval.data.documents import Corpus, file_corpus, python_manual
 
 TASK = "sentiment"
 
@@ -24,7 +25,7 @@ def demo_command(files: tuple[str, ...], device: str, json_path: Path | None) ->
     """
     check_outputs([json_path] if json_path else [], files)
     with loading("the bundled model"):
-        group = parallel.connect(device)
+        group = gather.connect(device)
         model = models.load_model("bundled", device=group.device)
     texts: list[tuple[str, Callable[[], Corpus]]] = [("Python manual (pydoc_data.topics)", python_manual)]
     texts += [(file, lambda file=file: file_corpus([file])) for file in files]

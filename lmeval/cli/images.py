@@ -52,7 +52,7 @@ def images_command(
     with loading("PyTorch"):
         import numpy as np
 
-        from lmeval.densities.images import binarise, find_file, limited, read_images, threshold
+        from lmeval.data.images import binarise, find_file, limited, read_images, threshold
     check_outputs([output], () if source == "digits" else (str(find_file(source, data_dir)),))
     images = read_images(source, _sizes(shape), data_dir, split)
     if seed is not None:

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 
 import click
 
-from lmeval import compression, models, parallel, report, results
+from lmeval import compression, models, report, results
 from lmeval.cli.shared import (
     BatchSize,
     byte_progress,
@@ -25,11 +25,12 @@ from lmeval.cli.shared import (
     print_table,
     task_inputs,
 )
-from lmeval.documents import Corpus, DataSource, Document
+from lmeval.compute import gather
+from lmeval.data.documents import Corpus, DataSource, Document
 from lmeval.errors import InputError
 
 if TYPE_CHECKING:
-    from lmeval.tally import DocumentSums
+    from lmeval.perplexity.tally import DocumentSums
 
 
 @click.command("perplexity")
@@ -87,7 +88,7 @@ def perplexity_command(
     with loading(model):
         from lmeval.perplexity import Settings, Watch, perplexity
 
-        group = parallel.connect(device)
+        group = gather.connect(device)
     leader = group.rank == 0
     if adapt and group.size > 1:
         raise InputError(f"--adapt is for one process, not for {group.size}: start lmeval without a launcher")
@@ -115,7 +116,7 @@ def perplexity_command(
         print_table(report.perplexity_tables(found))
         if notice:
             click.echo(f"lmeval: {notice}", err=True)
-    parallel.disconnect(group)
+    gather.disconnect(group)
 
 
 @contextmanager

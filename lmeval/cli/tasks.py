@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lmeval import models, parallel, prompting, report, results
+from lmeval import models, prompting, report, results
 from lmeval.cli.shared import (
     BatchSize,
     check_outputs,
@@ -23,12 +23,13 @@ from lmeval.cli.shared import (
     print_table,
     write_json_data,
 )
-from lmeval.documents import local_files
+from lmeval.compute import gather
+from lmeval.data.documents import local_files
+from lmeval.data.resources import BUNDLED_FOR_TASKS
 from lmeval.errors import InputError
 from lmeval.prompting.task import SAMPLERS, Task, task_of
-from lmeval.resources import BUNDLED_FOR_TASKS
 from lmeval.results import Report
-from lmeval.taskfile import ROLLING, RollingTask, read_keys, rolling_task, task_corpus
+from lmeval.specs.tasks import ROLLING, RollingTask, read_keys, rolling_task, task_corpus
 
 
 @click.command("run")
@@ -99,7 +100,7 @@ def run_command(
     with loading(model):
         from lmeval.perplexity import Settings, perplexity
 
-        group = parallel.connect(device)
+        group = gather.connect(device)
         loaded = models.as_model(BUNDLED_FOR_TASKS if model == "bundled" and prompted else model, group.device, dtype)
     reports: dict[str, Report] = {}
     records: list[prompting.RecordSet] = []
@@ -117,7 +118,7 @@ def run_command(
             _print(reports[name], first=len(reports) == 1)
     if group.rank == 0:
         _write(reports, records, json_path, records_path)
-    parallel.disconnect(group)
+    gather.disconnect(group)
 
 
 @click.command("rescore")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lmeval.compression import archive
+from lmeval.compression.container import archive
 from lmeval.errors import CorruptArchive
 
 

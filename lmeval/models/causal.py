@@ -13,11 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from lmeval.data.resources import BUNDLED_MODEL, bundled_densities, bundled_names, reference_folder
 from lmeval.errors import ModelError, ModelNotFound, VocabularyMismatch, first_line
 from lmeval.models import fingerprints, tokens
 from lmeval.models.dtypes import DTYPES
 from lmeval.models.logprobs import Head, examine
-from lmeval.resources import BUNDLED_MODEL, bundled_densities, bundled_names, reference_folder
 
 _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length")
 _NO_LIMIT = 1_000_000  # tokenizers write absurd lengths where they know none

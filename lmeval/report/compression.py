@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.console import Group, RenderableType
 from rich.markup import escape
 
-from lmeval.compression.archive import ADAPTED, KINDS, ONLINE
+from lmeval.compression.container.archive import ADAPTED, KINDS, ONLINE
 from lmeval.report.tables import plain_table, speed
 from lmeval.results import Report
 
 if TYPE_CHECKING:
     from lmeval.compression import Compression, ImageCompression
-    from lmeval.densities.images import ImageSet
+    from lmeval.data.images import ImageSet
 
 
 def running_rate(n_archive_bytes: int, n_bytes: int) -> str:
