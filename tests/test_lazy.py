@@ -1,6 +1,8 @@
 import ast
 import importlib
+import os
 import pkgutil
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -125,3 +127,16 @@ def test_importing_lmeval_imports_no_library():
     code = "import sys, lmeval; print([name for name in sys.modules if 'site-packages' in str(sys.modules[name])])"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     assert not {"torch", "numpy", "transformers", "click"} & {name.split(".")[0] for name in ast.literal_eval(ran.stdout)}
+
+
+def test_importing_lmeval_writes_nothing(tmp_path: Path):
+    copy, home = tmp_path / "copy", tmp_path / "home"
+    shutil.copytree(ROOT / "lmeval", copy / "lmeval", ignore=shutil.ignore_patterns("__pycache__", "reference"))
+    home.mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    code = "import lmeval.compression.text.online.state as state; print(state.__file__)"
+    places = {"HOME": str(home), "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "PATH": os.environ["PATH"]}
+    ran = subprocess.run([sys.executable, "-c", code], cwd=home, env=places, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    assert Path(ran.stdout.strip()).is_relative_to(copy)
+    assert sorted(tmp_path.rglob("*")) == before
