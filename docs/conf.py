@@ -1,6 +1,9 @@
 """How `scripts/docs` builds the documentation."""
 
+import re
 from typing import Any
+
+from sphinx.application import Sphinx
 
 import lmeval
 
@@ -33,12 +36,44 @@ napoleon_use_rtype = False
 nitpick_ignore_regex = [(r"py:.*", r"(?!lmeval\.).*")]
 
 
-def skip_member(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
-    """Leave out what says nothing (fields of named tuples, whose types the signature shows)."""
-    text = getattr(obj, "__doc__", None) or ""
-    return True if text.startswith("Alias for field number") else None
+UNCLOSED_STAR = re.compile(r"(?<=[\s,(\[])\*(?=\w)(?![^*]*\*)")
+CODE = re.compile(r"(`[^`]*`)")
 
 
-def setup(app: Any) -> None:
+def skip_member(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out fields of named tuples, which the signature shows, and on a package's page what is on that of `lmeval`."""
+    if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number"):
+        return True
+    page = app.env.docname
+    if what == "module" and name in lmeval.__all__ and page.startswith("reference/api/") and page != "reference/api/lmeval":
+        return True
+    return None
+
+
+def plain_to_rst(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings are plain text for people: make literal blocks of their indented ones, and no markup of lone signs."""
+    for i in range(len(lines) - 1, -1, -1):
+        before = lines[i - 1] if i else ""
+        if (
+            lines[i].startswith("    ")
+            and not before
+            and _last_line(lines[:i]).strip()
+            and not _last_line(lines[:i]).startswith(" ")
+        ):
+            lines[i:i] = ["::", ""]
+        elif not lines[i].startswith((" ", ">>>")):
+            lines[i] = "".join(_escaped(part) for part in CODE.split(lines[i]))
+
+
+def _last_line(lines: list[str]) -> str:
+    return next((line for line in reversed(lines) if line), "")
+
+
+def _escaped(text: str) -> str:
+    return text if text.startswith("`") else UNCLOSED_STAR.sub(r"\\*", text).replace("|", r"\|")
+
+
+def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("autodoc-skip-member", skip_member)
+    app.connect("autodoc-process-docstring", plain_to_rst, priority=400)  # before napoleon
