@@ -17,6 +17,8 @@ exclude_patterns = ["_build"]
 default_role = "code"  # docstrings write `name` for code, as Markdown does
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 html_title = f"lmeval {version}"
 html_copy_source = False
 html_show_copyright = False
