@@ -1,11 +1,17 @@
 """How `scripts/docs` builds the documentation."""
 
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
 
 import lmeval
+
+sys.path.insert(0, str(Path(__file__).parent))
+from mentioned_types import mentioned_types
+from module_map import module_map
 
 project = "lmeval"
 author = "the lmeval authors"
@@ -15,6 +21,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphin
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 default_role = "code"  # docstrings write `name` for code, as Markdown does
+smartquotes = False  # two hyphens are two hyphens
 
 html_theme = "furo"
 html_static_path = ["_static"]
@@ -38,6 +45,7 @@ napoleon_use_rtype = False
 nitpick_ignore_regex = [(r"py:.*", r"(?!lmeval\.).*")]
 
 
+API = Path(__file__).parent / "reference" / "api"
 UNCLOSED_STAR = re.compile(r"(?<=[\s,(\[])\*(?=\w)(?![^*]*\*)")
 CODE = re.compile(r"(`[^`]*`)")
 
@@ -50,6 +58,17 @@ def skip_member(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options
     if what == "module" and name in lmeval.__all__ and page.startswith("reference/api/") and page != "reference/api/lmeval":
         return True
     return None
+
+
+def insert_generated(app: Sphinx, name: str, source: list[str]) -> None:
+    """Put what is generated from the code where a page asks for it."""
+    if "<!-- module map -->" in source[0]:
+        source[0] = source[0].replace("<!-- module map -->", module_map())
+    if "<!-- mentioned types -->" in source[0]:
+        pages = [page.stem for page in API.glob("*.md") if page.stem not in ("index", "types")]
+        packages = ["lmeval" if page == "lmeval" else f"lmeval.{page}" for page in pages]
+        entries = [f".. autoclass:: {kind}" for kind in mentioned_types(packages)]
+        source[0] = source[0].replace("<!-- mentioned types -->", "\n".join(["```{eval-rst}", *entries, "```"]))
 
 
 def plain_to_rst(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -77,5 +96,6 @@ def _escaped(text: str) -> str:
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
+    app.connect("source-read", insert_generated)
     app.connect("autodoc-skip-member", skip_member)
     app.connect("autodoc-process-docstring", plain_to_rst, priority=400)  # before napoleon
