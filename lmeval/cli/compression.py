@@ -28,6 +28,7 @@ from lmeval.cli.shared import (
 )
 from lmeval.compression import CompressSettings, DecompressSettings, ImageCompression, ImageSettings
 from lmeval.compute import gather
+from lmeval.compute.place import Place
 from lmeval.densities.modelfile import LoadedDensity, is_density, load_density
 from lmeval.errors import ArchiveError, EmptyInput, InputError
 from lmeval.likelihood import log_likelihood
@@ -250,7 +251,7 @@ def decompress_command(
         raise ArchiveError(f"salvaged what was whole; these bytes are lost and were written as zeros: {lost}")
 
 
-def _one_process(device: str) -> gather.Group:
+def _one_process(device: str) -> Place:
     group = gather.connect(device)
     if group.size > 1:
         raise InputError(

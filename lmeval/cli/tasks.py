@@ -192,7 +192,7 @@ def _print(found: Report, *, first: bool) -> None:
 def _write(reports: dict[str, Report], records: list[RecordSet], json_path: Path | None, records_path: Path | None) -> None:
     """One task is a report of its own; several are one file with all of them."""
     if json_path:
-        data: Any = results.as_json(next(iter(reports.values()))) if len(reports) == 1 else results.several_as_json(reports)
+        data: Any = results.as_json(results.together("run", tuple(reports.values()), {}))
         write_json_data(data, json_path)
     if records_path:
         write_records(records, records_path)
