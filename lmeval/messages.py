@@ -1,4 +1,4 @@
-"""Parts of messages: names shown in one line, and the nearest of the names that are known."""
+"""How messages to the user write names: those that are known, those that are near, and any name on one line."""
 
 import difflib
 from collections.abc import Iterable, Mapping

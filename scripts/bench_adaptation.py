@@ -31,15 +31,17 @@ from bench_scoring import describe_machine
 from rich.console import Console
 from rich.table import Table
 
-from lmeval.compression import CompressSettings, adaptive, compress, decompress, encode, grid, lanes, tree
-from lmeval.compression.baselines import BASELINES, measure_baseline
-from lmeval.compression.coder import quantised_bits
-from lmeval.compression.decode import decode_blocks
-from lmeval.compression.online.recipes import Recipe, recipe_for
-from lmeval.compression.online.state import open_state
-from lmeval.compression.settings import ModelSettings
-from lmeval.compression.survey import survey
-from lmeval.documents import python_manual
+from lmeval.compression import CompressSettings, compress, decompress
+from lmeval.compression.benchmark.baselines import BASELINES, measure_baseline
+from lmeval.compression.coding import grid
+from lmeval.compression.coding.coder import quantised_bits
+from lmeval.compression.text import adaptive, encode, lanes, tree
+from lmeval.compression.text.decode import decode_blocks
+from lmeval.compression.text.model_header import ModelSettings
+from lmeval.compression.text.online.recipes import Recipe, recipe_for
+from lmeval.compression.text.online.state import open_state
+from lmeval.compression.text.survey import survey
+from lmeval.data.documents import python_manual
 from lmeval.models import CausalLM, load_model
 from lmeval.models.spelling import ByteTokens, decode_bytes, encode_bytes
 

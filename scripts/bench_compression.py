@@ -63,13 +63,15 @@ from rich.console import Console
 from rich.table import Table
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
-from lmeval.compression import archive, coder, decode, encode, grid, lanes, tree
-from lmeval.compression.baselines import BASELINES, measure_baseline
+from lmeval.compression.benchmark.baselines import BASELINES, measure_baseline
+from lmeval.compression.coding import coder, grid
 from lmeval.compression.compress import Compression, CompressSettings, compress_to
+from lmeval.compression.container import archive
 from lmeval.compression.decompress import decompress
-from lmeval.compression.settings import Canary, ModelSettings
-from lmeval.compression.survey import LEAST_DRIFT, SAFETY, survey
-from lmeval.documents import python_manual
+from lmeval.compression.text import decode, encode, lanes, tree
+from lmeval.compression.text.model_header import Canary, ModelSettings
+from lmeval.compression.text.survey import LEAST_DRIFT, SAFETY, survey
+from lmeval.data.documents import python_manual
 from lmeval.errors import LmevalError
 from lmeval.models import CausalLM, from_pair, load_model
 from lmeval.models.spelling import ByteTokens, decode_bytes, encode_bytes

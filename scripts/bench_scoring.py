@@ -54,7 +54,7 @@ from tqdm import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from lmeval.documents import python_manual
+from lmeval.data.documents import python_manual
 from lmeval.errors import ModelError, ModelNotFound
 from lmeval.models import CausalLM, encode, from_pair, load_model
 from lmeval.perplexity import Settings, perplexity, resolve

@@ -8,8 +8,9 @@ import io
 import json
 from pathlib import Path
 
-from lmeval.compression import CompressSettings, archive, compress, decompress, inspect
-from lmeval.compression.alone import online_block
+from lmeval.compression import CompressSettings, compress, decompress, inspect
+from lmeval.compression.container import archive
+from lmeval.compression.text.online_only import online_block
 from lmeval.models import load_model
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -35,8 +35,8 @@ from train_reference_lm import Sampler as TextSampler
 from train_reference_lm import build_optimisers, read_sources, set_learning_rates
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from lmeval.data.resources import reference_folder
 from lmeval.models.toys import BOS_ID, byte_tokenizer
-from lmeval.resources import reference_folder
 
 SHARES = {"sst2": 0.65, "movies": 0.25, "text": 0.1}
 

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from lmeval import compression, parallel, report, results
+from lmeval import compression, report, results
 from lmeval.cli.shared import (
     byte_progress,
     check_new,
@@ -27,6 +27,7 @@ from lmeval.cli.shared import (
     print_table,
 )
 from lmeval.compression import CompressSettings, DecompressSettings, ImageCompression, ImageSettings
+from lmeval.compute import gather
 from lmeval.densities.modelfile import LoadedDensity, is_density, load_density
 from lmeval.errors import ArchiveError, EmptyInput, InputError
 from lmeval.likelihood import log_likelihood
@@ -249,8 +250,8 @@ def decompress_command(
         raise ArchiveError(f"salvaged what was whole; these bytes are lost and were written as zeros: {lost}")
 
 
-def _one_process(device: str) -> parallel.Group:
-    group = parallel.connect(device)
+def _one_process(device: str) -> gather.Group:
+    group = gather.connect(device)
     if group.size > 1:
         raise InputError(
             f"archives are written and read by one process, not by {group.size}: start lmeval without a launcher"

@@ -6,10 +6,11 @@ from pathlib import Path
 import click
 from rich.console import Group
 
-from lmeval import compression, parallel, report, results
+from lmeval import compression, report, results
 from lmeval.cli.shared import byte_progress, check_outputs, device_option, json_option, print_table, write_json_data
 from lmeval.compression import STANDARD_LIBRARY, CompressSettings, compressed_sizes
-from lmeval.documents import Corpus, file_corpus, python_manual
+from lmeval.compute import gather
+from lmeval.data.documents import Corpus, file_corpus, python_manual
 from lmeval.models import CausalLM, load_model
 from lmeval.perplexity import Settings, Watch, perplexity
 from lmeval.prompting import run_task
@@ -27,7 +28,7 @@ def demo_command(files: tuple[str, ...], device: str, json_path: Path | None) ->
     On this Python's manual, on your own text files, and on short reviews that ship with lmeval.
     """
     check_outputs([json_path] if json_path else [], files)
-    group = parallel.connect(device)
+    group = gather.connect(device)
     model = load_model("bundled", device=group.device)
     texts: list[tuple[str, Callable[[], Corpus]]] = [("Python manual (pydoc_data.topics)", python_manual)]
     texts += [(file, lambda file=file: file_corpus([file])) for file in files]

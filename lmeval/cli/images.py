@@ -8,7 +8,7 @@ import numpy as np
 
 from lmeval import report, results
 from lmeval.cli.shared import check_new, check_outputs, force_option, print_table
-from lmeval.densities.images import binarise, find_file, limited, read_images, threshold
+from lmeval.data.images import binarise, find_file, limited, read_images, threshold
 from lmeval.errors import InputError
 
 

@@ -9,8 +9,9 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lmeval import parallel, report, results
+from lmeval import report, results
 from lmeval.cli.shared import check_outputs, device_option, json_option, print_table, write_json_data
+from lmeval.compute import gather
 from lmeval.likelihood.compare import compare
 from lmeval.likelihood.prepare import changed, costs, prepare, with_plans
 from lmeval.likelihood.spec import Spec, locate, read_spec, spec_path
@@ -60,7 +61,7 @@ def likelihood_command(
     check_outputs([path for path in (json_path, records_path) if path], _inputs(wanted, data_dir))
     if folder:
         report.check_folder(folder)
-    group = parallel.connect(device)
+    group = gather.connect(device)
     prepared = with_plans(prepare(wanted, data_dir, group.device), group)
     if group.rank == 0:
         for line in costs(prepared):
@@ -70,7 +71,7 @@ def likelihood_command(
     if group.rank == 0:
         print_table(report.likelihood_tables(found.report))
         _write(found, json_path, records_path, folder)
-    parallel.disconnect(group)
+    gather.disconnect(group)
 
 
 def _inputs(spec: Spec, data_dir: Path | None) -> tuple[str, ...]:

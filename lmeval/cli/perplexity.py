@@ -10,7 +10,7 @@ from typing import IO, NamedTuple
 
 import click
 
-from lmeval import compression, parallel, report, results
+from lmeval import compression, report, results
 from lmeval.cli.shared import (
     BatchSize,
     byte_progress,
@@ -25,11 +25,12 @@ from lmeval.cli.shared import (
     task_inputs,
 )
 from lmeval.compression import CompressSettings
-from lmeval.documents import Corpus, DataSource, Document
+from lmeval.compute import gather
+from lmeval.data.documents import Corpus, DataSource, Document
 from lmeval.errors import InputError
 from lmeval.models import CausalLM, load_model
 from lmeval.perplexity import Settings, Watch, document_row, perplexity
-from lmeval.tally import DocumentSums
+from lmeval.perplexity.tally import DocumentSums
 
 
 @click.command("perplexity")
@@ -84,7 +85,7 @@ def perplexity_command(
     """
     check_outputs([path for path in (json_path, documents_path) if path], (*paths, *task_inputs(paths)))
     corpus = corpus_of(paths, text_column, DataSource(dataset, dataset_name, split) if dataset else None)
-    group = parallel.connect(device)
+    group = gather.connect(device)
     leader = group.rank == 0
     if adapt and group.size > 1:
         raise InputError(f"--adapt is for one process, not for {group.size}: start lmeval without a launcher")
@@ -111,7 +112,7 @@ def perplexity_command(
         print_table(report.perplexity_tables(found))
         if notice:
             click.echo(f"lmeval: {notice}", err=True)
-    parallel.disconnect(group)
+    gather.disconnect(group)
 
 
 @contextmanager

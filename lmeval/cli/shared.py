@@ -15,10 +15,10 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from lmeval import results
-from lmeval.documents import Corpus, DataSource, column, dataset_corpus, file_corpus, local_files, table_corpus
+from lmeval.data.documents import Corpus, DataSource, column, dataset_corpus, file_corpus, local_files, table_corpus
 from lmeval.errors import EmptyInput, InputError, InputNotFound, OutputError
 from lmeval.models import DTYPES
-from lmeval.taskfile import find_task, read_rolling_task, task_corpus
+from lmeval.specs.tasks import find_task, read_rolling_task, task_corpus
 
 model_option = click.option(
     "--model", "-m", default="bundled", show_default=True, help="'bundled', a folder in Hugging Face format, or a hub id."

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lmeval import parallel, report, results
+from lmeval import report, results
 from lmeval.cli.shared import (
     BatchSize,
     check_outputs,
@@ -22,7 +22,9 @@ from lmeval.cli.shared import (
     print_table,
     write_json_data,
 )
-from lmeval.documents import local_files
+from lmeval.compute import gather
+from lmeval.data.documents import local_files
+from lmeval.data.resources import BUNDLED_FOR_TASKS
 from lmeval.errors import InputError
 from lmeval.models import as_model
 from lmeval.perplexity import Settings, perplexity
@@ -37,9 +39,8 @@ from lmeval.prompting import (
 )
 from lmeval.prompting.records import RecordSet
 from lmeval.prompting.task import SAMPLERS, Task, task_of
-from lmeval.resources import BUNDLED_FOR_TASKS
 from lmeval.results import Report
-from lmeval.taskfile import ROLLING, RollingTask, read_keys, rolling_task, task_corpus
+from lmeval.specs.tasks import ROLLING, RollingTask, read_keys, rolling_task, task_corpus
 
 
 @click.command("run")
@@ -107,7 +108,7 @@ def run_command(
     if records_path and not prompted:
         raise InputError("--records keeps what is found of items, and plain text has none: leave it out")
     settings = RunSettings(num_fewshot, sampler, limit, seed, shot_seeds, batch_size, unconditional, path)
-    group = parallel.connect(device)
+    group = gather.connect(device)
     loaded = as_model(BUNDLED_FOR_TASKS if model == "bundled" and prompted else model, group.device, dtype)
     reports: dict[str, Report] = {}
     records: list[RecordSet] = []
@@ -125,7 +126,7 @@ def run_command(
             _print(reports[name], first=len(reports) == 1)
     if group.rank == 0:
         _write(reports, records, json_path, records_path)
-    parallel.disconnect(group)
+    gather.disconnect(group)
 
 
 @click.command("rescore")

@@ -11,14 +11,14 @@ from typing import Any, BinaryIO, cast
 import torch
 
 from lmeval import results
-from lmeval.compression import archive
-from lmeval.compression.account import Compression, Tally
-from lmeval.compression.blocks import Coded, Job, Progress, code_block, verified
-from lmeval.compression.compress_images import ImageSettings, compress_images_to
-from lmeval.compression.density_settings import DensityLike, names_density
-from lmeval.compression.plan import CompressSettings, check_settings, cuts, grouped, plan_blocks
-from lmeval.compression.settings import as_meta
-from lmeval.compression.survey import Survey, survey
+from lmeval.compression.container import archive
+from lmeval.compression.images.density_header import DensityLike, names_density
+from lmeval.compression.images.encode import ImageSettings, compress_images_to
+from lmeval.compression.text.account import Compression, Tally
+from lmeval.compression.text.blocks import Coded, Job, Progress, code_block, verified
+from lmeval.compression.text.model_header import as_meta
+from lmeval.compression.text.plan import CompressSettings, check_settings, cuts, grouped, plan_blocks
+from lmeval.compression.text.survey import Survey, survey
 from lmeval.errors import InputError
 from lmeval.models import CausalLM, ModelLike, as_model
 

@@ -7,19 +7,20 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from lmeval.compression import archive, tree
-from lmeval.compression.adaptive import LEVELS
-from lmeval.compression.alone import online_data
-from lmeval.compression.archive import Block, Header
-from lmeval.compression.decode import decode_blocks, stepwise_log_odds
-from lmeval.compression.decode_images import DensityHolder, decoded_images
-from lmeval.compression.density_settings import DensityLike, names_density
-from lmeval.compression.pace import paced
-from lmeval.compression.plan import CACHE_BYTES, GROUP_LANES
-from lmeval.compression.settings import ModelSettings, check_model, from_header, where_model_is
+from lmeval.compression.container import archive
+from lmeval.compression.container.archive import Block, Header
+from lmeval.compression.images.decode import DensityHolder, decoded_images
+from lmeval.compression.images.density_header import DensityLike, names_density
+from lmeval.compression.text import tree
+from lmeval.compression.text.adaptive import LEVELS
+from lmeval.compression.text.decode import decode_blocks, stepwise_log_odds
+from lmeval.compression.text.model_header import ModelSettings, check_model, from_header, where_model_is
+from lmeval.compression.text.online_only import online_data
+from lmeval.compression.text.plan import CACHE_BYTES, GROUP_LANES
 from lmeval.errors import ArchiveError, CorruptArchive, InputError, ModelMismatch, NumericalDrift
 from lmeval.models import CausalLM, ModelLike, as_model, from_pair
 from lmeval.models.stepwise import cache_bytes_per_token
+from lmeval.progress import paced
 
 
 class DecompressSettings(NamedTuple):

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from lmeval.compression import archive
-from lmeval.compression.alone import online_level
+from lmeval.compression.container import archive
+from lmeval.compression.text.online_only import online_level
 from lmeval.errors import CorruptArchive
 
 

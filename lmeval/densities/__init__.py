@@ -1,21 +1,11 @@
 """Densities: models of images, and of any tensors, whose likelihood is exact, bounded or implicit.
 
 `protocols` says what a density is and checks one (with `checks`), `adapters` wrap other libraries' models, `layers`,
-`observations` and `networks` are our own, which `modelfile` loads; `images` are the data, and `spaces` says what numbers on
-them mean.
+`observations` and `networks` are our own, which `modelfile` loads, and `spaces` says what numbers on images mean.
 """
 
+from lmeval.data.images import ImageSet, Tags, binarise, image_set, limited, read_images, require_same_space, threshold
 from lmeval.densities.adapters import Flow, TokenImages, from_autoencoder_kl, from_causal_lm, from_flow, from_pythae
-from lmeval.densities.images import (
-    ImageSet,
-    Tags,
-    binarise,
-    image_set,
-    limited,
-    read_images,
-    require_same_space,
-    threshold,
-)
 from lmeval.densities.modelfile import LoadedDensity, is_density, load_density
 from lmeval.densities.networks import DequantizedFlow, Generator, LayeredVAE, Made
 from lmeval.densities.protocols import (

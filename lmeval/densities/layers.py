@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lmeval.errors import DensityError
-from lmeval.templates import nearest
+from lmeval.messages import nearest
 
 
 class Linear(NamedTuple):

@@ -43,13 +43,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributions import Distribution
 
-from lmeval.densities.images import BINARISATIONS
+from lmeval.data.images import BINARISATIONS
+from lmeval.data.resources import bundled_densities, reference_folder
 from lmeval.densities.layers import ACTIVATIONS, Layers, Linear, check_layers
 from lmeval.densities.networks import OBSERVATIONS, DequantizedFlow, Generator, LayeredVAE, Made, made_of, outputs_per_pixel
 from lmeval.errors import DensityError, ModelNotFound, first_line
+from lmeval.messages import nearest
 from lmeval.models.fingerprints import tensors_sha256
-from lmeval.resources import bundled_densities, reference_folder
-from lmeval.templates import nearest
 
 FILE_NAME = "density.yaml"
 KINDS = ("latent", "made", "flow", "implicit")

@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from lmeval.data.images import Tags
 from lmeval.densities.checks import Data, calling, check_log_prob, checked_data, name_of, own_random_state
-from lmeval.densities.images import Tags
 from lmeval.densities.protocols import Exact
 from lmeval.errors import DensityError, InputError, NonFiniteScore
 from lmeval.results import Side

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lmeval import results
+from lmeval.compute.gather import Group
 from lmeval.errors import LmevalError
 from lmeval.likelihood.estimate import log_likelihood
 from lmeval.likelihood.kde import kde_log_likelihood
@@ -16,7 +17,6 @@ from lmeval.likelihood.rows import LogLikelihood
 from lmeval.likelihood.simulate import sandwich
 from lmeval.likelihood.spec import ANNEALED, BoundSpec, KdeSpec
 from lmeval.likelihood.summary import DELTA, Comparison, Found, Sandwiched, comparison
-from lmeval.parallel import Group
 
 Watch = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmeval.compute.gather import Group, connect
 from lmeval.densities.protocols import LatentShape, checked_exact, checked_latent, kind_of
 from lmeval.errors import DensityError, InputError
 from lmeval.likelihood.annealing import forward
@@ -37,7 +38,6 @@ from lmeval.likelihood.runs import (
     made_ready,
     target_of,
 )
-from lmeval.parallel import Group, connect
 from lmeval.results import Side
 
 METHODS = ("exact", "elbo", "iwae", "ais", "smc")

@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from lmeval.compute.gather import Group, gather_by_id
 from lmeval.densities.protocols import draw
 from lmeval.errors import DensityError, EmptyInput, InputError, NonFiniteScore
-from lmeval.parallel import Group, gather_by_id
 
 FOLDS = 5
 N_BANDWIDTHS = 12

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lmeval.compute.threads import one_thread
 from lmeval.densities.protocols import LatentShape, checked_latent, kind_of
 from lmeval.errors import DensityError, InputError, NonFiniteScore
 from lmeval.likelihood.annealing import forward
 from lmeval.likelihood.noise import Key, Streams, keys_of
 from lmeval.likelihood.rows import quiet_distributions
 from lmeval.likelihood.runs import LEAPFROGS, RESAMPLE_BELOW, Ready, Settings, checked_settings, ladder_of, made_ready
-from lmeval.models.threads import one_thread
 
 MOST_DATA = 16
 REPLICATES = 4

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lmeval.densities.images import ImageSet, binarise, read_images, threshold
-from lmeval.densities.images import limited as first_of
+from lmeval.compute.gather import Group, agree
+from lmeval.data.images import ImageSet, binarise, read_images, threshold
+from lmeval.data.images import limited as first_of
 from lmeval.densities.modelfile import LoadedDensity, load_density
 from lmeval.densities.protocols import Kind, checked_exact, checked_latent, kind_of
 from lmeval.errors import LmevalError, MixedSpaces, TaskFileError
@@ -17,7 +18,6 @@ from lmeval.likelihood.kde import MAX_HELD_OUT
 from lmeval.likelihood.planner import planned
 from lmeval.likelihood.runs import LEAPFROGS, RESAMPLE_BELOW, checked_settings
 from lmeval.likelihood.spec import ANNEALED, DEFAULT_BOUNDS, BoundSpec, ImagesSpec, KdeSpec, ModelSpec, Spec, locate
-from lmeval.parallel import Group, agree
 
 LAST_OF_TRAIN = 200  # images that choose a bandwidth where nothing else is named
 

@@ -14,15 +14,15 @@ from jaxtyping import Float64
 from torch import Tensor
 from torch.distributions import Distribution
 
+from lmeval.compute.gather import Group, gather_by_id
+from lmeval.compute.threads import one_thread
 from lmeval.errors import InputError, NonFiniteScore
 from lmeval.likelihood.annealing import Annealed, effective_size
 from lmeval.likelihood.diagnostics import log_estimate_stderr, pareto_k, tail_size
 from lmeval.likelihood.noise import Key, keys_of
 from lmeval.likelihood.runs import Ready, Settings
-from lmeval.models.threads import one_thread
-from lmeval.parallel import Group, gather_by_id
 from lmeval.results import Side
-from lmeval.statistics import Estimate, mean_estimate
+from lmeval.stats import Estimate, mean_estimate
 
 ANNEALED = ("ais", "smc", "conditional smc")
 

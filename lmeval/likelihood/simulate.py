@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmeval.compute.gather import Group, connect
 from lmeval.densities.checks import calling, refuse_training_mode
 from lmeval.densities.protocols import LatentShape, checked_latent, kind_of
 from lmeval.errors import DensityError, InputError
@@ -31,8 +32,7 @@ from lmeval.likelihood.rows import (
     ticking,
 )
 from lmeval.likelihood.runs import LEAPFROGS, RESAMPLE_BELOW, Settings, checked_settings, made_ready
-from lmeval.parallel import Group, connect
-from lmeval.statistics import Estimate, paired_difference
+from lmeval.stats import Estimate, paired_difference
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,13 +20,13 @@ from typing import Any, NamedTuple, get_args
 
 import yaml
 
-from lmeval.densities.images import BINARISATIONS
+from lmeval.data.images import BINARISATIONS
+from lmeval.data.resources import data_folder
 from lmeval.errors import InputNotFound, TaskFileError, first_line
 from lmeval.likelihood.runs import STARTS, TEMPERATURES
 from lmeval.likelihood.schedules import Schedule
-from lmeval.resources import data_folder
-from lmeval.taskfile import find_task
-from lmeval.templates import nearest, shown
+from lmeval.messages import nearest, shown
+from lmeval.specs.tasks import find_task
 
 METHODS = ("elbo", "iwae", "ais", "smc")
 ANNEALED = ("ais", "smc")

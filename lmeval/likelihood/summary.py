@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from lmeval import results, statistics
+from lmeval import results, stats
 from lmeval.errors import NonFiniteScore
 from lmeval.likelihood.diagnostics import PARETO_LIMIT
 from lmeval.results import Measurement, Report, Side
-from lmeval.statistics import Estimate
+from lmeval.stats import Estimate
 
 DELTA = 0.01  # of the certificate: it fails once in a hundred runs
 FLAGGED_SHARE = 0.05  # of data with such weights, from which the bound is flagged
@@ -148,7 +148,7 @@ def paired_rows(best: Mapping[str, Found], paired: str | None) -> list[dict[str,
     for name, one in best.items():
         if name == reference.model:
             continue
-        difference = statistics.paired_difference(one.nats, reference.nats)
+        difference = stats.paired_difference(one.nats, reference.nats)
         side, words = difference_side(one.side, reference.side)
         rows.append(
             {
@@ -213,7 +213,7 @@ def _json(estimate: Estimate) -> dict[str, Any]:
 
 
 def _measurements(one: Found, n_dims: int) -> list[tuple[tuple[str, str], Measurement]]:
-    nats = statistics.mean_estimate(one.nats, share=False)
+    nats = stats.mean_estimate(one.nats, share=False)
     bits = scaled(nats, -1 / (n_dims * math.log(2)))
     found = [
         Measurement("log_likelihood_nats", nats.value, "nats/datum", one.side, nats.stderr, nats.ci95, nats.n, True),
@@ -225,7 +225,7 @@ def _measurements(one: Found, n_dims: int) -> list[tuple[tuple[str, str], Measur
 
 
 def _row(one: Found, n_dims: int, best: bool) -> dict[str, Any]:
-    nats = statistics.mean_estimate(one.nats, share=False)
+    nats = stats.mean_estimate(one.nats, share=False)
     bits = scaled(nats, -1 / (n_dims * math.log(2)))
     known = None if one.pareto_k is None else one.pareto_k[~np.isnan(one.pareto_k)]  # an infinite one is the worst
     share = None if known is None or not len(known) else float((known > PARETO_LIMIT).mean())
@@ -261,13 +261,13 @@ def _sandwich_row(one: Sandwiched) -> dict[str, Any]:
                 f"{one.model}: the sandwich of simulated datum {int((~np.isfinite(side)).argmax())} is not finite: "
                 "give it more temperatures"
             )
-    gap = statistics.mean_estimate(one.upper - one.lower, share=False)
+    gap = stats.mean_estimate(one.upper - one.lower, share=False)
     return {
         "model": one.model,
         "bound": one.bound,
         "n": gap.n,
-        "lower_nats": statistics.mean_estimate(one.lower, share=False).value,
-        "upper_nats": statistics.mean_estimate(one.upper, share=False).value,
+        "lower_nats": stats.mean_estimate(one.lower, share=False).value,
+        "upper_nats": stats.mean_estimate(one.upper, share=False).value,
         "gap_nats": gap.value,
         "gap_stderr": gap.stderr,
         "gap_ci95": None if gap.ci95 is None else list(gap.ci95),

@@ -13,10 +13,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from lmeval.data.resources import BUNDLED_MODEL, bundled_densities, bundled_names, reference_folder
 from lmeval.errors import ModelError, ModelNotFound, VocabularyMismatch, first_line
 from lmeval.models import fingerprints, tokens
 from lmeval.models.logprobs import Head, examine
-from lmeval.resources import BUNDLED_MODEL, bundled_densities, bundled_names, reference_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from lmeval.data.rows import Row, load_rows, with_ids
 from lmeval.errors import InputError, InputNotFound
+from lmeval.messages import nearest
 from lmeval.prompting import shots
 from lmeval.prompting.prompts import Prompt, Question, description, prompt, question, shot_text
-from lmeval.prompting.rows import Row, load_rows, with_ids
 from lmeval.prompting.task import SAMPLERS, Sampler, Task
-from lmeval.templates import nearest, value
+from lmeval.specs.templates import value
 
 
 class RunSettings(NamedTuple):

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from lmeval import statistics
+from lmeval import stats
 from lmeval.errors import InputError
-from lmeval.statistics import Estimate, McNemar
+from lmeval.stats import Estimate, McNemar
 
 
 class PairedComparison(NamedTuple):
@@ -49,14 +49,14 @@ def compare_items(
     if lost:
         raise InputError(f"item {lost[0]} has no cluster: give one to every item, or to none")
     groups = None if clusters is None else [clusters[item] for item in common]
-    difference = statistics.paired_difference(values_a, values_b, groups)
-    effect = None if difference.stderr is None else statistics.minimum_detectable_effect(difference.stderr)
+    difference = stats.paired_difference(values_a, values_b, groups)
+    effect = None if difference.stderr is None else stats.minimum_detectable_effect(difference.stderr)
     return PairedComparison(
         n=len(common),
-        value_a=statistics.mean_estimate(values_a).value,
-        value_b=statistics.mean_estimate(values_b).value,
+        value_a=stats.mean_estimate(values_a).value,
+        value_b=stats.mean_estimate(values_b).value,
         difference=difference,
-        mcnemar=statistics.mcnemar(values_a == 1, values_b == 1) if binary else None,
+        mcnemar=stats.mcnemar(values_a == 1, values_b == 1) if binary else None,
         minimum_detectable_effect=effect,
         n_only_a=len(a) - len(common),
         n_only_b=len(b) - len(common),
@@ -72,7 +72,7 @@ def compare_tasks(comparisons: Mapping[str, PairedComparison]) -> list[dict[str,
     """
     tests = {name: _test(pair) for name, pair in comparisons.items()}
     p_values = {name: p for name, (_, p) in tests.items() if p is not None}
-    adjusted = dict(zip(p_values, statistics.holm(list(p_values.values())), strict=True))
+    adjusted = dict(zip(p_values, stats.holm(list(p_values.values())), strict=True))
     return [_row(name, pair, *tests[name], adjusted.get(name)) for name, pair in comparisons.items()]
 
 
@@ -89,7 +89,7 @@ def _test(pair: PairedComparison) -> tuple[str | None, float | None]:
     """Name and p-value of the test that fits the comparison."""
     if pair.mcnemar is not None and pair.difference.n_clusters == pair.n > 1:
         return "mcnemar", pair.mcnemar.p_value
-    p = statistics.t_test(pair.difference)
+    p = stats.t_test(pair.difference)
     return (None, None) if p is None else ("t", p)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from scipy import sparse
 
-from lmeval import statistics
+from lmeval import stats
 from lmeval.errors import EmptyInput, InputError, NonFiniteScore
 from lmeval.results import Measurement
 
@@ -85,7 +85,7 @@ def measure(
     if labels is not None:
         _check_labels(scores, labels)
     classes = labels if labels is not None and all(len(set(right)) == 1 for right in gold) else 0
-    codes = np.arange(n) if clusters is None else statistics.cluster_codes(clusters, n)
+    codes = np.arange(n) if clusters is None else stats.cluster_codes(clusters, n)
     by_unit = _contributions(answers, codes, classes)
     units = int(codes.max()) + 1
     sums, resampled = by_unit @ np.ones((units, 1)), _resample(by_unit, units, seed)
@@ -111,7 +111,7 @@ def reliability(scores: Scores, gold: Gold, bins: int = 10, clusters: Clusters |
     beyond chance where it leaves the confidence outside. Empty bins are left out.
     """
     answers = _answer(scores, gold)
-    codes = None if clusters is None else statistics.cluster_codes(clusters, len(answers.correct))
+    codes = None if clusters is None else stats.cluster_codes(clusters, len(answers.correct))
     place, edges = _bins(answers.confidence, bins)
     rows = []
     for b in np.unique(place):
@@ -120,8 +120,8 @@ def reliability(scores: Scores, gold: Gold, bins: int = 10, clusters: Clusters |
         row = {"first": float(edges[b]), "stop": float(edges[b + 1]), "n": n}
         row |= {"confidence": float(answers.confidence[inside].mean()), "accuracy": accuracy}
         right = answers.correct[inside].astype(np.float64)
-        clustered = None if codes is None else statistics.mean_estimate(right, codes[inside], share=True).ci95
-        rows.append(row | {"ci95": statistics.wilson_interval(accuracy, n) if codes is None else clustered})
+        clustered = None if codes is None else stats.mean_estimate(right, codes[inside], share=True).ci95
+        rows.append(row | {"ci95": stats.wilson_interval(accuracy, n) if codes is None else clustered})
     return rows
 
 
@@ -189,7 +189,7 @@ def _bins(confidence: Float64[np.ndarray, " n"], bins: int) -> tuple[Int64[np.nd
 
 def _mean(name: str, unit: str, values: Float64[np.ndarray, " n"], clusters: Clusters | None) -> Measurement:
     share = name == "acc"
-    found = statistics.mean_estimate(values, clusters, share=share)
+    found = stats.mean_estimate(values, clusters, share=share)
     ci95 = found.ci95 if share or found.ci95 is None else (max(0.0, found.ci95[0]), found.ci95[1])
     return Measurement(name, found.value, unit, "exact", found.stderr, ci95, found.n_clusters, share)
 
@@ -263,7 +263,7 @@ def _calibration_noise(sums: Float64[np.ndarray, "rows 1"], resampled: Float64[n
     """
     bins = slice(1, 1 + CALIBRATION_BINS)
     noise = resampled[bins] - sums[bins] / sums[0] * resampled[0]
-    return float(np.quantile(_calibration_error(resampled[0], noise), statistics.CONFIDENCE))
+    return float(np.quantile(_calibration_error(resampled[0], noise), stats.CONFIDENCE))
 
 
 def _mirrored(found: Measurement, noise: float) -> Measurement:
@@ -285,6 +285,6 @@ def _bootstrapped(name: str, value: float, replicates: Float64[np.ndarray, " m"]
     better = name != "ece"
     if units < 2 or np.ptp(replicates) < 1e-12:  # rounding
         return Measurement(name, value, "1", "exact", None, None, units, better)
-    tail = (1 - statistics.CONFIDENCE) / 2
+    tail = (1 - stats.CONFIDENCE) / 2
     low, high = (float(q) for q in np.quantile(replicates, [tail, 1 - tail]))
     return Measurement(name, value, "1", "exact", float(replicates.std(ddof=1)), (low, high), units, better)

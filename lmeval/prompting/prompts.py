@@ -13,11 +13,12 @@ import ast
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from lmeval.data.rows import Row
 from lmeval.errors import InputError, first_line
-from lmeval.prompting.rows import Row
+from lmeval.messages import shown
 from lmeval.prompting.task import Field, Task, Template
-from lmeval.taskfile import CHOICE
-from lmeval.templates import render, shown, value
+from lmeval.specs.tasks import CHOICE
+from lmeval.specs.templates import render, value
 
 
 class Question(NamedTuple):

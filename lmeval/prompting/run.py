@@ -7,8 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lmeval import parallel, results
+from lmeval import results
+from lmeval.compute import gather
+from lmeval.data.resources import BUNDLED_FOR_TASKS, data_folder
 from lmeval.errors import ContextTooLong, InputError, InputNotFound
+from lmeval.messages import nearest
 from lmeval.models import CausalLM, ModelLike, as_model, describe_model
 from lmeval.prompting.asking import Asked, Asking, RunSettings, ask
 from lmeval.prompting.encoding import Encoded, encode_prompts
@@ -16,11 +19,9 @@ from lmeval.prompting.prompts import Prompt
 from lmeval.prompting.records import Record, RecordSet, ScoredChoice, ids_sha256
 from lmeval.prompting.summary import summarise
 from lmeval.prompting.task import Task, read_task
-from lmeval.resources import BUNDLED_FOR_TASKS, data_folder
 from lmeval.results import Report
 from lmeval.scoring import Scored, SharedScores, score_shared
-from lmeval.taskfile import CHOICE, find_task
-from lmeval.templates import nearest
+from lmeval.specs.tasks import CHOICE, find_task
 
 MAX_LISTED = 20  # items too long for the context, in the ledger
 
@@ -53,7 +54,7 @@ def run_task(
     several seeds an item is left out under all of them if it does not fit under one, so that all seeds score the same items.
     Raises InputError, ModelError and their kin.
     """
-    group = parallel.connect(device)
+    group = gather.connect(device)
     if not isinstance(task, Task):
         task = read_task(task_path(task), data_folder=data_folder, allow_code=allow_code)
     asking = ask(task, settings)
@@ -170,7 +171,7 @@ def _header(
     settings: RunSettings,
     asking: Asking,
     model: CausalLM,
-    group: parallel.Group,
+    group: gather.Group,
     scored: SharedScores,
     left: _Left,
     seconds: float,

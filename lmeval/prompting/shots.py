@@ -12,8 +12,8 @@ from functools import cached_property
 
 import numpy as np
 
+from lmeval.data.rows import Row
 from lmeval.errors import InputError
-from lmeval.prompting.rows import Row
 from lmeval.prompting.task import Sampler
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from lmeval import statistics
+from lmeval import stats
 from lmeval.errors import InputError
 from lmeval.prompting import measures
 from lmeval.prompting.records import Record, RecordSet
 from lmeval.prompting.rules import RULES, Scores, rule_scores, same_choices
 from lmeval.results import Measurement, Report
-from lmeval.statistics import Estimate, SeedSpread
-from lmeval.taskfile import CHOICE
+from lmeval.specs.tasks import CHOICE
+from lmeval.stats import Estimate, SeedSpread
 
 NAMES = {"brier": "brier_score"}  # lm-evaluation-harness's name
 COLUMNS = ("acc", "balanced_acc", "macro_f1", "mcc", "log_loss", "brier_score", "ece")
@@ -76,7 +76,7 @@ def _likelihood_tables(records: Sequence[Record]) -> tuple[tuple[Measurement, ..
     units = _units(records)
     greedy = np.array([float(record.choices[0].greedy) for record in records])
     nats = np.array([-record.choices[0].total_nats for record in records])
-    mean = statistics.mean_estimate(nats, units)
+    mean = stats.mean_estimate(nats, units)
     value = math.exp(min(mean.value, LARGEST_EXPONENT))
     known = mean.ci95 is not None and mean.ci95[1] <= LARGEST_EXPONENT
     results = (
@@ -124,10 +124,10 @@ def _over_seeds(acc: Measurement, right: np.ndarray, records: Sequence[Record]) 
     table = _by_seed(right, records)
     if table is None or records[0].cluster is not None:
         return acc
-    spread = statistics.seed_variance(table)
+    spread = stats.seed_variance(table)
     if spread.total_stderr is None or spread.item_stderr is None or not spread.total_stderr:
         return acc
-    half = statistics.student_quantile(_degrees_of_freedom(spread, *table.shape)) * spread.total_stderr
+    half = stats.student_quantile(_degrees_of_freedom(spread, *table.shape)) * spread.total_stderr
     interval = (max(0.0, spread.mean - half), min(1.0, spread.mean + half))
     return acc._replace(stderr=spread.total_stderr, ci95=interval)
 
@@ -157,7 +157,7 @@ def _seed_rows(by_rule: Mapping[str, Scores], records: Sequence[Record]) -> list
         table = _by_seed(_right(scores, records), records)
         if table is None:
             raise InputError("records of several seeds must hold every item under every seed")
-        spread = statistics.seed_variance(table)
+        spread = stats.seed_variance(table)
         rows.append(
             {
                 "rule": name,
@@ -218,18 +218,18 @@ def _f1(scores: Scores, records: Sequence[Record], units: Sequence[str] | None, 
         raise InputError(f"the metric f1 needs two labels, the same for every item; this task has {labels or 'others'}")
     predicted = measures.predictions(scores) == 1
     gold = np.array([1 in record.gold for record in records])
-    codes = np.arange(len(records)) if units is None else statistics.cluster_codes(units, len(records))
-    moments = statistics.no_moments(2)
+    codes = np.arange(len(records)) if units is None else stats.cluster_codes(units, len(records))
+    moments = stats.no_moments(2)
     for row in zip(np.bincount(codes, 2.0 * (gold & predicted)), np.bincount(codes, 1.0 * gold + predicted), strict=True):
-        moments = statistics.add_row(moments, np.array(row))
+        moments = stats.add_row(moments, np.array(row))
     if not moments.total[1]:
         return Measurement("f1", 0.0, "1", "exact", None, None, moments.n, True)
-    found = statistics.linearised_ratio(moments, 0, 1)
+    found = stats.linearised_ratio(moments, 0, 1)
     return Measurement("f1", found.value, "1", "exact", found.stderr, found.ci95, found.n, True)
 
 
 def _mean(name: str, values: np.ndarray, units: Sequence[str] | None) -> Measurement:
-    return _measurement(name, "1", statistics.mean_estimate(values, units), higher=True)
+    return _measurement(name, "1", stats.mean_estimate(values, units), higher=True)
 
 
 def _measurement(name: str, unit: str, found: Estimate, *, higher: bool) -> Measurement:

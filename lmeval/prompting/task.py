@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from lmeval.documents import DATA_SUFFIXES, DataSource
+from lmeval.data.documents import DATA_SUFFIXES, DataSource
 from lmeval.errors import InputNotFound, TaskFileError, first_line
-from lmeval.taskfile import CHOICE, LIKELIHOOD, SPLITS, TaskKeys, data_source, read_keys, scored_split
-from lmeval.templates import check_template, nearest, shown
+from lmeval.messages import nearest, shown
+from lmeval.specs.tasks import CHOICE, LIKELIHOOD, SPLITS, TaskKeys, data_source, read_keys, scored_split
+from lmeval.specs.templates import check_template
 
 Field = str | int | Sequence[str] | Mapping[str, str] | Callable[[Mapping[str, Any]], Any]
 """How a row becomes text, target or choices: a field's name, a template, literal values, or a function of the row."""

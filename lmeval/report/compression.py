@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 
 from lmeval.compression import Compression, ImageCompression
-from lmeval.compression.archive import ADAPTED, KINDS, ONLINE
-from lmeval.densities.images import ImageSet
+from lmeval.compression.container.archive import ADAPTED, KINDS, ONLINE
+from lmeval.data.images import ImageSet
 from lmeval.report.tables import plain_table, speed
 from lmeval.results import Report
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from lmeval import parallel
+from lmeval.compute import gather
 from lmeval.errors import ContextTooLong, NonFiniteScore, OutOfMemory
 from lmeval.models import CausalLM, target_log_probs
 from lmeval.scoring.batching import Batching, automatic_batching, for_lengths, plan_batches
@@ -25,7 +25,7 @@ POOL_BATCHES = 32  # batches of a pool and process: enough to sort by length, fe
 def score(
     model: CausalLM,
     requests: Iterable[Request],
-    group: parallel.Group | None = None,
+    group: gather.Group | None = None,
     *,
     batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
@@ -38,9 +38,9 @@ def score(
 
     Raises ContextTooLong, NonFiniteScore, and OutOfMemory where a single sequence does not fit.
     """
-    group = group or parallel.Group(0, 1, model.device)
+    group = group or gather.Group(0, 1, model.device)
     batching = automatic_batching(model) if batch_size is None else Batching(batch_size, 1 << 40)
-    batching = batching._replace(tokens=parallel.agree(batching.tokens, group))
+    batching = batching._replace(tokens=gather.agree(batching.tokens, group))
     memory = MemoryLimit()
     iterator = iter(requests)
     while pool := _take_pool(model, iterator, batching, group.size):
@@ -56,7 +56,7 @@ def score(
                     progress(sum(len(request.target) for request in members))
         except Exception as error:
             failure = error
-        yield from parallel.gather_by_id(scored, len(pool), group, failure)
+        yield from gather.gather_by_id(scored, len(pool), group, failure)
 
 
 def _take_pool(model: CausalLM, requests: Iterator[Request], batching: Batching, processes: int) -> list[Request]:

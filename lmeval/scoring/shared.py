@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64
 
-from lmeval import parallel
+from lmeval.compute import gather
 from lmeval.errors import NoCache, OutOfMemory
 from lmeval.models import CausalLM
 from lmeval.models.logprobs import Readings, read_targets
@@ -67,7 +67,7 @@ class SharedScores(NamedTuple):
 def score_shared(
     model: CausalLM,
     requests: Sequence[Request],
-    group: parallel.Group | None = None,
+    group: gather.Group | None = None,
     *,
     batch_size: int | None = None,
     path: str = "auto",
@@ -86,10 +86,10 @@ def score_shared(
     """
     if path not in ("auto", "tree", "plain"):
         raise ValueError(f"unknown path '{path}': use auto, tree or plain")
-    group = group or parallel.Group(0, 1, model.device)
+    group = group or gather.Group(0, 1, model.device)
     check_lengths(model, requests)
     batching = automatic_batching(model) if batch_size is None else Batching(batch_size, 1 << 40)
-    batching = batching._replace(tokens=parallel.agree(batching.tokens, group))
+    batching = batching._replace(tokens=gather.agree(batching.tokens, group))
     batching = for_lengths(batching, model, max((request.n_inputs for request in requests), default=1))
     tree = path != "plain" and _supported(model, requests, group)
     if path == "tree" and not tree:
@@ -111,7 +111,7 @@ def score_shared(
         work = _Work(model, kept.requests, np.bincount(kept.of), sequences, plan, memory, spent, progress)
         found = _score_pool(work, batching, group)
         scores.extend(found[i] for i in kept.of)
-    costs = parallel.gather_by_id({group.rank: spent.tolist()}, group.size, group)
+    costs = gather.gather_by_id({group.rank: spent.tolist()}, group.size, group)
     n_tokens, n_padded, n_positions = (sum(counts) for counts in zip(*costs, strict=True))
     n_plain = sum(request.n_inputs for request in requests)
     return SharedScores(scores, Cost(n_tokens, n_padded, n_positions, n_plain, "tree" if tree else "plain"))
@@ -130,11 +130,11 @@ class _Work(NamedTuple):
     progress: Callable[[int], None] | None
 
 
-def _supported(model: CausalLM, requests: Sequence[Request], group: parallel.Group) -> bool:
+def _supported(model: CausalLM, requests: Sequence[Request], group: gather.Group) -> bool:
     """Whether all processes find that the network reads trees of the sizes that these requests make."""
     sizes = [request.n_inputs for request in requests]
     longest = max(sizes, default=1)
-    return bool(parallel.agree(int(supports_tree(model, longest, min(sum(sizes), max(ROW_TOKENS, longest)))), group))
+    return bool(gather.agree(int(supports_tree(model, longest, min(sum(sizes), max(ROW_TOKENS, longest)))), group))
 
 
 def _pools(requests: Sequence[Request]) -> Iterator[list[Request]]:
@@ -151,7 +151,7 @@ def _pools(requests: Sequence[Request]) -> Iterator[list[Request]]:
         yield pool
 
 
-def _score_pool(work: _Work, batching: Batching, group: parallel.Group) -> list[Scored]:
+def _score_pool(work: _Work, batching: Batching, group: gather.Group) -> list[Scored]:
     """Scores of the pool's distinct requests, in order, from all processes."""
     scored: dict[int, Scored] = {}
     held: list[tuple[int, Prefix]] = []  # the prefixes that are in memory, each the parent of the next
@@ -165,7 +165,7 @@ def _score_pool(work: _Work, batching: Batching, group: parallel.Group) -> list[
                 work.progress(int(work.repeats[list(found)].sum()))
     except Exception as error:
         failure = error
-    return parallel.gather_by_id(scored, len(work.requests), group, failure)
+    return gather.gather_by_id(scored, len(work.requests), group, failure)
 
 
 def _batches(plan: Plan, batching: Batching) -> list[tuple[int, list[Row]]]:

@@ -9,7 +9,7 @@ from commands import Run, assert_one_line
 from samples import PROSE, ROOT, babble, command, talker
 from vaes import npy
 
-from lmeval.compression import archive
+from lmeval.compression.container import archive
 from lmeval.models.toys import byte_tokenizer
 
 

@@ -5,7 +5,7 @@ import pytest
 from commands import Run
 from samples import PROSE
 
-from lmeval.documents import text_corpus
+from lmeval.data.documents import text_corpus
 
 
 @pytest.mark.slow

@@ -14,11 +14,11 @@ from commands import Ran, Run, assert_one_line
 from samples import ROOT, shared
 from small_densities import weights_of, write_density, write_images, write_spec
 
+from lmeval.compute.gather import Group
 from lmeval.likelihood.compare import compare
 from lmeval.likelihood.prepare import prepare
 from lmeval.likelihood.spec import read_spec
 from lmeval.likelihood.summary import as_json, records
-from lmeval.parallel import Group
 
 BOUNDS = ["elbo", {"iwae": 20}, {"smc": {"particles": 4, "temperatures": 3}}]
 VAE = {"name": "VAE", "model": "latent", "bounds": BOUNDS, "sandwich": 4}

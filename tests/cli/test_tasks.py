@@ -20,7 +20,7 @@ from lmeval.perplexity import perplexity
 from lmeval.prompting import RunSettings, read_records, run_task
 from lmeval.prompting.rules import RULES
 from lmeval.results import as_json
-from lmeval.taskfile import read_rolling_task, task_corpus
+from lmeval.specs.tasks import read_rolling_task, task_corpus
 
 OURS = {"neutral": [{"q": "N/A"}], "unconditional": "so"}
 CORPUS = {"task": "corpus", "dataset_path": "json", "test_split": "test", "output_type": "loglikelihood_rolling"} | {

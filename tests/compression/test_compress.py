@@ -13,7 +13,6 @@ from samples import ODD_BYTES, PROSE, babble, talker, unigram_tokenizer, with_to
 from lmeval.compression import (
     Compression,
     CompressSettings,
-    archive,
     code_length,
     compress,
     compress_to,
@@ -21,10 +20,11 @@ from lmeval.compression import (
     decompress_range,
     inspect,
 )
+from lmeval.compression.container import archive
 from lmeval.errors import CorruptArchive
 from lmeval.models import CausalLM
 
-BLOCKS, PLAN = (importlib.import_module(f"lmeval.compression.{name}") for name in ("blocks", "plan"))
+BLOCKS, PLAN = (importlib.import_module(f"lmeval.compression.text.{name}") for name in ("blocks", "plan"))
 ROWS = b"".join(b"%d,%d,%d\r\n" % (i, i * i, i % 7) for i in range(200))
 UNIGRAM = functools.cache(lambda: with_tokenizer(unigram_tokenizer()))
 

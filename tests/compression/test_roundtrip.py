@@ -42,7 +42,6 @@ from lmeval.compression import (
     Compression,
     CompressSettings,
     DecompressSettings,
-    archive,
     compress,
     compress_to,
     decompress,
@@ -50,13 +49,14 @@ from lmeval.compression import (
     decompress_to,
     inspect,
 )
-from lmeval.compression.survey import Survey, survey
+from lmeval.compression.container import archive
+from lmeval.compression.text.survey import Survey, survey
 from lmeval.errors import CorruptArchive, InputError, LmevalError, ModelError, ModelMismatch, NonFiniteScore, NumericalDrift
 from lmeval.models import CausalLM, from_pair
 from lmeval.models.toys import byte_alphabet, byte_tokenizer
 
 # The package's functions `compress` and `decompress` have the names of their modules.
-MODULES = ("compress", "decompress", "blocks", "plan")
+MODULES = ("compress", "decompress", "text.blocks", "text.plan")
 COMPRESS, DECOMPRESS, BLOCKS, PLAN = (importlib.import_module(f"lmeval.compression.{name}") for name in MODULES)
 MODELS = {
     "llama": tiny_llama,
@@ -597,9 +597,9 @@ def test_a_model_that_reads_by_steps_something_else_is_caught(monkeypatch: pytes
         compress(babble(1500), talker(), PLAIN)
 
     def blind(model: CausalLM, settings: Any, ids: np.ndarray, n_lanes: int) -> np.ndarray:
-        return importlib.import_module("lmeval.compression.encode").block_log_odds(model, settings, ids, n_lanes)
+        return importlib.import_module("lmeval.compression.text.encode").block_log_odds(model, settings, ids, n_lanes)
 
-    monkeypatch.setattr(importlib.import_module("lmeval.compression.survey"), "stepwise_log_odds", blind)
+    monkeypatch.setattr(importlib.import_module("lmeval.compression.text.survey"), "stepwise_log_odds", blind)
     with Noise(talker(), 0.5):
         coded, report = compressed(babble(1500), talker(), lanes=8)
     assert report.n_not_verified == sum(report.n_blocks) == 1

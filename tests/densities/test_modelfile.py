@@ -9,11 +9,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 from samples import ROOT, shared
 
+from lmeval.data.resources import bundled_by_fingerprint, bundled_densities, bundled_names, reference_folder
 from lmeval.densities.modelfile import KINDS, build_density, checked_keys, is_density, load_density, read_density_file
 from lmeval.densities.networks import DequantizedFlow, Generator, LayeredVAE, Made, order_ranks
 from lmeval.errors import DensityError, LmevalError, ModelNotFound
 from lmeval.models.fingerprints import weights_sha256
-from lmeval.resources import bundled_by_fingerprint, bundled_densities, bundled_names, reference_folder
 
 COMMON: dict[str, Any] = {"weights": "model.safetensors", "shape": [2, 3], "levels": 5}
 SMALL: dict[str, dict[str, Any]] = {

@@ -10,6 +10,7 @@ import pytest
 import torch
 from small_densities import weights_of, write_density, write_images, write_spec
 
+from lmeval.compute.gather import Group
 from lmeval.densities.modelfile import load_density
 from lmeval.errors import DensityError, NonFiniteScore
 from lmeval.likelihood import compare as module
@@ -19,7 +20,6 @@ from lmeval.likelihood.kde import kde_log_likelihood
 from lmeval.likelihood.prepare import prepare, with_plans
 from lmeval.likelihood.spec import read_spec
 from lmeval.likelihood.summary import Comparison, as_json, records
-from lmeval.parallel import Group
 
 ALONE = Group(0, 1, torch.device("cpu"))
 BOUNDS = ["elbo", {"iwae": 50}, {"smc": {"particles": 8, "temperatures": 4}}, {"ais": {"particles": 8, "temperatures": 4}}]

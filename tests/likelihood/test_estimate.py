@@ -462,10 +462,10 @@ import sys
 sys.path.insert(0, sys.argv[2])
 import torch
 from toy_densities import Amortised, linear
-from lmeval import parallel
+from lmeval.compute import gather
 from lmeval.likelihood import log_likelihood, sandwich
 
-group = parallel.connect("cpu")
+group = gather.connect("cpu")
 model = linear(3, 6, 0.2, kind=Amortised)
 x = model.sample(7)
 x = torch.cat([x, x[:2]])
@@ -487,7 +487,7 @@ except Exception as error:
     failure = type(error).__name__
 with open(f"{sys.argv[1]}/{group.rank}", "w") as out:
     out.write(f"{group.size} {equal} {failure}")
-parallel.disconnect(group)
+gather.disconnect(group)
 """
 
 
@@ -495,7 +495,7 @@ def test_two_processes_equal_one(tmp_path: Path):
     (tmp_path / "worker.py").write_text(WORKER)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, str(tmp_path / "worker.py"), str(tmp_path), str(ROOT / "tests")]
+    command = [*launch, str(tmp_path / "worker.py"), str(tmp_path), str(ROOT / "tests" / "support")]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "0").read_text() == "2 [True, True, True, True] WorkerError"

@@ -10,9 +10,9 @@ from scipy.special import logsumexp
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
+from lmeval.compute.gather import Group
 from lmeval.errors import DensityError, EmptyInput, InputError, NonFiniteScore
 from lmeval.likelihood.kde import kde_log_likelihood
-from lmeval.parallel import Group
 
 
 class Sampler:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal
 from toy_densities import settings_for
 
+from lmeval.compute.gather import Group
 from lmeval.errors import InputError, NonFiniteScore, WorkerError
 from lmeval.likelihood import rows as rows_module
 from lmeval.likelihood.annealing import Annealed, effective_size
@@ -20,8 +21,7 @@ from lmeval.likelihood.diagnostics import log_estimate_stderr
 from lmeval.likelihood.noise import Key
 from lmeval.likelihood.rows import LogLikelihood, Row, Tick, collected, quiet_distributions, rows_of, scored, ticking
 from lmeval.likelihood.runs import Ready
-from lmeval.parallel import Group
-from lmeval.statistics import mean_estimate
+from lmeval.stats import mean_estimate
 
 ALONE = Group(0, 1, torch.device("cpu"))
 X = torch.arange(11.0)[:, None] ** 2

@@ -14,7 +14,7 @@ from lmeval.densities.modelfile import load_density
 from lmeval.errors import DensityError, InputError
 from lmeval.likelihood import estimate, log_likelihood, sandwich
 from lmeval.likelihood.simulate import simulated
-from lmeval.statistics import paired_difference
+from lmeval.stats import paired_difference
 
 CPU = torch.device("cpu")
 

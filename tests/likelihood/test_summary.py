@@ -26,7 +26,7 @@ from lmeval.likelihood.summary import (
     scaled,
 )
 from lmeval.results import Side
-from lmeval.statistics import mean_estimate
+from lmeval.stats import mean_estimate
 
 RNG = np.random.default_rng(0)
 EASY = RNG.normal(-100, 10, 50)

@@ -4,9 +4,9 @@ import evaluate
 import pytest
 from samples import PROSE, tiny_llama
 
+from lmeval.data.resources import metric_module
 from lmeval.models.toys import byte_tokenizer
 from lmeval.perplexity import Settings, perplexity
-from lmeval.resources import metric_module
 from lmeval.results import find
 
 TEXTS = [PROSE, "second text 🙂", "x"]

@@ -7,10 +7,10 @@ import torch
 import transformers
 from samples import gpt2_config, llama_config, network, save_pair, tiny_llama, unigram_tokenizer
 
+from lmeval.data.resources import BUNDLED_MODEL, reference_folder
 from lmeval.errors import ModelError, ModelNotFound, NonFiniteScore, NotCausal, VocabularyMismatch
 from lmeval.models import as_model, from_pair, load_model
 from lmeval.models.toys import byte_tokenizer
-from lmeval.resources import BUNDLED_MODEL, reference_folder
 
 
 @pytest.fixture

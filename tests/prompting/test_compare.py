@@ -8,7 +8,7 @@ from scipy import stats
 
 from lmeval.errors import InputError
 from lmeval.prompting.compare import PairedComparison, compare_items, compare_tasks
-from lmeval.statistics import holm, minimum_detectable_effect, paired_difference
+from lmeval.stats import holm, minimum_detectable_effect, paired_difference
 
 RIGHT = st.dictionaries(st.integers(0, 20).map(str), st.sampled_from([0.0, 1.0]), min_size=1)
 

@@ -11,7 +11,7 @@ from sklearn import metrics as oracle
 from lmeval.errors import EmptyInput, InputError, NonFiniteScore
 from lmeval.prompting.measures import confusion, measure, predictions, probabilities, reliability, ties
 from lmeval.results import Measurement
-from lmeval.statistics import mean_estimate, wilson_interval
+from lmeval.stats import mean_estimate, wilson_interval
 
 CLASSWISE = ("balanced_acc", "macro_f1", "mcc")
 Task = tuple[list[np.ndarray], list[tuple[int, ...]]]

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from lm_eval.api.task import ConfigurableTask
 from samples import ROOT
 
+from lmeval.data.rows import with_ids
 from lmeval.errors import InputError, LmevalError
 from lmeval.prompting import RunSettings, Task, asking, read_task
 from lmeval.prompting.asking import Asking, ask
-from lmeval.prompting.rows import with_ids
 from lmeval.prompting.task import task_of
-from lmeval.taskfile import TaskKeys, read_keys
+from lmeval.specs.tasks import TaskKeys, read_keys
 
 logging.getLogger("lm_eval").setLevel(logging.CRITICAL)
 Config = dict[str, Any]

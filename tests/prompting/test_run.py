@@ -11,13 +11,13 @@ from prompted import CHOICES, LABELS, ROWS, TARGETS, chain, task_file, uniform
 from samples import ROOT, SHARED, fast, gpt2_config, llama_config, network, shared
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from lmeval.data.resources import reference_folder
 from lmeval.errors import ContextTooLong, EmptyInput, InputError, InputNotFound, NoCache
 from lmeval.models import CausalLM, from_pair
 from lmeval.models.tokens import byte_alphabet
 from lmeval.models.toys import byte_tokenizer, markov_model
 from lmeval.prompting import Record, RunSettings, TaskRun, read_task, run_task
 from lmeval.prompting.records import ids_sha256
-from lmeval.resources import reference_folder
 from lmeval.results import find
 
 SHOTS: dict[str, Any] = CHOICES | {

@@ -8,8 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from lm_eval.api.samplers import FirstNSampler
 
+from lmeval.data.rows import Row, with_ids
 from lmeval.errors import InputError
-from lmeval.prompting.rows import Row, with_ids
 from lmeval.prompting.shots import Pool, draw
 from lmeval.prompting.task import SAMPLERS, Sampler
 

@@ -14,7 +14,7 @@ from sklearn import metrics
 from lmeval.errors import InputError, NonFiniteScore
 from lmeval.prompting import Record, summarise
 from lmeval.results import Measurement, Report, as_json, find
-from lmeval.statistics import mean_estimate, wilson_interval
+from lmeval.stats import mean_estimate, wilson_interval
 
 f1_score: Any = metrics.f1_score  # its types know no zero_division=0
 RIGHT, WRONG = [-1.0, -3.0], [-3.0, -1.0]

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import ROOT
 
+from lmeval.data.rows import load_rows, with_ids
 from lmeval.errors import InputNotFound, LmevalError, TaskFileError
 from lmeval.prompting import RunSettings, Task, asking, read_task, task
-from lmeval.prompting.rows import load_rows, with_ids
-from lmeval.taskfile import ROLLING, read_keys, rolling_task
+from lmeval.specs.tasks import ROLLING, read_keys, rolling_task
 
 BASE: dict[str, Any] = {
     "task": "tiny",

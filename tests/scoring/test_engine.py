@@ -192,11 +192,11 @@ import numpy as np
 sys.path.insert(0, sys.argv[2])
 from laws import requests
 from samples import tiny_llama
-from lmeval import parallel
+from lmeval.compute import gather
 from lmeval.errors import LmevalError
 from lmeval.scoring import engine, score
 
-group = parallel.connect("cpu")
+group = gather.connect("cpu")
 model, made = tiny_llama(), requests(257, 64, n=50)
 alone = list(score(model, made, batch_size=3))
 together = list(score(model, made, group, batch_size=3))
@@ -214,7 +214,7 @@ except Exception as error:
     failure = f"{type(error).__name__}: {error}"
 with open(f"{sys.argv[1]}/{group.rank}", "w") as out:
     out.write(f"{group.size} {len(together)} {equal} {failure}")
-parallel.disconnect(group)
+gather.disconnect(group)
 """
 
 
@@ -223,7 +223,7 @@ def test_two_real_processes_agree_and_a_failing_one_stops_both(tmp_path: Path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     run = subprocess.run(
-        [*launch, str(tmp_path / "worker.py"), str(tmp_path), str(ROOT / "tests")],
+        [*launch, str(tmp_path / "worker.py"), str(tmp_path), str(ROOT / "tests" / "support")],
         env=environment,
         capture_output=True,
         text=True,

@@ -27,7 +27,7 @@ from sharing import (
     trie_size,
 )
 
-from lmeval import parallel
+from lmeval.compute import gather
 from lmeval.errors import ContextTooLong, NoCache, NonFiniteScore, OutOfMemory
 from lmeval.models import CausalLM, from_pair
 from lmeval.models.toys import byte_tokenizer, markov_model, uniform_model
@@ -318,15 +318,15 @@ def test_processes_do_not_matter(monkeypatch: pytest.MonkeyPatch, small: None, s
     expected = score_shared(model, made, batch_size=2)
     parts: list[dict] = []
 
-    def take_part(mine: dict, n: int, group: parallel.Group, failure: BaseException | None = None) -> list:
+    def take_part(mine: dict, n: int, group: gather.Group, failure: BaseException | None = None) -> list:
         assert failure is None
         parts.append(dict(mine))
         return [mine.get(i, (0, 0, 0) if n == size else Scored(np.zeros(0), False)) for i in range(n)]
 
-    monkeypatch.setattr(parallel, "gather_by_id", take_part)
-    monkeypatch.setattr(parallel, "agree", lambda value, group: value)
+    monkeypatch.setattr(gather, "gather_by_id", take_part)
+    monkeypatch.setattr(gather, "agree", lambda value, group: value)
     for rank in range(size):
-        score_shared(model, made, parallel.Group(rank, size, model.device), batch_size=2)
+        score_shared(model, made, gather.Group(rank, size, model.device), batch_size=2)
     scored = [part for part in parts if any(isinstance(value, Scored) for value in part.values())]
     assert len(scored) == size
     ids = sorted(i for part in scored for i in part)
@@ -344,10 +344,10 @@ sys.path.insert(0, sys.argv[2])
 import pytest
 from samples import tiny_llama
 from sharing import make_prefixes_small, related_requests
-from lmeval import parallel
+from lmeval.compute import gather
 from lmeval.scoring import score_shared, shared
 
-group = parallel.connect("cpu")
+group = gather.connect("cpu")
 model, made = tiny_llama(), related_requests(12, n=120)
 with pytest.MonkeyPatch.context() as patch:
     make_prefixes_small(patch)
@@ -369,7 +369,7 @@ with pytest.MonkeyPatch.context() as patch:
         failure = f"{type(error).__name__}: {error}"
 with open(f"{sys.argv[1]}/{group.rank}", "w") as out:
     out.write(f"{group.size} {len(together.scores)} {equal} {same_cost} {failure}")
-parallel.disconnect(group)
+gather.disconnect(group)
 """
 
 
@@ -378,7 +378,7 @@ def test_two_real_processes_agree_and_a_failing_one_stops_both(tmp_path: Path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     run = subprocess.run(
-        [*launch, str(tmp_path / "worker.py"), str(tmp_path), str(ROOT / "tests")],
+        [*launch, str(tmp_path / "worker.py"), str(tmp_path), str(ROOT / "tests" / "support")],
         env=environment,
         capture_output=True,
         text=True,

@@ -1,0 +1,1 @@
+"""From log-odds to bits and back, in integers on which encoder and decoder agree."""

@@ -1,0 +1,1 @@
+"""The file format: how the blocks of an archive and its header are laid out in bytes."""

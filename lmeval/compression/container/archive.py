@@ -1,0 +1,340 @@
+"""The container: header, blocks, index, footer. compression/FORMAT.md is the definition; this module reads and writes it.
+
+Nothing here knows a model. Every length is checked against a limit before anything of that size is made, and every part
+carries a checksum, so damage is named and never obeyed.
+"""
+
+import bz2
+import hashlib
+import io
+import lzma
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+from lmeval.compression.container.header import packed, unpacked, version_of
+from lmeval.errors import CorruptArchive, NotAnArchive
+
+MAGIC = b"\x89LMZ\r\n\x1a\n"
+BLOCK_MAGIC, INDEX_MAGIC = b"LMZB", b"LMZI"
+VERSION = (1, 2)
+STORED, BZIP2, XZ, MODEL, BITSBACK, ADAPTED, ONLINE = range(7)
+KINDS = ("stored", "bzip2", "xz", "model", "bits-back", "adapted", "online")
+BY_MODEL = (MODEL, ADAPTED)
+"""Kinds whose blocks hold tokens of a language model."""
+EXTRA_SPACE = 1  # flag: the first token's leading space is not data
+
+MAX_HEADER_BYTES = 1 << 20
+MAX_BLOCK_BYTES = 1 << 26
+MAX_BLOCK_TOKENS = 1 << 22
+MAX_LANES = 4096
+MAX_INITIAL_WORDS = 1 << 16
+
+_PROLOGUE = struct.Struct("<8sBBHI")
+_BLOCK = struct.Struct("<4sIIQBBHII8sI")
+_CRC = struct.Struct("<I")
+_INDEX_ENTRY = struct.Struct("<II")
+_INDEX_HEAD = struct.Struct("<4sI")
+_FOOTER = struct.Struct("<IQI")
+BLOCK_OVERHEAD = _BLOCK.size + _CRC.size
+FOOTER_SIZE = _FOOTER.size + _CRC.size + len(MAGIC)
+_XZ_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 24}]
+
+
+class Block(NamedTuple):
+    """One block: `n_bytes` of data from `offset` on. The numbers of lanes and tokens are 0 unless a model coded it; in a
+    bits-back block the tokens are images, and `group_tokens` is the number of initial words; in an online block the tokens
+    are bytes, in one lane."""
+
+    kind: int
+    flags: int
+    offset: int
+    n_bytes: int
+    n_lanes: int
+    n_tokens: int
+    group_tokens: int
+    digest: bytes
+    payload: bytes
+
+
+class Header(NamedTuple):
+    """What an archive says of itself. `seed` is the checksum that binds its blocks to it."""
+
+    meta: dict[str, Any]
+    version: tuple[int, int]
+    n_bytes: int
+    seed: int
+
+
+class Entry(NamedTuple):
+    """One line of the index."""
+
+    position: int  # of the block in the file
+    stored: int
+    offset: int  # of its data in the archive's data
+    n_bytes: int
+
+
+def digest(data: bytes | memoryview) -> bytes:
+    """Checksum of a block's data: BLAKE2b with 8 bytes."""
+    return hashlib.blake2b(data, digest_size=8).digest()
+
+
+def plain_block(data: bytes, offset: int) -> Block:
+    """The shorter of xz, bzip2 and the data as they are."""
+    coded = {XZ: lzma.compress(data, format=lzma.FORMAT_RAW, filters=_XZ_FILTERS), BZIP2: bz2.compress(data), STORED: data}
+    kind = min(coded, key=lambda k: (len(coded[k]), k))
+    return Block(kind, 0, offset, len(data), 0, 0, 0, digest(data), coded[kind])
+
+
+def roughly_plain_size(data: bytes) -> int:
+    """Bytes of a quick plain coding: those of `plain_block` are at most as many and seldom a tenth fewer."""
+    quick = [{"id": lzma.FILTER_LZMA2, "preset": 1, "dict_size": 1 << 24}]
+    return min(len(data), len(bz2.compress(data)), len(lzma.compress(data, format=lzma.FORMAT_RAW, filters=quick)))
+
+
+def plain_data(block: Block) -> bytes:
+    """Data of a block that no model coded. Raises CorruptArchive."""
+    try:
+        if block.kind == BZIP2:
+            data = bz2.BZ2Decompressor().decompress(block.payload, max_length=block.n_bytes)
+        elif block.kind == XZ:
+            decoder = lzma.LZMADecompressor(format=lzma.FORMAT_RAW, filters=_XZ_FILTERS)
+            data = decoder.decompress(block.payload, max_length=block.n_bytes)
+        elif block.kind == STORED:
+            data = block.payload
+        else:
+            raise CorruptArchive(f"{_where(block)}: {KINDS[block.kind]} data stand where a plain block should")
+    except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
+        raise CorruptArchive(f"{_where(block)}: its {KINDS[block.kind]} data are damaged") from error
+    return checked(block, data)
+
+
+def checked(block: Block, data: bytes) -> bytes:
+    """The decoded data, if they are what was encoded. Raises CorruptArchive."""
+    if len(data) != block.n_bytes or digest(data) != block.digest:
+        raise CorruptArchive(f"{_where(block)}: what was decoded does not match its checksum")
+    return data
+
+
+def _where(block: Block) -> str:
+    return f"block of bytes {block.offset:,} to {block.offset + block.n_bytes:,}"
+
+
+def write_header(out: BinaryIO, meta: dict[str, Any]) -> Header:
+    """Write the header: its metadata must hold "n_bytes" and "sha256". The version is the first that knew what the archive
+    needs."""
+    version = version_of(meta)
+    text = packed(meta, version)
+    head = _PROLOGUE.pack(MAGIC, *version, 0, len(text)) + text
+    seed = zlib.crc32(head)
+    out.write(head + _CRC.pack(seed))
+    return Header(meta, version, meta["n_bytes"], seed)
+
+
+def write_block(out: BinaryIO, block: Block, seed: int) -> tuple[int, int]:
+    """Write a block; its line of the index."""
+    fields = _BLOCK.pack(
+        BLOCK_MAGIC,
+        len(block.payload),
+        block.n_bytes,
+        block.offset,
+        block.kind,
+        block.flags,
+        block.n_lanes,
+        block.n_tokens,
+        block.group_tokens,
+        block.digest,
+        zlib.crc32(block.payload),
+    )
+    out.write(fields + _CRC.pack(zlib.crc32(fields, seed)) + block.payload)
+    return BLOCK_OVERHEAD + len(block.payload), block.n_bytes
+
+
+def write_end(out: BinaryIO, lines: list[tuple[int, int]], header_size: int, seed: int) -> int:
+    """Write index and footer; the archive's length."""
+    index = _INDEX_HEAD.pack(INDEX_MAGIC, len(lines)) + b"".join(_INDEX_ENTRY.pack(*line) for line in lines)
+    index += _CRC.pack(zlib.crc32(index, seed))
+    length = header_size + sum(stored for stored, _ in lines) + len(index) + FOOTER_SIZE
+    footer = _FOOTER.pack(len(index), length, seed)
+    out.write(index + footer + _CRC.pack(zlib.crc32(footer)) + MAGIC[::-1])
+    return length
+
+
+def header_bytes(header: Header) -> int:
+    """Bytes that this header takes in a file."""
+    out = io.BytesIO()
+    write_header(out, header.meta)
+    return len(out.getvalue())
+
+
+def read_header(data: memoryview, start: int = 0) -> tuple[Header, int]:
+    """The header at `start`, and where its blocks begin. Raises NotAnArchive, CorruptArchive."""
+    head = bytes(data[start : start + _PROLOGUE.size])
+    if head[: len(MAGIC)] != MAGIC:
+        what = "is not an lmeval archive" if start == 0 else f"holds no archive at byte {start:,}, behind a whole one"
+        raise NotAnArchive(f"the input {what}: it does not begin with the signature")
+    if len(head) < _PROLOGUE.size:
+        raise CorruptArchive("the archive ends inside its header: it was cut off")
+    _, major, minor, reserved, size = _PROLOGUE.unpack(head)
+    stop = start + _PROLOGUE.size + size
+    if size > MAX_HEADER_BYTES or stop + _CRC.size > len(data):
+        raise CorruptArchive("the archive ends inside its header: it was cut off or damaged")
+    seed = zlib.crc32(data[start:stop])
+    if seed != _CRC.unpack(data[stop : stop + _CRC.size])[0]:
+        raise CorruptArchive("the archive's header is damaged: its checksum does not match")
+    if major != VERSION[0] or reserved:
+        raise NotAnArchive(
+            f"the archive has format version {major}.{minor}, and this lmeval reads {VERSION[0]}.x: update it"
+        )
+    try:
+        meta = unpacked(bytes(data[start + _PROLOGUE.size : stop]), (major, minor), MAX_HEADER_BYTES)
+        n_bytes = meta["n_bytes"]
+        if not isinstance(n_bytes, int) or n_bytes < 0:
+            raise ValueError
+    except (zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CorruptArchive("the archive's header cannot be read") from error
+    return Header(meta, (major, minor), n_bytes, seed), stop + _CRC.size
+
+
+def read_block(data: memoryview, position: int, seed: int) -> Block | None:
+    """The block at `position`, None where the index begins. Raises CorruptArchive."""
+    head = bytes(data[position : position + BLOCK_OVERHEAD])
+    if head[:4] == INDEX_MAGIC:
+        return None
+    if len(head) < BLOCK_OVERHEAD:
+        raise CorruptArchive(f"the archive ends at byte {len(data):,}, inside a block: it was cut off")
+    fields = head[: _BLOCK.size]
+    if head[:4] != BLOCK_MAGIC or zlib.crc32(fields, seed) != _CRC.unpack(head[_BLOCK.size :])[0]:
+        raise CorruptArchive(f"the block at byte {position:,} has a damaged header, or belongs to another archive")
+    _, stored, n_bytes, offset, kind, flags, n_lanes, n_tokens, group_tokens, checksum, crc = _BLOCK.unpack(fields)
+    payload = data[position + BLOCK_OVERHEAD : position + BLOCK_OVERHEAD + stored]
+    if len(payload) < stored:
+        raise CorruptArchive(f"the archive ends at byte {len(data):,}, inside a block: it was cut off")
+    block = Block(kind, flags, offset, n_bytes, n_lanes, n_tokens, group_tokens, checksum, bytes(payload))
+    if not _can_be(block):
+        raise CorruptArchive(f"the block at byte {position:,} claims what no encoder writes")
+    if zlib.crc32(payload) != crc:
+        raise CorruptArchive(f"the block at byte {position:,} (data from byte {offset:,} on) is damaged: checksum")
+    return block
+
+
+def _can_be(block: Block) -> bool:
+    """Whether an encoder may have written these numbers."""
+    kind, flags, _, n_bytes, n_lanes, n_tokens, group_tokens, *_ = block
+    if kind >= len(KINDS) or flags & ~EXTRA_SPACE or n_bytes > MAX_BLOCK_BYTES or n_lanes > MAX_LANES:
+        return False
+    if kind in BY_MODEL:
+        most = min(MAX_BLOCK_TOKENS, n_bytes + 1)
+        return 1 <= n_lanes <= n_tokens <= most and 1 <= group_tokens <= n_tokens
+    if kind == BITSBACK:
+        few_words = group_tokens <= MAX_INITIAL_WORDS
+        return 1 <= n_tokens <= min(MAX_BLOCK_TOKENS, n_bytes) and few_words and n_lanes == flags == 0
+    if kind == ONLINE:
+        return 1 <= n_tokens == n_bytes <= MAX_BLOCK_TOKENS and n_lanes == 1 and group_tokens == flags == 0
+    return True
+
+
+def read_blocks(data: memoryview, position: int, header: Header) -> Iterator[Block]:
+    """All blocks in order, checked to be a gapless whole. Raises CorruptArchive at the first that is not."""
+    expected = 0
+    while (block := read_block(data, position, header.seed)) is not None:
+        if block.offset != expected:
+            raise CorruptArchive(f"the block at byte {position:,} is not in its place: blocks are missing or swapped")
+        expected += block.n_bytes
+        position += BLOCK_OVERHEAD + len(block.payload)
+        yield block
+    if expected != header.n_bytes:
+        raise CorruptArchive(f"blocks for {expected:,} of {header.n_bytes:,} bytes: some are missing")
+
+
+def read_end(data: memoryview, position: int, header: Header) -> int:
+    """Check index and footer, which begin at `position`; where the archive ends. Raises CorruptArchive."""
+    magic, n = _INDEX_HEAD.unpack(_exactly(data, position, _INDEX_HEAD.size))
+    size = _INDEX_HEAD.size + n * _INDEX_ENTRY.size
+    index = _exactly(data, position, size + _CRC.size)
+    if magic != INDEX_MAGIC or zlib.crc32(index[:size], header.seed) != _CRC.unpack(index[size:])[0]:
+        raise CorruptArchive("the archive's index is damaged; its blocks are whole: --salvage recovers them")
+    footer = _exactly(data, position + size + _CRC.size, FOOTER_SIZE)
+    fields = _read_footer(footer)
+    if fields is None or fields[0] != len(index) or fields[2] != header.seed:
+        raise CorruptArchive("the archive's footer is damaged; its blocks are whole: --salvage recovers them")
+    return position + size + _CRC.size + FOOTER_SIZE
+
+
+def _exactly(data: memoryview, position: int, size: int) -> bytes:
+    found = bytes(data[position : position + size])
+    if len(found) < size:
+        raise CorruptArchive(f"the archive ends at byte {len(data):,}, before its index is complete: it was cut off")
+    return found
+
+
+def _read_footer(footer: bytes) -> tuple[int, int, int] | None:
+    """Index length, archive length and seed, if this is a whole footer."""
+    fields = footer[: _FOOTER.size]
+    crc = _CRC.pack(zlib.crc32(fields))
+    return _FOOTER.unpack(fields) if footer[_FOOTER.size :] == crc + MAGIC[::-1] else None
+
+
+class Part(NamedTuple):
+    """One of the archives that a file is made of: its header, where it, its blocks and what follows it begin, its index."""
+
+    header: Header
+    start: int
+    blocks_begin: int
+    stop: int
+    entries: tuple[Entry, ...]
+
+
+def read_index(data: memoryview) -> tuple[Part, ...]:
+    """Headers and indices of all archives in the file, read from its end without touching a block. Raises CorruptArchive."""
+    parts: list[Part] = []
+    stop = len(data)
+    while stop > 0:
+        footer = _read_footer(bytes(data[max(0, stop - FOOTER_SIZE) : stop]))
+        if footer is None or footer[1] > stop or footer[0] + FOOTER_SIZE > footer[1]:
+            read_header(data)  # says so if this is no archive at all
+            raise CorruptArchive("the archive's end is damaged or cut off, so its index cannot be used: decode it whole")
+        index_size, length, seed = footer
+        header, position = read_header(data, stop - length)
+        first = stop - FOOTER_SIZE - index_size
+        if header.seed != seed or read_end(data[:stop], first, header) != stop:
+            raise CorruptArchive("the archive's end belongs to another archive")
+        blocks_begin = position
+        lines = _INDEX_ENTRY.iter_unpack(data[first + _INDEX_HEAD.size : first + index_size - _CRC.size])
+        entries, offset = [], 0
+        for stored, n_bytes in lines:
+            entries.append(Entry(position, stored, offset, n_bytes))
+            position, offset = position + stored, offset + n_bytes
+        if position != first or offset != header.n_bytes:
+            raise CorruptArchive("the archive's index does not fit its blocks")
+        parts.append(Part(header, stop - length, blocks_begin, stop, tuple(entries)))
+        stop -= length
+    if not parts:
+        raise NotAnArchive("the input is empty: an archive has at least a header")
+    return tuple(reversed(parts))
+
+
+def intact_blocks(data: memoryview, start: int, header: Header) -> Iterator[Block]:
+    """Every whole block of the archive whose blocks begin at `start`, wherever damage has left it: by its checksums."""
+    raw, position = data.obj if isinstance(data.obj, bytes) and len(data.obj) == len(data) else data, start
+    found = _find(raw, BLOCK_MAGIC, position)
+    while found >= 0:
+        try:
+            block = read_block(data, found, header.seed)
+        except CorruptArchive:
+            block = None
+        if block is not None:
+            yield block
+        found = _find(raw, BLOCK_MAGIC, found + (BLOCK_OVERHEAD + len(block.payload) if block is not None else 1))
+
+
+def _find(data: Any, needle: bytes, start: int) -> int:
+    if isinstance(data, bytes):
+        return data.find(needle, start)
+    for first in range(start, len(data), 1 << 24):  # memory views cannot search
+        place = bytes(data[first : first + (1 << 24) + len(needle) - 1]).find(needle)
+        if place >= 0:
+            return first + place
+    return -1

@@ -1,0 +1,176 @@
+"""One block of the input: coded in every way that may be the shortest, and decoded again before it is believed."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from lmeval.compression.container import archive
+from lmeval.compression.container.archive import Block
+from lmeval.compression.text.account import DECODED_TO_VERIFY, Tally
+from lmeval.compression.text.decode import decode_blocks
+from lmeval.compression.text.encode import CodeLength, block_log_odds, encode_tokens, model_block
+from lmeval.compression.text.model_header import ModelSettings
+from lmeval.compression.text.online_only import online_block, online_data
+from lmeval.compression.text.plan import CompressSettings, Cut, Plan
+from lmeval.compression.text.survey import Survey
+from lmeval.compression.text.tree import code_length_nats, path_bits
+from lmeval.errors import CorruptArchive
+from lmeval.models import CausalLM
+from lmeval.models.spelling import ByteTokens, encode_bytes
+from lmeval.progress import paced
+
+PROBE_WINDOWS = 4
+HOPELESS = 1.1  # times the size that a general-purpose codec reaches
+ADAPTED_HOPELESS = 2.5  # the same where online models make up for what the model does not know
+IN_VAIN = 0.99  # of its size, to which a codec shortens what no one shortens: random or compressed data
+IN_VAIN_BYTES = 1 << 12  # from which on that says something: a codec does nothing for a short text either
+MODEL_HEADER_BYTES = 48  # of a header, about: an archive of one block that needs no model is spared them
+BOTH_BYTES = 1 << 16  # below it a block is coded with the model and without it, whatever a probe would say
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done ("encoding" or "verifying"), the bytes of input just dealt with, and the archive's size."""
+
+Coded = tuple[Block, CodeLength | None]
+"""A block, with the account of its bits if the model coded it."""
+
+
+class Job(NamedTuple):
+    """What all blocks of an input share. `found` is None where the model codes nothing."""
+
+    model: CausalLM
+    found: Survey | None
+    data: memoryview
+    plan: Plan
+    settings: CompressSettings
+    tally: Tally
+    progress: Progress | None
+
+
+def code_block(job: Job, cut: Cut) -> Coded:
+    """One block, in the shortest way."""
+    piece = bytes(job.data[cut.first : cut.stop])
+    done = 0
+
+    def on_bytes(n: int) -> None:
+        nonlocal done
+        following = min(len(piece), done + n)
+        if job.progress:
+            job.progress("encoding", following - done, job.tally.n_written)
+        done = following
+
+    plain = archive.plain_block(piece, cut.first)
+    coded = (_adapted if job.settings.adapting else _modelled)(job, piece, plain, on_bytes)
+    if done < len(piece):
+        on_bytes(len(piece) - done)
+    return coded
+
+
+def _modelled(job: Job, piece: bytes, plain: Block, on_bytes: Callable[[int], None]) -> Coded:
+    """By the model if that makes it shorter."""
+    tokens = _tokens(job, piece)
+    if tokens is None or not _promising(job, tokens, HOPELESS * len(plain.payload)):
+        return plain, None
+    coded = _by_model(job, piece, plain.offset, tokens, on_bytes)
+    return (plain, None) if coded is None else _shortest([(plain, None), coded])
+
+
+def _adapted(job: Job, piece: bytes, plain: Block, on_bytes: Callable[[int], None]) -> Coded:
+    """By the model and the online models, or by those alone, if that makes it shorter."""
+    if len(piece) >= IN_VAIN_BYTES and len(plain.payload) > IN_VAIN * len(piece):
+        return plain, None
+    ways: list[Coded] = [(plain, None)]
+    tokens, small = _tokens(job, piece), len(piece) < BOTH_BYTES
+    if tokens is not None and (small or _promising(job, tokens, ADAPTED_HOPELESS * len(plain.payload))):
+        coded = _by_model(job, piece, plain.offset, tokens, on_bytes)
+        ways += [] if coded is None else [coded]
+    if small or len(ways) == 1:
+        ways.append((online_block(piece, plain.offset, job.settings.adapt, on_bytes), None))
+    return _shortest(ways, MODEL_HEADER_BYTES if len(piece) == len(job.data) else 0)
+
+
+def _shortest(ways: list[Coded], for_model: int = 0) -> Coded:
+    """The way of the fewest bytes; `for_model` are those that the model's description takes beside its block."""
+    return min(ways, key=lambda way: len(way[0].payload) + (for_model if way[0].kind in archive.BY_MODEL else 0))
+
+
+def _tokens(job: Job, piece: bytes) -> ByteTokens | None:
+    """Tokens that spell the block, if a block can hold them: not too many, and none beyond the tree (a special token that
+    spells text)."""
+    tokens = None if job.found is None else encode_bytes(job.model.encoder, piece)
+    if job.found is None or tokens is None:
+        return None
+    n = len(tokens.ids)
+    fits = 0 < n <= archive.MAX_BLOCK_TOKENS and int(tokens.ids.max()) < 1 << job.found.settings.depth
+    return tokens if fits else None
+
+
+def _by_model(job: Job, piece: bytes, offset: int, tokens: ByteTokens, on_bytes: Callable[[int], None]) -> Coded | None:
+    """None where the grid has no safe phase."""
+    assert job.found is not None
+    n_lanes = min(job.plan.n_lanes, len(tokens.ids))
+    on_tokens = paced(on_bytes, len(piece) / len(tokens.ids))
+    coded = encode_tokens(job.model, job.found.settings, tokens.ids, n_lanes, on_tokens)
+    return None if coded is None else (model_block(coded, tokens, piece, offset, n_lanes), coded.length)
+
+
+def _promising(job: Job, tokens: ByteTokens, most_bytes: float) -> bool:
+    """Whether a few windows of the block say that the model's own code may be shorter than that."""
+    assert job.found is not None
+    settings: ModelSettings = job.found.settings
+    window = settings.layout.window
+    if len(tokens.ids) <= 2 * PROBE_WINDOWS * window:
+        return True
+    firsts = [(len(tokens.ids) - window) * i // (PROBE_WINDOWS - 1) for i in range(PROBE_WINDOWS)]
+    ids = np.concatenate([tokens.ids[first : first + window] for first in firsts])
+    log_odds = block_log_odds(job.model, settings, ids, PROBE_WINDOWS)
+    bits = path_bits(ids.reshape(PROBE_WINDOWS, -1).T.reshape(-1), settings.depth)
+    expected_bytes = code_length_nats(log_odds, bits) / np.log(2) / 8 * len(tokens.ids) / len(ids)
+    return expected_bytes < most_bytes
+
+
+def verified(job: Job, coded: list[Coded]) -> list[Coded]:
+    """Decode the blocks; those that the model coded and that fail are coded without it."""
+    blocks = [block for block, _ in coded if block.kind in DECODED_TO_VERIFY]
+    if not job.settings.verify or not blocks:
+        return coded
+
+    def on_bytes(n: int) -> None:
+        if job.progress:
+            job.progress("verifying", n, job.tally.n_written)
+
+    decoded = iter(_decoded(job, [block for block in blocks if block.kind in archive.BY_MODEL], on_bytes))
+    kept: list[Coded] = []
+    for block, length in coded:
+        piece = bytes(job.data[block.offset : block.offset + block.n_bytes])
+        if block.kind in archive.BY_MODEL and next(decoded) != piece:
+            job.tally.n_not_verified += 1
+            kept.append((_without_model(job, piece, block.offset), None))
+        elif block.kind == archive.ONLINE and not _comes_back(block, piece, on_bytes):
+            kept.append((archive.plain_block(piece, block.offset), None))
+        else:
+            kept.append((block, length))
+    return kept
+
+
+def _decoded(job: Job, blocks: list[Block], on_bytes: Callable[[int], None]) -> list[bytes | None]:
+    if not blocks or job.found is None:
+        return []
+    bytes_per_token = sum(b.n_bytes for b in blocks) / sum(b.n_tokens for b in blocks)
+    on_tokens = paced(on_bytes, bytes_per_token)
+    return decode_blocks(job.model, job.found.settings, blocks, job.settings.lanes_per_pass, on_tokens)
+
+
+def _without_model(job: Job, piece: bytes, offset: int) -> Block:
+    plain = archive.plain_block(piece, offset)
+    if not job.settings.adapting:
+        return plain
+    online = online_block(piece, offset, job.settings.adapt)
+    return online if len(online.payload) < len(plain.payload) and _comes_back(online, piece, None) else plain
+
+
+def _comes_back(block: Block, piece: bytes, on_bytes: Callable[[int], None] | None) -> bool:
+    try:
+        return online_data(block, on_bytes) == piece
+    except CorruptArchive:
+        return False

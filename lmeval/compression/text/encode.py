@@ -1,0 +1,157 @@
+"""Tokens of a block to its payload, by the parallel pass: every window of every lane, many at a time."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int32, Int64
+
+from lmeval.compression.coding import coder, grid
+from lmeval.compression.container import archive
+from lmeval.compression.text import adaptive, lanes, tree
+from lmeval.compression.text.model_header import ModelSettings
+from lmeval.models import CausalLM
+from lmeval.models.logprobs import logit_slices
+from lmeval.models.spelling import ByteTokens
+from lmeval.progress import paced
+from lmeval.scoring.batching import automatic_batching, plan_batches
+
+
+class CodeLength(NamedTuple):
+    """Where the bits of model-coded blocks go. `ideal` is the model's own code length in the pass that encoded; the other
+    terms are what the archive adds to it: quantisation by the grid, the phases, what the online models make of it (less than
+    0 where they save), the coder's rounding."""
+
+    ideal: float
+    grid: float
+    phases: float
+    adaptation: float
+    coder: float
+
+    def __add__(self, other: "CodeLength") -> "CodeLength":  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Term by term."""
+        return CodeLength(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+class CodedTokens(NamedTuple):
+    """A payload with its block's kind and the length of its groups, and an account of its bits."""
+
+    kind: int
+    payload: bytes
+    group_tokens: int
+    length: CodeLength
+
+
+def encode_tokens(
+    model: CausalLM,
+    settings: ModelSettings,
+    ids: Int64[np.ndarray, " tokens"],
+    n_lanes: int,
+    progress: Callable[[int], None] | None = None,
+) -> CodedTokens | None:
+    """Code the tokens of a block; None where the grid has no safe phase for them. `progress` is told of tokens, each of them
+    half where online models read them too.
+
+    A block has up to 2^24 decisions, so what is no longer needed is let go: at most 24 bytes of memory for each are in use,
+    beside the online models' tables.
+    """
+    adapting = settings.adapt != "none"
+    progress = paced(progress, 0.5 if adapting else 1.0)
+    log_odds = block_log_odds(model, settings, ids, n_lanes, progress)
+    phases = grid.choose_phases(log_odds, settings.grid)
+    if phases is None:
+        return None
+    in_order = np.empty_like(ids)
+    in_order[lanes.coding_order(len(ids), n_lanes)] = ids
+    bits = tree.path_bits(in_order, settings.depth)
+    ideal = tree.code_length_nats(log_odds, bits) / np.log(2)
+    frequencies = grid.block_frequencies(log_odds, phases, settings.grid)
+    del log_odds
+    quantised = adapted = coder.quantised_bits(bits, frequencies)
+    if adapting:
+        del bits
+        state = adaptive.open_adaptive(settings.adapt, settings.depth, len(ids), n_lanes)
+        frequencies = adaptive.adapt_known(state, frequencies, in_order, progress)
+        del state
+        frequencies = frequencies.astype(np.int32)
+        bits = tree.path_bits(in_order, settings.depth)
+        adapted = coder.quantised_bits(bits, frequencies)
+    words = coder.encode_bits(*(_as_decoded(part, n_lanes) for part in (bits, frequencies)))
+    ranks = coder.encode_ranks(phases.ranks)
+    length = CodeLength(ideal, quantised - ideal, 8.0 * len(ranks), adapted - quantised, 8.0 * len(words) - adapted)
+    kind = archive.ADAPTED if adapting else archive.MODEL
+    return CodedTokens(kind, ranks + words, phases.group_tokens, length)
+
+
+def _as_decoded(part: Int32[np.ndarray, "tokens depth"], n_lanes: int) -> Int32[np.ndarray, " decisions"]:
+    """Decoding goes step by step, and in a step decision by decision for all lanes."""
+    n_tokens, depth = part.shape
+    whole = n_tokens // n_lanes * n_lanes
+    found = np.empty(part.size, dtype=np.int32)
+    steps = part[:whole].reshape(-1, n_lanes, depth).transpose(0, 2, 1)
+    found[: whole * depth].reshape(steps.shape)[...] = steps
+    found[whole * depth :] = part[whole:].T.reshape(-1)
+    return found
+
+
+def block_log_odds(
+    model: CausalLM,
+    settings: ModelSettings,
+    ids: Int64[np.ndarray, " tokens"],
+    n_lanes: int,
+    progress: Callable[[int], None] | None = None,
+) -> Float64[np.ndarray, "tokens depth"]:
+    """Log-odds of every decision of a block, tokens in coding order, by the parallel pass."""
+    found = np.empty((len(ids), settings.depth))
+    order = lanes.coding_order(len(ids), n_lanes)
+    bounds = lanes.lane_bounds(len(ids), n_lanes)
+    windows = [
+        lanes.Span(*(int(first) + place for place in span))
+        for first, length in zip(bounds, np.diff(bounds), strict=False)
+        for span in lanes.spans(int(length), settings.layout)
+    ]
+    for batch in plan_batches([span.stop - span.begin for span in windows], automatic_batching(model)):
+        members = [windows[i] for i in batch]
+        part = _window_log_odds(model, settings, ids, members)
+        found[np.concatenate([order[span.first : span.stop] for span in members])] = part
+        if progress:
+            progress(len(part))
+    return found
+
+
+def _window_log_odds(
+    model: CausalLM,
+    settings: ModelSettings,
+    ids: Int64[np.ndarray, " tokens"],
+    windows: list[lanes.Span],
+) -> Float64[np.ndarray, "tokens depth"]:
+    """One forward pass. A window's inputs are the start token and its tokens but the last; it codes `first` and on."""
+    time = max(span.stop - span.begin for span in windows)
+    inputs = np.full((len(windows), time), settings.layout.start_id, dtype=np.int64)
+    positions = []
+    for row, span in enumerate(windows):
+        inputs[row, 1 : span.stop - span.begin] = ids[span.begin : span.stop - 1]
+        positions.append(row * time + np.arange(span.first - span.begin, span.stop - span.begin))
+    targets = np.concatenate([ids[span.first : span.stop] for span in windows])
+    tensors = [torch.from_numpy(a).to(model.device) for a in (inputs, np.concatenate(positions), targets)]
+    out = torch.empty((len(targets), settings.depth), dtype=torch.float64, device=model.device)
+    with torch.inference_mode():
+        for part, logits in logit_slices(model.network, model.head, tensors[0], tensors[1]):
+            out[part] = tree.path_log_odds(logits, tensors[2][part], settings.depth)
+    return out.cpu().numpy()
+
+
+def model_block(coded: CodedTokens, tokens: ByteTokens, data: bytes, offset: int, n_lanes: int) -> archive.Block:
+    """The block of the archive that holds coded tokens."""
+    return archive.Block(
+        kind=coded.kind,
+        flags=archive.EXTRA_SPACE if tokens.extra_space else 0,
+        offset=offset,
+        n_bytes=len(data),
+        n_lanes=n_lanes,
+        n_tokens=len(tokens.ids),
+        group_tokens=coded.group_tokens,
+        digest=archive.digest(data),
+        payload=coded.payload,
+    )

@@ -1,0 +1,106 @@
+"""Blocks that the online models code alone, byte by byte, with no language model: for what no model reads well.
+
+A byte has eight decisions, and every one needs the last. So decoding is one compiled loop, coder included.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int64, UInt32, UInt64
+
+from lmeval.compression.coding import coder
+from lmeval.compression.coding.grid import FREQUENCY_BITS
+from lmeval.compression.container import archive
+from lmeval.compression.text import adaptive, tree
+from lmeval.compression.text.online.compiled import compiled
+from lmeval.compression.text.online.state import State, decide_step, learn_step
+from lmeval.errors import CorruptArchive
+
+BYTE_BITS = 8
+EVEN = 1 << (FREQUENCY_BITS - 1)
+BYTES_AT_ONCE = 4096  # between two calls of `progress`
+
+# Numba would turn signed and unsigned numbers of 64 bits in one operation into floating point.
+_PARTS, _MASK, _LEAST = np.uint64(1 << 24), np.uint64((1 << 24) - 1), np.uint64(1 << 32)
+_WORD, _PART_BITS = np.uint64(32), np.uint64(24)
+
+
+def online_block(data: bytes, offset: int, level: str, progress: Callable[[int], None] | None = None) -> archive.Block:
+    """The block of some bytes, at least one and at most archive.MAX_BLOCK_TOKENS. `progress` is told of bytes."""
+    ids = np.frombuffer(data, dtype=np.uint8).astype(np.int64)
+    even = np.broadcast_to(np.int32(EVEN), (len(ids), BYTE_BITS))
+    adapted = adaptive.adapt_known(_opened(level, len(ids)), even, ids, progress)
+    words = coder.encode_bits(tree.path_bits(ids, BYTE_BITS).reshape(-1), adapted.reshape(-1))
+    payload = bytes([adaptive.LEVELS.index(level)]) + words
+    return archive.Block(archive.ONLINE, 0, offset, len(data), 1, len(data), 0, archive.digest(data), payload)
+
+
+def _opened(level: str, n_bytes: int) -> adaptive.Adaptive:
+    return adaptive.open_adaptive(level, BYTE_BITS, n_bytes, 1, use_model=False)
+
+
+def online_level(block: archive.Block) -> str:
+    """Level of the online models that coded a block. Raises CorruptArchive where its payload names none."""
+    level = block.payload[0] if block.payload else 0
+    if not 1 <= level < len(adaptive.LEVELS):
+        raise CorruptArchive("an online block is of a level of online models that there is none of")
+    return adaptive.LEVELS[level]
+
+
+def online_data(block: archive.Block, progress: Callable[[int], None] | None = None) -> bytes:
+    """The data of such a block. Raises CorruptArchive where they do not match their checksum."""
+    level, words = online_level(block), block.payload[1:]
+    if len(words) % 4 or (words and not any(words[-4:])):
+        raise CorruptArchive("the coded data of a block cannot have been written by the encoder")
+    state = _opened(level, block.n_tokens).state
+    stack = _Stack(np.frombuffer(words, dtype="<u4").astype(np.uint32), np.zeros(1, np.uint64), np.zeros(1, np.int64))
+    stack.left[0] = len(stack.words)
+    _fill(stack)
+    for first in range(0, block.n_tokens, BYTES_AT_ONCE):
+        stop = min(first + BYTES_AT_ONCE, block.n_tokens)
+        _decode(state, stack, first, stop)
+        if progress:
+            progress(stop - first)
+    if stack.left[0] or stack.state[0]:
+        raise CorruptArchive("an online block holds more than its data")
+    return archive.checked(block, state.ids.astype(np.uint8).tobytes())
+
+
+class _Stack(NamedTuple):
+    """What `coder.encode_bits` wrote: words of which `left` are not read yet, and the coder's state."""
+
+    words: UInt32[np.ndarray, " words"]
+    state: UInt64[np.ndarray, " 1"]
+    left: Int64[np.ndarray, " 1"]
+
+
+@compiled
+def _fill(stack: _Stack) -> None:
+    while stack.state[0] < _LEAST and stack.left[0]:
+        stack.left[0] -= 1
+        stack.state[0] = stack.state[0] << _WORD | np.uint64(stack.words[stack.left[0]])
+
+
+@compiled
+def _pop(stack: _Stack, frequency: int) -> int:
+    """The next bit, whose probability of being 1 is frequency / 2^22."""
+    zero = np.uint64((((2 * EVEN - frequency) * ((1 << 24) - 2)) >> FREQUENCY_BITS) + 1)
+    place, above = stack.state[0] & _MASK, stack.state[0] >> _PART_BITS
+    bit = 1 if place >= zero else 0
+    stack.state[0] = above * (_PARTS - zero) + (place - zero) if bit else above * zero + place
+    if stack.state[0] < _LEAST and stack.left[0]:
+        stack.left[0] -= 1
+        stack.state[0] = stack.state[0] << _WORD | np.uint64(stack.words[stack.left[0]])
+    return bit
+
+
+@compiled
+def _decode(state: State, stack: _Stack, first: int, stop: int) -> None:
+    """Bytes [first, stop) of the block, into the ids of the online models."""
+    even, found, bits = np.full(1, EVEN, np.int32), np.empty(1, np.int32), np.empty(1, np.int64)
+    for step in range(first, stop):
+        for decision in range(BYTE_BITS):
+            decide_step(state, step, decision, even, found)
+            bits[0] = _pop(stack, np.int64(found[0]))
+            learn_step(state, step, decision, bits)

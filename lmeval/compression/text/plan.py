@@ -1,0 +1,152 @@
+"""How an input is divided: into blocks that end at good places, and those into lanes."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from lmeval.compression.container import archive
+from lmeval.compression.text.adaptive import LEVELS
+from lmeval.compression.text.survey import COLD_START_SHARE, Survey
+from lmeval.errors import InputError
+from lmeval.models import CausalLM
+
+BLOCK_LANES = 128
+LANE_TOKENS = 8192  # of a lane in a large input: its cold start then costs next to nothing
+BLOCK_DECISIONS = 1 << 22  # 24 bytes of memory for each while a block is coded
+GROUP_LANES = {"cpu": 512, "cuda": 1024}  # of several blocks, coded and verified together: what decoding is fast with
+CACHE_BYTES = 2 << 30  # keys and values of all lanes of a block, at most (a single lane always goes)
+CUT_BYTES = 256  # how far before its goal a block may end
+PLAIN_BLOCK_BYTES = 1 << 20  # where no model codes
+# Online models begin anew in every block and learn from all its lanes, so adapted blocks are large, and few lanes know more
+# than many do: each has the others' past, but not what they read in the same step.
+ADAPTED_BLOCK_DECISIONS = 1 << 24
+ADAPTED_LANE_TOKENS = 4096  # at least, in a lane: shorter ones cost little in prose, but a tenth in repetitive code or JSON
+ADAPTED_LANES = 128
+ADAPTED_FULL_LANES = 256  # of a block that is as large as it may be
+
+
+class CompressSettings(NamedTuple):
+    """How to compress. None means chosen: `lanes` from the input's size, `tolerance` (nats) from a measurement, `context`
+    (input tokens of a window) and `overlap` from the model. `verify` decodes every block before it is written. `adapt` is
+    the level of the online models behind the language model: "full", "light" (faster) or "none"."""
+
+    lanes: int | None = None
+    tolerance: float | None = None
+    context: int | None = None
+    overlap: int | None = None
+    verify: bool = True
+    lanes_per_pass: int | None = None
+    adapt: str = "full"
+
+    @property
+    def adapting(self) -> bool:
+        """Whether there are online models at all."""
+        return self.adapt != "none"
+
+
+def check_settings(settings: CompressSettings) -> None:
+    """Raises InputError for what cannot be, but for what only the model knows (context and overlap)."""
+    for name in ("lanes", "context", "lanes_per_pass"):
+        value = getattr(settings, name)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise InputError(f"{name} must be a whole number of at least 1, or None, not {value!r}")
+    if settings.lanes is not None and settings.lanes > archive.MAX_LANES:
+        raise InputError(f"{settings.lanes:,} lanes are more than the {archive.MAX_LANES:,} that an archive can hold")
+    if settings.tolerance is not None and not 0 <= settings.tolerance <= 1:
+        raise InputError(f"tolerance {settings.tolerance!r} must lie between 0 and 1 nat")
+    if settings.adapt not in LEVELS:
+        raise InputError(f"adapt must be one of {', '.join(LEVELS)}, not {settings.adapt!r}")
+
+
+class Plan(NamedTuple):
+    """Bytes and lanes of a block, and how many blocks are coded and verified together."""
+
+    block_bytes: int
+    n_lanes: int
+    blocks_at_once: int
+
+
+def plan_blocks(found: Survey | None, n_bytes: int, settings: CompressSettings, model: CausalLM) -> Plan:
+    """As many lanes as decode fast together, if their cold starts allow it, in as few blocks as hold them."""
+    if settings.adapting:
+        return _adapted_plan(found, n_bytes, settings.lanes)
+    if found is None:
+        n_blocks = max(1, -(-n_bytes // PLAIN_BLOCK_BYTES))
+        return Plan(-(-n_bytes // n_blocks), 1, 1)
+    lanes, n_tokens = settings.lanes, n_bytes / found.bytes_per_token
+    in_memory = _lanes_in_memory(found)
+    together = min(GROUP_LANES.get(model.device.type, BLOCK_LANES), in_memory)
+    shortest = max(2 * found.settings.layout.window, found.cold_start_bits / (COLD_START_SHARE * found.bits_per_token))
+    length = min(max(shortest, n_tokens / together), max(shortest, LANE_TOKENS))
+    per_block = min(BLOCK_LANES, in_memory) if lanes is None else lanes
+    in_bounds = min(archive.MAX_BLOCK_TOKENS / 2, archive.MAX_BLOCK_BYTES / 2 / found.bytes_per_token)
+    most = min(per_block * length, in_bounds, BLOCK_DECISIONS / found.settings.depth)
+    n_blocks = max(1, math.ceil(n_tokens / most))
+    if lanes is not None:  # as asked for, in blocks no smaller than they would be otherwise
+        n_blocks = max(1, math.ceil(n_tokens / min(in_bounds, max(most, BLOCK_LANES * length))))
+        return Plan(-(-n_bytes // n_blocks), lanes, max(1, together // lanes))
+    chosen = max(1, min(per_block, int(n_tokens / n_blocks / length)))
+    return Plan(-(-n_bytes // n_blocks), chosen, max(1, together // chosen))
+
+
+def _lanes_in_memory(found: Survey) -> int:
+    return max(1, CACHE_BYTES // max(1, found.lane_bytes))
+
+
+def _adapted_plan(found: Survey | None, n_bytes: int, lanes: int | None) -> Plan:
+    """One block at a time, as large as may be: each has online models of its own, and takes the memory that they do. Whether
+    the language model or bytes alone are coded, a block has no more decisions than ADAPTED_BLOCK_DECISIONS."""
+    most = min(ADAPTED_BLOCK_DECISIONS / 8, float(archive.MAX_BLOCK_TOKENS))
+    if found is None:
+        n_blocks = max(1, math.ceil(n_bytes / most))
+        return Plan(-(-n_bytes // n_blocks), 1, 1)
+    n_tokens = min(ADAPTED_BLOCK_DECISIONS / found.settings.depth, archive.MAX_BLOCK_TOKENS / 2)
+    n_blocks = max(1, math.ceil(n_bytes / min(most, n_tokens * found.bytes_per_token)))
+    block_bytes = -(-n_bytes // n_blocks)
+    if lanes is not None:
+        return Plan(block_bytes, lanes, 1)
+    limit = min(ADAPTED_LANES if n_blocks == 1 else ADAPTED_FULL_LANES, _lanes_in_memory(found))
+    shortest = max(ADAPTED_LANE_TOKENS, 2 * found.settings.layout.window)
+    return Plan(block_bytes, max(1, min(limit, int(block_bytes / found.bytes_per_token / shortest))), 1)
+
+
+class Cut(NamedTuple):
+    """Bytes [first, stop) of the input."""
+
+    first: int
+    stop: int
+
+
+def cuts(data: memoryview, block_bytes: int) -> Iterator[Cut]:
+    """Blocks of about `block_bytes`, cut behind a line or before a space where one is near, else between characters."""
+    first = 0
+    for goal in (*range(block_bytes, len(data), max(1, block_bytes)), len(data)):
+        stop = _good_cut(data, first, goal)
+        if stop > first:
+            yield Cut(first, stop)
+        first = stop
+
+
+def _good_cut(data: memoryview, first: int, goal: int) -> int:
+    """The best place in (first, goal] to end a block at."""
+    if goal == len(data):
+        return goal
+    tail = bytes(data[max(first, goal - CUT_BYTES) : goal])
+    begin = goal - len(tail)
+    if b"\n" in tail:
+        return begin + tail.rfind(b"\n") + 1
+    if b" " in tail[1:]:
+        return begin + tail.rfind(b" ")
+    return next((place for place in range(goal, max(first, goal - 4), -1) if data[place] & 0xC0 != 0x80), goal)
+
+
+def grouped(all_cuts: Iterator[Cut], size: int) -> Iterator[list[Cut]]:
+    """`size` of them at a time."""
+    group: list[Cut] = []
+    for cut in all_cuts:
+        group.append(cut)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group

@@ -1,0 +1,40 @@
+"""How sure a figure is: ratios of sums, means of items, differences between two runs, spread between seeds. Numbers alone.
+
+A corpus figure is a ratio estimator R = sum_i y_i / sum_i x_i (nats over bytes, tokens, words). Its units i are documents
+where there are enough of them, else consecutive pieces of one long text, which are correlated. A figure of a prompted task
+is a mean over items, whose units are the items or, where items share a passage or a template, clusters of them.
+"""
+
+from lmeval.stats.clusters import cluster_codes
+from lmeval.stats.estimates import CONFIDENCE, Estimate, RatioEstimate, mean_estimate, student_quantile, wilson_interval
+from lmeval.stats.paired import McNemar, mcnemar, paired_difference
+from lmeval.stats.ratios import Moments, add_row, bootstrapped_ratio, linearised_ratio, no_moments
+from lmeval.stats.resampling import BlockBootstrap, automatic_block_length, block_bootstrap
+from lmeval.stats.seeds import SeedSpread, seed_variance
+from lmeval.stats.significance import holm, minimum_detectable_effect, t_test
+
+__all__ = [
+    "CONFIDENCE",
+    "BlockBootstrap",
+    "Estimate",
+    "McNemar",
+    "Moments",
+    "RatioEstimate",
+    "SeedSpread",
+    "add_row",
+    "automatic_block_length",
+    "block_bootstrap",
+    "bootstrapped_ratio",
+    "cluster_codes",
+    "holm",
+    "linearised_ratio",
+    "mcnemar",
+    "mean_estimate",
+    "minimum_detectable_effect",
+    "no_moments",
+    "paired_difference",
+    "seed_variance",
+    "student_quantile",
+    "t_test",
+    "wilson_interval",
+]

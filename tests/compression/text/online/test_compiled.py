@@ -1,0 +1,137 @@
+import importlib
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numba.core.caching
+import numba.core.config
+import numpy as np
+import page_online
+import pytest
+
+module: Any = importlib.import_module("lmeval.compression.text.online.compiled")
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the package's sources, in a folder where one may write, that the module takes for its own."""
+    folder = tmp_path / "online"
+    folder.mkdir()
+    for source in Path(module.__file__).parent.glob("*.py"):
+        (folder / source.name).write_bytes(source.read_bytes())
+    monkeypatch.setattr(module, "__file__", str(folder / "compiled.py"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    module._folder.cache_clear()
+    yield folder
+    module._folder.cache_clear()
+
+
+def _folder() -> Path | None:
+    module._folder.cache_clear()
+    return module._folder()
+
+
+def test_machine_code_is_kept_beside_pythons_own(package: Path):
+    folder = _folder()
+    assert folder is not None
+    assert folder.parent == package / "__pycache__"
+    assert folder.is_dir()
+    assert list(folder.iterdir()) == []
+
+
+def test_machine_code_of_other_sources_is_kept_elsewhere(package: Path):
+    found = [_folder()]
+    for source in sorted(package.glob("*.py")):
+        source.write_bytes(source.read_bytes() + b"\n# changed\n")
+        found.append(_folder())
+    assert len(set(found)) == len(found) > 5
+
+
+def test_machine_code_of_equal_sources_is_kept_in_one_place(package: Path):
+    before = _folder()
+    for source in package.glob("*.py"):
+        source.write_bytes(source.read_bytes())
+    (package / "notes.txt").write_text("no source")
+    assert _folder() == before
+
+
+def test_machine_code_is_kept_for_the_user_where_the_package_cannot_be_written(package: Path, tmp_path: Path):
+    (package / "__pycache__").write_text("a file stands here")
+    folder = _folder()
+    assert folder is not None
+    assert folder.parent == tmp_path / "user" / "lmeval"
+    assert folder.is_dir()
+
+
+def test_no_machine_code_is_kept_where_nothing_can_be_written(package: Path, tmp_path: Path):
+    (package / "__pycache__").write_text("a file stands here")
+    (tmp_path / "user").write_text("and here")
+    assert _folder() is None
+
+
+def test_functions_run_without_a_place_for_machine_code(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "_folder", lambda: None)
+    assert module.compiled(lambda x: 2 * x + 1)(20) == 41
+
+
+def test_the_settings_of_others_stay_as_they_are(tmp_path: Path):
+    config: Any = numba.core.config
+    before = config.CACHE_DIR
+    with module._kept_in(tmp_path):
+        assert str(tmp_path) == config.CACHE_DIR
+    assert before == config.CACHE_DIR
+
+
+def test_hashes_wrap_around_as_the_page_says():
+    hashed = 0
+    for value in (0, 1, 255, 1 << 40, (1 << 63) - 1):
+        found = int(module.fold(np.uint64(hashed), value))
+        assert found == page_online.fold(hashed, value)
+        hashed = found
+
+
+def test_damaged_machine_code_is_thrown_away(package: Path):
+    folder = _folder()
+    assert folder is not None
+    (folder / "deeper").mkdir()
+    damaged, whole = folder / "deeper" / "a.nbi", folder / "deeper" / "b.nbc"
+    damaged.write_bytes(pickle.dumps("whole")[:-1])
+    whole.write_bytes(pickle.dumps("whole"))
+    assert _folder() == folder
+    assert not damaged.exists()
+    assert whole.exists()
+
+
+def test_a_user_without_a_home_needs_none(package: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("LOCALAPPDATA", raising=False)
+    monkeypatch.setattr(Path, "expanduser", lambda path: _homeless(path))
+    folder = _folder()
+    assert folder is not None
+    assert folder.parent == package / "__pycache__"
+    (package / "__pycache__").rename(package / "elsewhere")
+    (package / "__pycache__").write_text("a file stands here")
+    assert _folder() is None
+
+
+def _homeless(path: Path) -> Path:
+    if str(path).startswith("~"):
+        raise RuntimeError("Could not determine home directory.")
+    return path
+
+
+@pytest.mark.parametrize("trouble", [EOFError, ValueError, OSError])
+def test_code_that_cannot_be_kept_is_compiled_all_the_same(
+    package: Path, monkeypatch: pytest.MonkeyPatch, trouble: type[Exception]
+):
+    def fails(*_: Any) -> None:
+        raise trouble
+
+    for name in ("load_overload", "save_overload"):
+        monkeypatch.setattr(numba.core.caching.FunctionCache, name, fails)
+    assert module.compiled(_doubled)(21) == 42
+
+
+def _doubled(number: int) -> int:
+    return 2 * number

@@ -1,0 +1,22 @@
+import hashlib
+from pathlib import Path
+
+from lmeval.results import (
+    files_sha256,
+    text_sha256,
+    versions,
+)
+
+
+def test_versions_name_every_library():
+    found = versions()
+    assert {"python", "torch", "transformers", "tokenizers", "numpy"} <= set(found)
+    assert "not installed" not in found.values()
+
+
+def test_hashes_are_those_of_the_bytes(tmp_path: Path):
+    (tmp_path / "text").write_bytes("größe\r\n".encode())
+    (tmp_path / "more").write_bytes(b"more")
+    names = [str(tmp_path / name) for name in ("text", "more")]
+    assert files_sha256(names[:1]) == text_sha256("größe\r\n") == hashlib.sha256("größe\r\n".encode()).hexdigest()
+    assert files_sha256(names) == text_sha256("größe\r\nmore") != files_sha256(names[::-1])
