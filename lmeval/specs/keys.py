@@ -110,7 +110,8 @@ def choice(words: Iterable[str]) -> Key:
         advice = nearest(value, known) if isinstance(value, str) else ""
         return "" if advice.startswith(":") else advice  # all words are told already
 
-    return Key(lambda value: isinstance(value, str) and value in known, f"one of {', '.join(known)}", nearest_word)
+    description = " or ".join(known) if len(known) == 2 else f"one of {', '.join(known)}"
+    return Key(lambda value: isinstance(value, str) and value in known, description, nearest_word)
 
 
 def matching(pattern: str, description: str) -> Key:

@@ -71,7 +71,7 @@ class Node(NamedTuple):
         return [self._replace(values=v, at=f"{place}[{i}]") for i, v in enumerate(listed) if isinstance(v, dict)]
 
 
-def read_spec(path: Path, kind: FileKind, keys: Keys | None = None, tags: Mapping[str, Constructor] | None = None) -> Node:
+def read_file(path: Path, kind: FileKind, keys: Keys | None = None, tags: Mapping[str, Constructor] | None = None) -> Node:
     """Read a spec file.
 
     Args:
@@ -105,18 +105,19 @@ def read_spec(path: Path, kind: FileKind, keys: Keys | None = None, tags: Mappin
     return node
 
 
-def check(node: Node, keys: Keys, of: str = "") -> None:
+def check(node: Node, keys: Keys, of: str = "", *, others: bool = False) -> None:
     """Refuse what a table does not allow: unknown keys, missing ones, and values of the wrong kind, in inner mappings too.
 
     Args:
         node: The mapping.
         keys: Its table.
         of: What the table is for, as messages say it, such as " for density latent"; empty for the mapping's own place.
+        others: Whether the mapping may hold other keys, too.
 
     Raises:
         LmevalError: `node.kind.error`, one line.
     """
-    _check_mapping(node, mapping(keys), of)
+    _check_mapping(node, mapping(keys, others=others), of)
 
 
 def has_key(path: Path, key: str) -> bool:
@@ -167,11 +168,9 @@ def _check_name(name: str, key: Key, line: str, kind: FileKind, of: str) -> None
 
 
 def _brief(value: Any) -> str:
-    """A value in words or as the file shows it, cut short."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if value is None or isinstance(value, dict):
-        return "nothing" if value is None else "a mapping"
+    """A value for a message, cut short."""
+    if value is None or isinstance(value, bool):
+        return "nothing" if value is None else str(value).lower()
     try:
         return f"{value!r:.60}"
     except ValueError:  # Python writes out no whole number of several thousand digits

@@ -49,7 +49,8 @@ def test_a_description_tells_the_limits():
     assert whole(2, 4).description == "a whole number from 2 to 4"
     assert real(0).description == "a number above 0"
     assert real(0, 0.5).description == "a number between 0 and 0.5"
-    assert choice(["a", "b"]).description == "one of a, b"
+    assert choice(["a", "b", "c"]).description == "one of a, b, c"
+    assert choice(["a", "b"]).description == "a or b"
 
 
 def test_a_remedy_is_told_where_there_is_one():

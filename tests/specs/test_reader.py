@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lmeval.errors import DensityError, InputError, InputNotFound, LmevalError, ModelNotFound, TaskFileError
 from lmeval.specs.keys import ANYTHING, LIST, TEXT, WRITTEN, Keys, choice, mapping, mappings, needed, real, refused, whole
-from lmeval.specs.reader import MAX_VALUES, FileKind, Node, check, has_key, read_spec
+from lmeval.specs.reader import MAX_VALUES, FileKind, Node, check, has_key, read_file
 
 KIND = FileKind("menu", ("menu", "dishes"), TaskFileError)
 DISH = {"name": needed(TEXT), "price": real(0), "hot": choice(["mild", "medium", "sharp"]), "parts": LIST}
@@ -29,7 +29,7 @@ KEYS: Keys = {
 def read(folder: Path, text: str | bytes, keys: Keys | None = KEYS, **tags: Any) -> Node:
     path = folder / "menu.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return read_spec(path, KIND, keys, tags and {f"!{name}": value for name, value in tags.items()})
+    return read_file(path, KIND, keys, tags and {f"!{name}": value for name, value in tags.items()})
 
 
 def refusal(folder: Path, text: str | bytes, keys: Keys | None = KEYS) -> str:
@@ -126,7 +126,7 @@ def test_every_value_has_its_place(tmp_path: Path):
         ("menu: a\ntable: 0", "line 2: table must be a whole number from 1 to 99, not 0"),
         ("menu: a\ntable: 0x" + "f" * 5000, "line 2: table must be a whole number from 1 to 99, not a number of very"),
         ("menu: a\ndishes: []", "line 2: dishes must be a list with at least one entry, not []"),
-        ("menu: a\ndishes: {name: a}", "line 2: dishes must be a list with at least one entry, not a mapping"),
+        ("menu: a\ndishes: {name: a}", "line 2: dishes must be a list with at least one entry, not {'name': 'a'}"),
         ("menu: a\ndishes:\n- soup", "line 3: dishes[0] must be a mapping, not 'soup'"),
         ("menu: a\ndishes:\n-", "line 3: dishes[0] must be a mapping, not nothing"),
         (
@@ -215,18 +215,18 @@ def test_a_tag_of_ones_own_is_made_by_its_constructor_after_all_names_are_checke
 def test_a_file_that_is_not_there(tmp_path: Path):
     for path in (tmp_path / "none.yaml", Path("nul\0l.yaml"), tmp_path, Path("n" * 5000 + ".yaml")):
         with pytest.raises(InputNotFound, match="no such menu: "):
-            read_spec(path, KIND)
+            read_file(path, KIND)
 
 
 def test_each_kind_of_file_has_its_own_errors(tmp_path: Path):
     kind = FileKind("density file", ("density",), DensityError, ModelNotFound)
     with pytest.raises(ModelNotFound, match="no such density file"):
-        read_spec(tmp_path / "none.yaml", kind)
+        read_file(tmp_path / "none.yaml", kind)
     path = tmp_path / "density.yaml"
     for text in ("a: [", "- a", "a: 1\na: 2", "b: 1", "a: x"):
         path.write_text(text)
         with pytest.raises(DensityError):
-            read_spec(path, kind, {"a": whole(1)})
+            read_file(path, kind, {"a": whole(1)})
 
 
 def test_values_of_no_file_are_checked_alike():
@@ -271,6 +271,6 @@ def test_whatever_a_file_holds_it_is_read_or_refused_in_one_line(
     path = tmp_path_factory.mktemp("fuzz") / "menu.yaml"
     path.write_text(yaml.safe_dump({"menu": "a", **values}), encoding="utf-8")
     try:
-        assert read_spec(path, KIND, KEYS).values["menu"]
+        assert read_file(path, KIND, KEYS).values["menu"]
     except LmevalError as error:
         assert str(error).splitlines() == [str(error)] and str(error).startswith(str(path))
