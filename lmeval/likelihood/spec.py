@@ -29,7 +29,7 @@ from lmeval.specs.reader import FileKind, Node, has_key, read_file
 METHODS = ("elbo", "iwae", "ais", "smc")
 ANNEALED = ("ais", "smc")
 PARTICLES = {"iwae": 500, "ais": 16, "smc": 16}
-COMPARISON_FILE = FileKind("spec of likelihoods", ("likelihood", "data", "models"), TaskFileError)
+COMPARISON_FILE = FileKind("spec", ("likelihood", "data", "models"), TaskFileError)
 
 _IMAGES: Keys = {"images": needed(TEXT), "split": TEXT, "limit": whole(1)}
 _DATA: Keys = _IMAGES | {
@@ -189,7 +189,7 @@ def read_spec(path: Path) -> Spec:
     top = read_file(path, COMPARISON_FILE, KEYS)
     if "likelihood" not in top.values:
         raise TaskFileError(
-            f"{path}: not a spec of likelihoods: it lacks the key 'likelihood' (lmeval run scores task files)"
+            f"{path}: not a spec: it lacks the key 'likelihood' (lmeval run scores task files)"
         )
     blocks, paired = top.entries("models"), top.values.get("paired")
     models = tuple(map(_model, blocks))

@@ -14,7 +14,7 @@ from commands import Ran, Run, assert_one_line
 from samples import ROOT, shared
 from small_densities import weights_of, write_density, write_images, write_spec
 
-from lmeval.compute.gather import Group
+from lmeval.compute.place import Place
 from lmeval.likelihood.compare import compare
 from lmeval.likelihood.prepare import prepare
 from lmeval.likelihood.spec import read_spec
@@ -60,7 +60,7 @@ def test_the_command_writes_what_the_functions_return(run: Run, here: Path):
     succeeded(ran)
     first = {"images": "images.npy", "binarise": {"seed": 0}, "limit": 7}
     spec = read_spec(write_spec(here / "other.yaml", MODELS, first, seed=5))
-    expected = compare(prepare(spec), Group(0, 1, torch.device("cpu")))
+    expected = compare(prepare(spec), Place(0, 1, torch.device("cpu")))
     ours, theirs = json.loads((here / "o.json").read_text()), json.loads(json.dumps(as_json(expected)))
     for data in (ours, theirs):
         data["provenance"].pop("spec_sha256")
@@ -109,10 +109,10 @@ def test_costs_are_said_before_the_work(run: Run, here: Path, monkeypatch: pytes
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lmeval.cli.likelihood.compare", stopped)
+    monkeypatch.setattr("lmeval.likelihood.compare.compare", stopped)
     ran = run("likelihood", "spec.yaml", "--json", "o.json")
     assert ran.status == 130 and "VAE: SMC 4 x 3: 12 data x 4 particles" in ran.err
-    assert ran.err.splitlines()[-1] == "lmeval: interrupted: nothing was written"
+    assert ran.err.splitlines()[-1] == "lmeval: interrupted"
     assert not (here / "o.json").exists()
 
 
