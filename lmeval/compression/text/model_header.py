@@ -11,7 +11,8 @@ from lmeval.compression.text.online.recipes import LEVELS
 from lmeval.compression.text.tree import depth_of
 from lmeval.data.resources import bundled_by_fingerprint
 from lmeval.errors import CorruptArchive, ModelMismatch
-from lmeval.models import DTYPES, CausalLM
+from lmeval.models import CausalLM
+from lmeval.models.dtypes import DTYPES
 from lmeval.models.spelling import vocabulary_sha256
 
 
