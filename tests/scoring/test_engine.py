@@ -2,6 +2,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from laws import requests, same_scores
 from samples import ROOT, markov_transitions, tiny_gpt2, tiny_llama
 
+from lmeval.compute.place import Place
 from lmeval.errors import ContextTooLong, NonFiniteScore, OutOfMemory
 from lmeval.models import CausalLM, from_pair
 from lmeval.models.toys import (
@@ -99,12 +101,12 @@ class Memory:
         self.calls: list[int] = []
         inner = engine._score_batch
 
-        def score_batch(model: CausalLM, batch: list[Request]) -> list[np.ndarray]:
+        def score_batch(model: CausalLM, batch: Sequence[Request], place: Place) -> list[np.ndarray]:
             size = len(batch) * max(req.n_inputs for req in batch)
             self.calls.append(size)
             if size > limit:
                 raise error("CUDA out of memory. Tried to allocate 2 GiB")
-            return inner(model, batch)
+            return inner(model, batch, place)
 
         monkeypatch.setattr(engine, "_score_batch", score_batch)
 
@@ -202,10 +204,10 @@ alone = list(score(model, made, batch_size=3))
 together = list(score(model, made, group, batch_size=3))
 equal = all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
 inner = engine._score_batch
-def fail(model, batch):
+def fail(*arguments):
     if group.rank == 1:
         raise ZeroDivisionError("rank 1 broke")
-    return inner(model, batch)
+    return inner(*arguments)
 engine._score_batch = fail
 try:
     list(score(model, made, group, batch_size=3))

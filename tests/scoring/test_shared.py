@@ -28,6 +28,7 @@ from sharing import (
 )
 
 from lmeval.compute import gather
+from lmeval.compute.memory import Most
 from lmeval.compute.place import Place
 from lmeval.errors import ContextTooLong, NoCache, NonFiniteScore, OutOfMemory
 from lmeval.models import CausalLM, from_pair
@@ -274,7 +275,7 @@ def test_a_prefix_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch)
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(shared, "read_prefix", fail)
-    monkeypatch.setattr(shared, "OVERHEAD_TOKENS", 10)
+    monkeypatch.setattr(shared, "PASS_OVERHEAD_TOKENS", Most(10, 10))
     with pytest.raises(OutOfMemory, match="one sequence of 40 tokens does not fit"):
         score_shared(model, made)
 

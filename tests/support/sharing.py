@@ -8,6 +8,7 @@ import torch
 import transformers
 from samples import gpt2_config, llama_config, network
 
+from lmeval.compute.memory import Most
 from lmeval.models import CausalLM, from_pair
 from lmeval.models.toys import byte_tokenizer
 from lmeval.scoring import Request, prefixes, shared
@@ -63,7 +64,7 @@ def make_prefixes_small(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(prefixes, "MIN_SHARERS", 2)
     patch.setattr(prefixes, "ROW_TOKENS", 24)
     patch.setattr(prefixes, "PACKED_TOKENS", 16)
-    patch.setattr(shared, "OVERHEAD_TOKENS", 2)
+    patch.setattr(shared, "PASS_OVERHEAD_TOKENS", Most(2, 2))
 
 
 GROWN: dict[str, Any] = {"vocab_size": 257, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
