@@ -10,8 +10,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from lmeval.compute.place import Place, device_named, is_cpu
 from lmeval.errors import WorkerError, first_line
 
@@ -78,6 +76,10 @@ def agree(value: int, place: Place) -> int:
 
 
 def disconnect(place: Place) -> None:
-    """Leave the place in good order: without it, process groups complain when the interpreter exits."""
-    if place.size > 1 and torch.distributed.is_initialized():
+    """Leave the processes in good order: without it, process groups complain when the interpreter exits."""
+    if place.size == 1:
+        return
+    import torch
+
+    if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

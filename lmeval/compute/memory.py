@@ -13,12 +13,13 @@ Should a batch be too large all the same, `compute_within_memory` cuts it in hal
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
-
-import torch
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from lmeval.compute.place import Place
 from lmeval.errors import InputError, OutOfMemory
+
+if TYPE_CHECKING:
+    import torch
 
 UNLIMITED = 1 << 40
 Item = TypeVar("Item")
@@ -130,10 +131,12 @@ def settled(place: Place) -> Place:
     return place._replace(memory=memory_bytes(place))
 
 
-def free_bytes(device: torch.device) -> int | None:
+def free_bytes(device: "torch.device") -> int | None:
     """Bytes that are free on an accelerator; None for a CPU, and for an accelerator that does not say."""
     if device.type == "cpu":
         return None
+    import torch
+
     try:
         free, _ = torch.accelerator.get_memory_info(device)
     except (AttributeError, NotImplementedError, RuntimeError):
@@ -171,7 +174,7 @@ def compute_within_memory(
     size: Callable[[Sequence[Item]], int],
     too_large: Callable[[Sequence[Item]], str],
     split: Callable[[Sequence[Item]], Sequence[Sequence[Item]]] | None = None,
-    device: torch.device | None = None,
+    device: "torch.device | None" = None,
 ) -> list[Result]:
     """What `compute` gives for a batch, or for its parts where memory runs out.
 
@@ -194,7 +197,7 @@ def compute_within_memory(
     if not parts or limit.size is None or size(batch) < limit.size:
         try:
             return [compute(batch)]
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             if not parts:
@@ -214,12 +217,16 @@ def halves(batch: Sequence[Item]) -> Sequence[Sequence[Item]]:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out: frameworks have several for it."""
+    import torch
+
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return "can't allocate memory" in str(error) or "out of memory" in str(error)
 
 
-def empty_cache(device: torch.device) -> None:
+def empty_cache(device: "torch.device") -> None:
     """Give back to an accelerator what was freed and is held for reuse; nothing on a CPU."""
     if device.type == "cuda":
+        import torch
+
         torch.cuda.empty_cache()

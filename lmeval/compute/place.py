@@ -3,9 +3,10 @@
 Only this module and `memory` ask what kind of device there is.
 """
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 from lmeval.errors import DeviceError
 
@@ -20,7 +21,7 @@ class Place(NamedTuple):
 
     rank: int
     size: int
-    device: torch.device
+    device: "torch.device"
     memory: int | None = None
 
     @property
@@ -34,32 +35,38 @@ class Place(NamedTuple):
         return not is_cpu(self.device)
 
 
-def is_cpu(device: torch.device) -> bool:
+def is_cpu(device: "torch.device") -> bool:
     """Whether a device computes in the machine's own memory, on threads that torch shares out."""
     return device.type == "cpu"
 
 
-def with_generators(device: torch.device) -> list[torch.device]:
+def with_generators(device: "torch.device") -> "list[torch.device]":
     """The devices beside the CPU whose random state `torch.random.fork_rng` has to keep, for work on this one."""
     return [device] if device.type == "cuda" else []
 
 
-def alone(device: torch.device | str = "cpu") -> Place:
+def alone(device: "torch.device | str" = "cpu") -> Place:
     """The place of a process without peers."""
+    import torch
+
     return Place(0, 1, torch.device(device))
 
 
 def describe_place(place: Place) -> dict[str, Any]:
     """Device, processes and threads, JSON-ready, for provenance."""
+    import torch
+
     return {"device": str(place.device), "n_processes": place.size, "n_threads": torch.get_num_threads()}
 
 
-def device_named(name: str) -> torch.device:
+def device_named(name: str) -> "torch.device":
     """The device of a name: "auto" (an accelerator where there is one), "cpu", "cuda" or "cuda:N".
 
     Raises:
         DeviceError: There is no such device, or not on this machine.
     """
+    import torch
+
     accelerator = torch.accelerator.current_accelerator()
     if name == "auto":
         return torch.device("cpu") if accelerator is None else accelerator

@@ -375,6 +375,7 @@ gather.disconnect(place)
 """
 
 
+@pytest.mark.slow
 def test_two_real_processes_agree_and_a_failing_one_stops_both(tmp_path: Path):
     (tmp_path / "worker.py").write_text(WORKER)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
