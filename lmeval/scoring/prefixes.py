@@ -42,7 +42,7 @@ class Distinct(NamedTuple):
     of: list[int]
 
 
-class Prefix(NamedTuple):
+class PlannedPrefix(NamedTuple):
     """`length` leading tokens of sequence `member`, read behind those of `parent` (its index in the plan, or -1)."""
 
     parent: int
@@ -63,7 +63,7 @@ class Row(NamedTuple):
 class Plan(NamedTuple):
     """Prefixes, parents first and depth-first; rows, those of one prefix together, in the order of the prefixes."""
 
-    prefixes: list[Prefix]
+    prefixes: list[PlannedPrefix]
     rows: list[Row]
 
 
@@ -163,7 +163,7 @@ def plan_prefixes(sequences: Sequences, overhead: int) -> Plan:
     network, and smaller batches, cost."""
     plan, everything = Plan([], []), np.arange(len(sequences.tokens))
     # A prefix, and the sequences below it. Those pushed last come first: depth-first order.
-    waiting: list[tuple[Prefix, np.ndarray]] = [(Prefix(-1, 0, 0), everything)] if len(everything) else []
+    waiting: list[tuple[PlannedPrefix, np.ndarray]] = [(PlannedPrefix(-1, 0, 0), everything)] if len(everything) else []
     while waiting:
         prefix, members = waiting.pop()
         index = -1
@@ -172,7 +172,7 @@ def plan_prefixes(sequences: Sequences, overhead: int) -> Plan:
             plan.prefixes.append(prefix)
         own, below = _divide(sequences, members, prefix.length, overhead)
         plan.rows.extend(_pack(sequences, np.sort(own), index, prefix.length))
-        waiting.extend((Prefix(index, length, int(inside[0])), inside) for length, inside in reversed(below))
+        waiting.extend((PlannedPrefix(index, length, int(inside[0])), inside) for length, inside in reversed(below))
     return plan
 
 

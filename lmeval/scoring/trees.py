@@ -18,7 +18,7 @@ from lmeval.compute.place import Place, alone
 from lmeval.errors import NoCache
 from lmeval.models import CausalLM
 from lmeval.models.logprobs import Readings, read_targets
-from lmeval.models.trees import Prefix, read_prefix, supports_tree, tree_inputs
+from lmeval.models.trees import CachedPrefix, read_prefix, supports_tree, tree_inputs
 from lmeval.scoring.batching import Batching, batching_at, for_lengths, plan_batches
 from lmeval.scoring.engine import check_finite, check_lengths
 from lmeval.scoring.prefixes import (
@@ -155,7 +155,7 @@ def _pools(requests: Sequence[Request]) -> Iterator[list[Request]]:
 def _score_pool(work: _Work, batching: Batching) -> list[Scored]:
     """Scores of the pool's distinct requests, in order, from all processes."""
     scored: dict[int, Scored] = {}
-    held: list[tuple[int, Prefix]] = []  # the prefixes that are in memory, each the parent of the next
+    held: list[tuple[int, CachedPrefix]] = []  # the prefixes that are in memory, each the parent of the next
     failure = None
     try:
         for index, rows in _batches(work.plan, batching)[work.place.rank :: work.place.size]:
@@ -184,7 +184,7 @@ def _weight(prefix_length: int) -> int:
     return prefix_length // PREFIX_TOKENS
 
 
-def _hold(work: _Work, held: list[tuple[int, Prefix]], index: int) -> None:
+def _hold(work: _Work, held: list[tuple[int, CachedPrefix]], index: int) -> None:
     """Let `held` be the prefix `index` (-1: none) with its parents: drop what is not, read what is missing."""
     path = []
     while index >= 0:
@@ -201,10 +201,12 @@ def _hold(work: _Work, held: list[tuple[int, Prefix]], index: int) -> None:
         work.spent[:2] += len(ids)
 
 
-def _read_within_memory(work: _Work, parent: Prefix | None, ids: Int64[np.ndarray, " time"], length: int) -> Prefix:
+def _read_within_memory(
+    work: _Work, parent: CachedPrefix | None, ids: Int64[np.ndarray, " time"], length: int
+) -> CachedPrefix:
     """Read a prefix of `length` tokens whose last are `ids`: it fits or it does not, for nothing can be split."""
 
-    def read(tokens: Sequence[np.ndarray]) -> Prefix:
+    def read(tokens: Sequence[np.ndarray]) -> CachedPrefix:
         return read_prefix(work.model, parent, torch.from_numpy(tokens[0]).to(work.model.device))
 
     (prefix,) = compute_within_memory(
@@ -217,7 +219,7 @@ def _does_not_fit(model: CausalLM, n_tokens: int) -> str:
     return f"one sequence of {n_tokens} tokens does not fit on {model.device}: shorten it or use a smaller dtype"
 
 
-def _score_within_memory(work: _Work, prefix: Prefix | None, rows: Sequence[Row]) -> dict[int, Scored]:
+def _score_within_memory(work: _Work, prefix: CachedPrefix | None, rows: Sequence[Row]) -> dict[int, Scored]:
     """Score a batch; where memory runs out, in halves, and a row by itself in its separate sequences."""
     length = prefix.length if prefix else 0
     lengths = work.sequences.lengths
@@ -253,7 +255,7 @@ class _Places(NamedTuple):
     targets: Int64[np.ndarray, " readings"]
 
 
-def _score_rows(work: _Work, prefix: Prefix | None, rows: Sequence[Row]) -> dict[int, Scored]:
+def _score_rows(work: _Work, prefix: CachedPrefix | None, rows: Sequence[Row]) -> dict[int, Scored]:
     """One forward pass over rows below a prefix: one copy to the device, one back."""
     model, length = work.model, prefix.length if prefix else 0
     layouts = [lay_out(work.sequences, row, length) for row in rows]
