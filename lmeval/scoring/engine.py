@@ -6,7 +6,7 @@ memory, and neither batch size nor order nor number of processes changes a resul
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from lmeval.compute.memory import MemoryLimit, compute_within_memory, settled
 from lmeval.compute.place import Place, alone
 from lmeval.errors import ContextTooLong, NonFiniteScore
 from lmeval.models import CausalLM, target_log_probs
+from lmeval.progress import SILENT, Progress
 from lmeval.scoring.batching import Batching, batching_at, for_lengths, plan_batches
 from lmeval.scoring.requests import Request
 
@@ -30,15 +31,24 @@ def score(
     place: Place | None = None,
     *,
     batch_size: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = SILENT,
 ) -> Iterator[LogProbs]:
     """Log-probabilities in nats of each request's target tokens, in the order of the requests.
 
-    Arrays are float32, or float64 for a float64 model. `batch_size` is a number of sequences, None for automatic. Every
-    process of `place` must pass the same requests, and gets all results. `progress` is called with the number of target
-    tokens that this process has scored.
+    Args:
+        model: What scores.
+        requests: What is scored, the same in every process of the place. They stream: memory does not grow with them.
+        place: Where it is done; None is the model's device, alone, without a memory budget.
+        batch_size: Sequences of a batch; None for as many as `compute.memory` allows.
+        progress: Advanced by target tokens: this process's, times the number of processes. The caller opens the stage.
 
-    Raises ContextTooLong, NonFiniteScore, and OutOfMemory where a single sequence does not fit.
+    Returns:
+        An array [target] for each request, float32, or float64 for a float64 model; all of them in every process.
+
+    Raises:
+        ContextTooLong: A request has more input tokens than the model takes.
+        NonFiniteScore: A log-probability is NaN or infinite.
+        OutOfMemory: A single sequence does not fit.
     """
     place = settled(place or alone(model.device))
     batching = batching_at(place, model, batch_size)
@@ -54,8 +64,7 @@ def score(
             for batch in batches[place.rank :: place.size]:
                 members = [pool[i] for i in batch]
                 scored.update(zip(batch, _score_within_memory(model, members, place, limit), strict=True))
-                if progress:
-                    progress(sum(len(request.target) for request in members))
+                progress.advance(sum(len(request.target) for request in members) * place.size)
         except Exception as error:
             failure = error
         yield from gather.gather_by_id(scored, len(pool), place, failure)
@@ -113,7 +122,7 @@ def _score_batch(model: CausalLM, batch: Sequence[Request], place: Place) -> lis
     time = max(request.n_inputs for request in batch)
     ids = np.zeros((len(batch), time), dtype=np.int64)
     positions, targets = [], []
-    for row, (context, target) in enumerate(batch):
+    for row, (context, target, _) in enumerate(batch):
         ids[row, : len(context)] = context
         ids[row, len(context) : len(context) + len(target) - 1] = target[:-1]
         first = row * time + len(context) - 1

@@ -5,7 +5,7 @@ batch below them comes and dropped when the last has gone; batches are dealt out
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from lmeval.errors import NoCache
 from lmeval.models import CausalLM
 from lmeval.models.logprobs import Readings, read_targets
 from lmeval.models.trees import CachedPrefix, read_prefix, supports_tree, tree_inputs
+from lmeval.progress import SILENT, Progress
 from lmeval.scoring.batching import Batching, batching_at, for_lengths, plan_batches
 from lmeval.scoring.engine import check_finite, check_lengths
 from lmeval.scoring.prefixes import (
@@ -36,7 +37,7 @@ from lmeval.scoring.prefixes import (
 from lmeval.scoring.requests import Request
 
 POOL_TOKENS = 1 << 24  # input tokens of the requests that are planned together: their plan takes some 20 bytes a token
-PREFIX_TOKENS = 8  # so many tokens of a prefix that a row copies weigh as one token of its own
+COPIED_PER_COMPUTED = 8  # cached tokens whose copy takes about the memory that one computed token does
 
 
 class Scored(NamedTuple):
@@ -72,18 +73,29 @@ def score_shared(
     *,
     batch_size: int | None = None,
     path: str = "auto",
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = SILENT,
 ) -> SharedScores:
     """Score requests, many of which share contexts.
 
-    `path` is "tree", "plain" (each distinct request is a row of its own), or "auto": tree where the network supports it
-    (`models.trees.supports_tree`), else plain, except that a request shares the row of one that continues it. All give the
-    same numbers up to rounding. `batch_size` is a number of rows, None for automatic. Every process of `place` must pass
-    the same requests, and gets all results. `progress` is called with the number of requests that this process has
-    finished since the last call.
+    Args:
+        model: What scores.
+        requests: What is scored, the same in every process of the place.
+        place: Where it is done; None is the model's device, alone, without a memory budget.
+        batch_size: Rows of a batch; None for as many as `compute.memory` allows.
+        path: "tree", "plain" (each distinct request is a row of its own), or "auto": tree where the network supports it
+            (`models.trees.supports_tree`), else plain, except that a request shares the row of one that continues it. All
+            give the same numbers up to rounding.
+        progress: Advanced by requests: those that this process has finished, times the number of processes. The caller
+            opens the stage.
 
-    Raises ContextTooLong before any work, NonFiniteScore, OutOfMemory where a single sequence does not fit, and NoCache
-    where "tree" is asked for and not supported.
+    Returns:
+        The scores, in the order of the requests, in every process; and what they cost all processes together.
+
+    Raises:
+        ContextTooLong: A request has more input tokens than the model takes; before any work.
+        NonFiniteScore: A log-probability is NaN or infinite.
+        OutOfMemory: A single sequence does not fit.
+        NoCache: "tree" is asked for and not supported.
     """
     if path not in ("auto", "tree", "plain"):
         raise ValueError(f"unknown path '{path}': use auto, tree or plain")
@@ -109,8 +121,8 @@ def score_shared(
         else:
             sequences, plan = separately(kept.requests)
         work = _Work(model, place, kept.requests, np.bincount(kept.of), sequences, plan, limit, spent, progress)
-        found = _score_pool(work, batching)
-        scores.extend(found[i] for i in kept.of)
+        of_pool = _score_pool(work, batching)
+        scores.extend(of_pool[i] for i in kept.of)
     costs = gather.gather_by_id({place.rank: spent.tolist()}, place.size, place)
     n_tokens, n_padded, n_positions = (sum(counts) for counts in zip(*costs, strict=True))
     n_plain = sum(request.n_inputs for request in requests)
@@ -128,7 +140,7 @@ class _Work(NamedTuple):
     plan: Plan
     limit: MemoryLimit
     spent: Int64[np.ndarray, "3"]  # of this process: tokens, tokens with padding, positions; added to
-    progress: Callable[[int], None] | None
+    progress: Progress
 
 
 def _supported(model: CausalLM, requests: Sequence[Request], place: Place) -> bool:
@@ -160,10 +172,9 @@ def _score_pool(work: _Work, batching: Batching) -> list[Scored]:
     try:
         for index, rows in _batches(work.plan, batching)[work.place.rank :: work.place.size]:
             _hold(work, held, index)
-            found = _score_within_memory(work, held[-1][1] if held else None, rows)
-            scored |= found
-            if work.progress:
-                work.progress(int(work.repeats[list(found)].sum()))
+            of_batch = _score_within_memory(work, held[-1][1] if held else None, rows)
+            scored |= of_batch
+            work.progress.advance(int(work.repeats[list(of_batch)].sum()) * work.place.size)
     except Exception as error:
         failure = error
     return gather.gather_by_id(scored, len(work.requests), work.place, failure)
@@ -181,7 +192,7 @@ def _batches(plan: Plan, batching: Batching) -> list[tuple[int, list[Row]]]:
 
 def _weight(prefix_length: int) -> int:
     """Tokens of its own that a row's copy of a prefix's keys and values is counted as."""
-    return prefix_length // PREFIX_TOKENS
+    return prefix_length // COPIED_PER_COMPUTED
 
 
 def _hold(work: _Work, held: list[tuple[int, CachedPrefix]], index: int) -> None:
@@ -284,13 +295,13 @@ def _score_rows(work: _Work, prefix: CachedPrefix | None, rows: Sequence[Row]) -
 
 def _places(work: _Work, rows: Sequence[Row], layouts: list[Layout], time: int) -> _Places:
     """Where in the flattened batch the requests of these rows are read: the last places of their sequences."""
-    requests, found = list[int](), list[np.ndarray]()
+    requests, where = list[int](), list[np.ndarray]()
     for i, (row, made) in enumerate(zip(rows, layouts, strict=True)):
         for member, path in zip(row.members, made.paths, strict=True):
             for reader in work.sequences.readers[member]:
                 requests.append(reader)
-                found.append(path[len(path) - len(work.requests[reader].target) :] + i * time)
-    positions, which = np.unique(np.concatenate(found), return_inverse=True)
+                where.append(path[len(path) - len(work.requests[reader].target) :] + i * time)
+    positions, which = np.unique(np.concatenate(where), return_inverse=True)
     order = np.argsort(which, kind="stable")
     targets = np.concatenate([work.requests[reader].target for reader in requests])
     return _Places(requests, order, positions, which[order], targets[order])

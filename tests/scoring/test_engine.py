@@ -10,6 +10,7 @@ import pytest
 import torch
 from laws import requests, same_scores
 from samples import ROOT, markov_transitions, tiny_gpt2, tiny_llama
+from told import Told
 
 from lmeval.compute.place import Place
 from lmeval.errors import ContextTooLong, NonFiniteScore, OutOfMemory
@@ -27,7 +28,7 @@ from lmeval.scoring import Request, engine, request, score
 
 def plain(model: CausalLM, req: Request) -> np.ndarray:
     """One sequence through the network's own forward, log-softmax in float64."""
-    ids = torch.from_numpy(np.concatenate(req))
+    ids = torch.from_numpy(np.concatenate(req[:2]))
     with torch.no_grad():
         log_probs = model.network(input_ids=ids[None, :-1]).logits[0].double().log_softmax(-1)
     targets = ids[len(req.context) :]
@@ -67,10 +68,11 @@ def test_requests_stream():
 
 
 def test_progress_counts_every_target_once():
-    counts: list[int] = []
+    told = Told()
     made = requests(257, 64)
-    list(score(tiny_llama(), made, batch_size=4, progress=counts.append))
-    assert sum(counts) == sum(len(req.target) for req in made)
+    list(score(tiny_llama(), made, batch_size=4, progress=told))
+    assert sum(told.numbers) == sum(len(req.target) for req in made)
+    assert told.stages == []  # the caller's
 
 
 def test_a_request_longer_than_the_model_takes_is_refused():
@@ -117,9 +119,9 @@ def test_memory_that_runs_out_changes_nothing_but_the_batches(monkeypatch: pytes
     model, made = tiny_llama(dtype=torch.float64), requests(257, 64, n=40)
     expected = list(score(model, made, batch_size=16))
     Memory(monkeypatch, limit, error)
-    counts: list[int] = []
-    same_scores(model, score(model, made, batch_size=16, progress=counts.append), expected)
-    assert sum(counts) == sum(len(req.target) for req in made)
+    told = Told()
+    same_scores(model, score(model, made, batch_size=16, progress=told), expected)
+    assert sum(told.numbers) == sum(len(req.target) for req in made)
 
 
 def test_a_size_that_did_not_fit_is_not_tried_again(monkeypatch: pytest.MonkeyPatch):

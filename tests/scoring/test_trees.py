@@ -26,6 +26,7 @@ from sharing import (
     toy,
     trie_size,
 )
+from told import Told
 
 from lmeval.compute import gather
 from lmeval.compute.memory import Most
@@ -145,7 +146,7 @@ def test_a_markov_chain_gives_its_closed_form(small: None):
     model, made = toy(markov_model(transitions, context_length=64)), related_requests(4)
     found = score_shared(model, made, path="tree")
     for req, scored in zip(made, found.scores, strict=True):
-        before = np.concatenate(req)[len(req.context) - 1 : -1]
+        before = np.concatenate(req[:2])[len(req.context) - 1 : -1]
         np.testing.assert_allclose(scored.log_probs, np.log(transitions[before, req.target]), rtol=1e-12)
         assert scored.greedy == bool((transitions[before].argmax(axis=1) == req.target).all())
 
@@ -196,17 +197,30 @@ def test_equal_requests_are_scored_once_and_returned_each(small: None):
     agree(model, found.scores, by_engine(model, [a, b, a, a]))
 
 
+@pytest.mark.parametrize("path", ["tree", "plain", "auto"])
+def test_requests_of_different_media_never_merge(small: None, path: str):
+    """Whatever else conditions them is no token: one prompt below two images is two requests, and shares no prefix."""
+    model, made = tiny_llama(), related_requests(6)
+    alone = score_shared(model, made, path=path).cost
+    other = [req._replace(media="another") for req in made]
+    found = score_shared(model, [*made, *other, *made], path=path)
+    assert found.cost[:3] == tuple(2 * n for n in alone[:3]) or path != "plain"
+    assert found.cost.n_tokens == 2 * alone.n_tokens
+    assert found.cost.n_positions == 2 * alone.n_positions
+    agree(model, found.scores[len(made) : 2 * len(made)], found.scores[: len(made)])
+
+
 def test_no_requests_are_no_scores():
     assert score_shared(tiny_llama(), []) == SharedScores([], trees.Cost(0, 0, 0, 0, "tree"))
 
 
 @pytest.mark.parametrize("path", ["tree", "plain"])
 def test_progress_counts_every_request_once(small: None, path: str):
-    counts: list[int] = []
+    told = Told()
     made = related_requests(7)
-    score_shared(tiny_llama(), made, path=path, batch_size=3, progress=counts.append)
-    assert sum(counts) == len(made)
-    assert len(counts) > 3
+    score_shared(tiny_llama(), made, path=path, batch_size=3, progress=told)
+    assert sum(told.numbers) == len(made)
+    assert len(told.numbers) > 3
 
 
 def test_a_request_that_is_too_long_is_refused_before_any_work():
@@ -244,11 +258,11 @@ def test_memory_that_runs_out_changes_nothing_but_the_batches(monkeypatch: pytes
     model, made = tiny_llama(dtype=torch.float64), related_requests(9, n=150)
     expected = score_shared(model, made)
     memory = Memory(monkeypatch, limit, error)
-    counts: list[int] = []
-    found = score_shared(model, made, progress=counts.append)
+    told = Told()
+    found = score_shared(model, made, progress=told)
     agree(model, found.scores, expected.scores)
     assert [s.greedy for s in found.scores] == [s.greedy for s in expected.scores]
-    assert sum(counts) == len(made)
+    assert sum(told.numbers) == len(made)
     assert any(size > limit for size, _, _ in memory.tried)
     if limit == 60:  # a packed row was taken apart
         assert any(size > limit and rows == 1 and sequences > 1 for size, rows, sequences in memory.tried)

@@ -54,7 +54,7 @@ def questions(
 
 def trie_size(requests: list[Request]) -> int:
     """Tokens that have to go through a network however cleverly it is done: distinct beginnings of the inputs."""
-    texts = {tuple(np.concatenate([context, target[:-1]]).tolist()) for context, target in requests}
+    texts = {tuple(np.concatenate([context, target[:-1]]).tolist()) for context, target, _ in requests}
     return len({text[:i] for text in texts for i in range(1, len(text) + 1)})
 
 
@@ -103,7 +103,7 @@ def random_model(config: transformers.PretrainedConfig, dtype: torch.dtype = tor
 
 def greedy_of(model: CausalLM, req: Request) -> bool:
     """By the arg-max of the network's own logits."""
-    ids = torch.from_numpy(np.concatenate(req))
+    ids = torch.from_numpy(np.concatenate(req[:2]))
     with torch.inference_mode():
         best = model.network(input_ids=ids[None, :-1]).logits[0, len(req.context) - 1 :].argmax(dim=1)
     return bool((best.numpy() == req.target).all())
