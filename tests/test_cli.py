@@ -1,3 +1,4 @@
+import io
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ import pytest
 from samples import ROOT
 
 from lmeval.cli import COMMANDS, SECTIONS, commands
+from lmeval.cli.shared import loading
 
 HEAVY = {"accelerate", "datasets", "evaluate", "matplotlib", "numba", "sklearn", "torch", "transformers", "zuko"}
 LISTED = """
@@ -142,6 +144,29 @@ def test_an_interruption_at_any_time_is_one_line(seconds: float, tmp_path: Path)
         out, err = process.communicate(timeout=120)
     assert (process.returncode, out, err) == (130, "", "lmeval: interrupted\n")
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_loading_is_told_on_a_terminal_and_taken_back(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stderr", terminal := _Terminal())
+    with pytest.raises(ValueError, match="a model that is none"), loading("model m"):
+        assert terminal.getvalue() == "loading model m ..."
+        raise ValueError("a model that is none")
+    line, blank, end = terminal.getvalue().split("\r")
+    assert (line, blank, end) == ("loading model m ...", " " * len(line), "")
+
+
+@pytest.mark.parametrize("rank, terminal", [("0", io.StringIO()), ("1", _Terminal())], ids=["a file", "another process"])
+def test_loading_is_silent_elsewhere(rank: str, terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("RANK", rank)
+    with loading("model m"):
+        pass
+    assert terminal.getvalue() == ""
 
 
 def test_commands_are_known_by_one_name():
