@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lmeval.compute import gather
+from lmeval.compute.place import Place
 from lmeval.models import CausalLM
 from lmeval.scoring import Request, Window, Windowing, engine, score, windows
 
@@ -79,17 +80,17 @@ def processes_do_not_matter(model: CausalLM, made: list[Request], size: int) -> 
     expected = list(score(model, made, batch_size=3))
     parts: list[dict[int, np.ndarray]] = []
 
-    def take_part(mine: dict[int, np.ndarray], n: int, group: gather.Group, failure: BaseException | None = None) -> list:
+    def take_part(mine: dict[int, np.ndarray], n: int, place: Place, failure: BaseException | None = None) -> list:
         assert failure is None
         parts.append(dict(mine))
         return [mine.get(i) for i in range(n)]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gather, "gather_by_id", take_part)
-        patch.setattr(gather, "agree", lambda value, group: value)
+        patch.setattr(gather, "agree", lambda value, place: value)
         patch.setattr(engine, "POOL_BATCHES", 1 << 20)  # one pool
         for rank in range(size):
-            list(score(model, made, gather.Group(rank, size, model.device), batch_size=3))
+            list(score(model, made, Place(rank, size, model.device), batch_size=3))
     assert sorted(i for part in parts for i in part) == list(range(len(made)))  # each item once
     together = {i: value for part in parts for i, value in part.items()}
     for i, value in enumerate(expected):

@@ -27,6 +27,7 @@ from lmeval.cli.shared import (
     print_table,
 )
 from lmeval.compute import gather
+from lmeval.compute.place import Place
 from lmeval.errors import ArchiveError, EmptyInput, InputError
 
 SUFFIX = ".lmz"
@@ -259,7 +260,7 @@ def decompress_command(
         raise ArchiveError(f"salvaged what was whole; these bytes are lost and were written as zeros: {lost}")
 
 
-def _one_process(device: str) -> "gather.Group":
+def _one_process(device: str) -> Place:
     group = gather.connect(device)
     if group.size > 1:
         raise InputError(

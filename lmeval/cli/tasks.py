@@ -186,7 +186,7 @@ def _write(
 ) -> None:
     """One task is a report of its own; several are one file with all of them."""
     if json_path:
-        data: Any = results.as_json(next(iter(reports.values()))) if len(reports) == 1 else results.several_as_json(reports)
+        data: Any = results.as_json(results.together("run", tuple(reports.values()), {}))
         write_json_data(data, json_path)
     if records_path:
         prompting.write_records(records, records_path)

@@ -8,23 +8,16 @@ dead-lock, and nothing is padded with duplicates that would have to be removed a
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from lmeval.compute.place import Place
 from lmeval.errors import DeviceError, WorkerError, first_line
 
 if TYPE_CHECKING:
     import torch
 
 
-class Group(NamedTuple):
-    """The processes of this run: this one's rank in [0, size), and the device that it computes on."""
-
-    rank: int
-    size: int
-    device: "torch.device"
-
-
-def connect(device: str = "auto") -> Group:
+def connect(device: str = "auto") -> Place:
     """Join the processes that `torchrun` or `accelerate launch` started, or stand alone.
 
     `device` is "auto" (an accelerator where there is one), "cpu", "cuda" or "cuda:N". With several processes each takes the
@@ -33,11 +26,16 @@ def connect(device: str = "auto") -> Group:
     """
     wanted = _checked_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Group(0, 1, wanted)
+        return Place(0, 1, wanted)
     from accelerate import PartialState  # costs a second to import, and only several processes need it
 
     state = PartialState(cpu=wanted.type == "cpu")
-    return Group(state.process_index, state.num_processes, state.device or wanted)
+    return Place(state.process_index, state.num_processes, state.device or wanted)
+
+
+def as_place(place: Place | str, memory: int | None = None) -> Place:
+    """A place as it is; by the name of a device ("auto", "cpu", "cuda:1"), this process's place among those of the run."""
+    return connect(place)._replace(memory=memory) if isinstance(place, str) else place
 
 
 def _checked_device(device: str) -> "torch.device":
@@ -60,13 +58,13 @@ def _checked_device(device: str) -> "torch.device":
     return wanted
 
 
-def gather_by_id(mine: Mapping[int, Any], n_items: int, group: Group, failure: BaseException | None = None) -> list[Any]:
+def gather_by_id(mine: Mapping[int, Any], n_items: int, place: Place, failure: BaseException | None = None) -> list[Any]:
     """Values of items 0 .. n_items - 1 in order, from all processes, on all processes.
 
     `mine` maps global ids to picklable values. A process that failed passes its error as `failure`, so that all raise
     instead of waiting for it: it raises its own, the others WorkerError.
     """
-    if group.size == 1:
+    if place.size == 1:
         if failure is not None:
             raise failure
         parts: list[tuple[str | None, Mapping[int, Any]]] = [(None, mine)]
@@ -78,7 +76,7 @@ def gather_by_id(mine: Mapping[int, Any], n_items: int, group: Group, failure: B
             raise failure
         for rank, (message, _) in enumerate(parts):
             if message is not None:
-                raise WorkerError(f"process {rank} of {group.size} failed: {message}")
+                raise WorkerError(f"process {rank} of {place.size} failed: {message}")
     ids = sorted(i for _, part in parts for i in part)
     if ids != list(range(n_items)):
         raise AssertionError(f"{len(ids)} results for {n_items} items: the processes did not share one plan")
@@ -86,18 +84,20 @@ def gather_by_id(mine: Mapping[int, Any], n_items: int, group: Group, failure: B
     return [together[i] for i in range(n_items)]
 
 
-def agree(value: int, group: Group) -> int:
+def agree(value: int, place: Place) -> int:
     """The smallest of all processes' values, on all of them."""
-    if group.size == 1:
+    if place.size == 1:
         return value
     from accelerate.utils import gather_object
 
     return min(gather_object([value]))
 
 
-def disconnect(group: Group) -> None:
-    """Leave the group in good order: without it, process groups complain when the interpreter exits."""
+def disconnect(place: Place) -> None:
+    """Leave the processes in good order: without it, process groups complain when the interpreter exits."""
+    if place.size == 1:
+        return
     import torch
 
-    if group.size > 1 and torch.distributed.is_initialized():
+    if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lmeval import results
-from lmeval.compute.gather import Group
+from lmeval.compute.place import Place
 from lmeval.errors import LmevalError
 from lmeval.likelihood.estimate import log_likelihood
 from lmeval.likelihood.kde import kde_log_likelihood
@@ -22,7 +22,7 @@ Watch = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
 
-def compare(prepared: Prepared, group: Group, watch: Watch | None = None) -> Comparison:
+def compare(prepared: Prepared, place: Place, watch: Watch | None = None) -> Comparison:
     """Score every model on the same data. With several processes each scores a part of the data; all return the same.
 
     Raises LmevalError, with the model's name in front.
@@ -30,12 +30,12 @@ def compare(prepared: Prepared, group: Group, watch: Watch | None = None) -> Com
     began, found, sandwiches = time.perf_counter(), list[Found](), list[Sandwiched]()
     for model in prepared.models:
         try:
-            found += _found(model, prepared, group, watch or _nothing)
+            found += _found(model, prepared, place, watch or _nothing)
             if model.spec.sandwich:
-                sandwiches.append(_sandwiched(model, prepared.spec.seed, group, watch or _nothing))
+                sandwiches.append(_sandwiched(model, prepared.spec.seed, place, watch or _nothing))
         except LmevalError as error:
             raise type(error)(f"{model.spec.name}: {error}") from error
-    provenance = _provenance(prepared, group) | {"seconds": round(time.perf_counter() - began, 3)}
+    provenance = _provenance(prepared, place) | {"seconds": round(time.perf_counter() - began, 3)}
     return comparison(found, sandwiches, prepared.data.n_dims, prepared.spec.paired, _ledger(prepared), provenance)
 
 
@@ -43,15 +43,15 @@ def _nothing(_: str, __: int, ___: int) -> None:
     """A watch that does not look."""
 
 
-def _found(model: Model, prepared: Prepared, group: Group, watch: Watch) -> list[Found]:
+def _found(model: Model, prepared: Prepared, place: Place, watch: Watch) -> list[Found]:
     """Every number of one model."""
     if model.kind == "implicit":
-        return [_kde_found(model, prepared, group, watch)]
+        return [_kde_found(model, prepared, place, watch)]
     wanted = model.bounds or (BoundSpec("exact", {}),)
-    return [_bound_found(bound, model, prepared, group, watch) for bound in wanted]
+    return [_bound_found(bound, model, prepared, place, watch) for bound in wanted]
 
 
-def _bound_found(bound: BoundSpec, model: Model, prepared: Prepared, group: Group, watch: Watch) -> Found:
+def _bound_found(bound: BoundSpec, model: Model, prepared: Prepared, place: Place, watch: Watch) -> Found:
     name, label = model.spec.name, bound.label if model.kind == "latent" else "log p"
     done = log_likelihood(
         model.density.model,
@@ -59,8 +59,8 @@ def _bound_found(bound: BoundSpec, model: Model, prepared: Prepared, group: Grou
         bound.method,
         **bound.settings,
         seed=prepared.spec.seed,
-        device=group.device,
-        group=group,
+        device=place.device,
+        place=place,
         progress=lambda done, total: watch(f"{name}: {label}", done, total),
     )
     # A model with log_prob that calls it a lower bound integrates over dequantised levels, by draws that it fixes itself.
@@ -90,7 +90,7 @@ def _details(done: LogLikelihood) -> dict[str, Any]:
     return found
 
 
-def _kde_found(model: Model, prepared: Prepared, group: Group, watch: Watch) -> Found:
+def _kde_found(model: Model, prepared: Prepared, place: Place, watch: Watch) -> Found:
     name, kde = model.spec.name, model.spec.kde or KdeSpec()
     done = kde_log_likelihood(
         model.density.model,
@@ -100,7 +100,7 @@ def _kde_found(model: Model, prepared: Prepared, group: Group, watch: Watch) -> 
         bandwidths=kde.bandwidths,
         held_out=model.held_out,
         seed=prepared.spec.seed,
-        group=group,
+        place=place,
         progress=lambda done, total: watch(f"{name}: bandwidth", done, total),
     )
     details = {key: value for key, value in done._asdict().items() if key not in ("nats", "seconds")}
@@ -108,7 +108,7 @@ def _kde_found(model: Model, prepared: Prepared, group: Group, watch: Watch) -> 
     return Found(name, model.density.kind, "KDE", "estimate", done.nats, None, None, None, done.seconds, None, details)
 
 
-def _sandwiched(model: Model, seed: int, group: Group, watch: Watch) -> Sandwiched:
+def _sandwiched(model: Model, seed: int, place: Place, watch: Watch) -> Sandwiched:
     name, bound = model.spec.name, model.sandwich_bound
     settings: dict[str, Any] = dict(bound.settings) | ({"resample_below": 0.0} if bound.method == "ais" else {})
     done = sandwich(
@@ -116,8 +116,8 @@ def _sandwiched(model: Model, seed: int, group: Group, watch: Watch) -> Sandwich
         model.spec.sandwich,
         **settings,
         seed=seed,
-        device=group.device,
-        group=group,
+        device=place.device,
+        place=place,
         progress=lambda done, total: watch(f"{name}: sandwich", done, total),
     )
     lower, upper = done.lower, done.upper
@@ -146,7 +146,7 @@ def _ledger(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _provenance(prepared: Prepared, group: Group) -> dict[str, Any]:
+def _provenance(prepared: Prepared, place: Place) -> dict[str, Any]:
     spec = prepared.spec
     models = [
         {
@@ -166,8 +166,8 @@ def _provenance(prepared: Prepared, group: Group) -> dict[str, Any]:
         "data_sha256": prepared.data.sha256,
         "models": models,
         "date": results.now(),
-        "device": str(group.device),
-        "n_processes": group.size,
+        "device": str(place.device),
+        "n_processes": place.size,
         "n_threads": torch.get_num_threads(),
         "seed": spec.seed,
         "versions": results.versions(),

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmeval.compute.gather import Group, connect
+from lmeval.compute.gather import connect
+from lmeval.compute.place import Place
 from lmeval.densities.protocols import LatentShape, checked_exact, checked_latent, kind_of
 from lmeval.errors import DensityError, InputError
 from lmeval.likelihood.annealing import forward
@@ -59,7 +60,7 @@ def log_likelihood(
     leapfrogs: int = LEAPFROGS,
     seed: int = 0,
     device: str | torch.device = "cpu",
-    group: Group | None = None,
+    place: Place | None = None,
     progress: Progress | None = None,
     levels: int | None = None,
 ) -> LogLikelihood:
@@ -73,12 +74,12 @@ def log_likelihood(
     it found of the posterior ("auto" is that). A datum's number does not depend on batch, order or number of processes, only
     on its content and `seed` (in float32 up to rounding, which now and then decides an acceptance).
 
-    `levels` says that x holds levels of discrete data; then densities over real x are refused. With a `group` of processes
+    `levels` says that x holds levels of discrete data; then densities over real x are refused. With a `place` of processes
     each scores a part of the data and all get all of it. Raises DensityError, InputError, NonFiniteScore.
     """
     kind = kind_of(model)
     chosen = _method(kind, method, temperatures, gap, start)
-    place = group or Group(0, 1, connect(str(device)).device)
+    place = place or Place(0, 1, connect(str(device)).device)
     x = torch.as_tensor(x).to(place.device)
     k = PARTICLES[chosen] if particles is None else particles
     settings = checked_settings(

@@ -20,7 +20,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from lmeval.compute.gather import Group, gather_by_id
+from lmeval.compute.gather import gather_by_id
+from lmeval.compute.place import Place
 from lmeval.densities.protocols import draw
 from lmeval.errors import DensityError, EmptyInput, InputError, NonFiniteScore
 
@@ -58,7 +59,7 @@ def kde_log_likelihood(
     bandwidths: Sequence[float] | None = None,
     held_out: Tensor | None = None,
     seed: int = 0,
-    group: Group | None = None,
+    place: Place | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> KdeLikelihood:
     """Log density of x [n, D] (levels 0 .. levels - 1) under a Gaussian kernel density estimate of `samples` of the model.
@@ -71,7 +72,7 @@ def kde_log_likelihood(
     if x.ndim != 2 or not len(x):
         raise EmptyInput(f"x has shape {list(x.shape)}: give at least one datum, as [n, D]")
     began = time.perf_counter()
-    device = "cpu" if group is None else group.device
+    device = "cpu" if place is None else place.device
     drawn = draw(model, samples, seed, device).flatten(1).double().cpu().numpy()
     if drawn.shape[1] != x.shape[1]:
         raise DensityError(
@@ -89,11 +90,11 @@ def kde_log_likelihood(
     widths = sorted(bandwidths or np.geomspace(0.01, 0.6, N_BANDWIDTHS) * max(1, levels - 1))
     scores = []
     for i, width in enumerate(widths):
-        scores.append((float(width), _held_out_score(points, others, width, group)))
+        scores.append((float(width), _held_out_score(points, others, width, place)))
         if progress:
             progress(i + 1, len(widths))
     best = max(range(len(scores)), key=lambda i: scores[i][1])
-    nats = _log_density(points, queries, widths[best], group)
+    nats = _log_density(points, queries, widths[best], place)
     if not np.isfinite(nats).all():
         raise NonFiniteScore(
             f"the kernel density estimate gives datum {int((~np.isfinite(nats)).argmax())} no finite log density"
@@ -126,26 +127,26 @@ def _without(held_out: Tensor, x: Tensor) -> tuple[Values, int]:
     return rows[keep], int((~keep).sum())
 
 
-def _held_out_score(points: Values, others: Values | None, width: float, group: Group | None) -> float:
+def _held_out_score(points: Values, others: Values | None, width: float, place: Place | None) -> float:
     """Mean log density of data that the estimate was not made from."""
     if others is not None:
-        return float(_log_density(points, others, width, group).mean())
+        return float(_log_density(points, others, width, place).mean())
     folds = np.arange(len(points)) % FOLDS
     chosen = np.linspace(0, len(points) - 1, min(len(points), MAX_HELD_OUT)).astype(int)  # evenly, over all folds
     parts = [
-        _log_density(points[folds != fold], points[chosen[folds[chosen] == fold]], width, group)
+        _log_density(points[folds != fold], points[chosen[folds[chosen] == fold]], width, place)
         for fold in range(FOLDS)
         if (folds[chosen] == fold).any() and (folds != fold).any()
     ]
     return float(np.concatenate(parts).mean())
 
 
-def _log_density(points: Values, queries: Values, width: float, group: Group | None) -> Float64[np.ndarray, " n"]:
+def _log_density(points: Values, queries: Values, width: float, place: Place | None) -> Float64[np.ndarray, " n"]:
     """Log density of queries under the estimate from points, shared out over the processes."""
     from sklearn.neighbors import KernelDensity  # costs a second to import, and only implicit models need it
 
-    group = group or Group(0, 1, torch.device("cpu"))
-    mine = range(group.rank, len(queries), group.size)
+    place = place or Place(0, 1, torch.device("cpu"))
+    mine = range(place.rank, len(queries), place.size)
     failure, found = None, {}
     try:
         # One leaf: with several the library adds and subtracts bounds of whole branches, and in many dimensions rounding
@@ -155,4 +156,4 @@ def _log_density(points: Values, queries: Values, width: float, group: Group | N
             found = dict(zip(mine, estimate.score_samples(queries[list(mine)]).tolist(), strict=True))
     except Exception as error:  # the others must not wait for this process
         failure = error
-    return np.array(gather_by_id(found, len(queries), group, failure))
+    return np.array(gather_by_id(found, len(queries), place, failure))

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lmeval.compute.gather import Group, agree
+from lmeval.compute.gather import agree
+from lmeval.compute.place import Place
 from lmeval.data.images import ImageSet, binarise, read_images, threshold
 from lmeval.data.images import limited as first_of
 from lmeval.densities.modelfile import LoadedDensity, load_density
@@ -73,11 +74,11 @@ def prepare(spec: Spec, data_dir: Path | None = None, device: str | torch.device
     return Prepared(spec, data, x, models)
 
 
-def with_plans(prepared: Prepared, group: Group) -> Prepared:
+def with_plans(prepared: Prepared, place: Place) -> Prepared:
     """Temperatures chosen for every bound that names a gap, by a pilot over a few of the data; all processes agree."""
     return prepared._replace(
         models=tuple(
-            model._replace(bounds=tuple(_planned(bound, model, prepared, group) for bound in model.bounds))
+            model._replace(bounds=tuple(_planned(bound, model, prepared, place) for bound in model.bounds))
             for model in prepared.models
         )
     )
@@ -119,7 +120,7 @@ def _cost(bound: BoundSpec, n: int, data: str = "data") -> str:
     return f"{each} = {total:,} decoder evaluations, behind a pilot{foreseen}"
 
 
-def _planned(bound: BoundSpec, model: Model, prepared: Prepared, group: Group) -> BoundSpec:
+def _planned(bound: BoundSpec, model: Model, prepared: Prepared, place: Place) -> BoundSpec:
     if "gap" not in bound.settings:
         return bound
     given = dict(bound.settings)
@@ -135,7 +136,7 @@ def _planned(bound: BoundSpec, model: Model, prepared: Prepared, group: Group) -
     )
     density = model.density.model
     found = planned(density, checked_latent(density, prepared.x, prepared.data.levels), prepared.x, settings, gap)
-    given["temperatures"] = agree(found.settings.temperatures, group)
+    given["temperatures"] = agree(found.settings.temperatures, place)
     plan = {"wanted_gap_nats": gap} | {key: value for key, value in found._asdict().items() if key != "settings"}
     return BoundSpec(bound.method, given, plan)
 

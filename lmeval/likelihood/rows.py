@@ -14,7 +14,8 @@ from jaxtyping import Float64
 from torch import Tensor
 from torch.distributions import Distribution
 
-from lmeval.compute.gather import Group, gather_by_id
+from lmeval.compute.gather import gather_by_id
+from lmeval.compute.place import Place
 from lmeval.compute.threads import one_thread
 from lmeval.errors import InputError, NonFiniteScore
 from lmeval.likelihood.annealing import Annealed, effective_size
@@ -128,16 +129,16 @@ def ticking(progress: Progress | None, total: int) -> Tick:
 
 
 def scored(
-    score: Score, x: Tensor, at_once: int, group: Group, tick: Tick, *, k: int = 1, threads: bool = True
+    score: Score, x: Tensor, at_once: int, place: Place, tick: Tick, *, k: int = 1, threads: bool = True
 ) -> list[tuple[Row, ...]]:
-    """Rows of all data of x in order, at most `at_once` data together, shared out over the processes of the group.
+    """Rows of all data of x in order, at most `at_once` data together, shared out over the processes of the place.
 
     With `threads`, on a CPU, each thread takes data of its own and computes alone: a step is many short operations, and
     threads that share each of them spend their time waiting for the slowest, most of all where other programs run. Where
     `k` particles of the data would give a thread less than NUMBERS numbers to work on, there are fewer threads: they would
     wait for the interpreter instead.
     """
-    keys, mine = keys_of(x), range(group.rank, len(x), group.size)
+    keys, mine = keys_of(x), range(place.rank, len(x), place.size)
     n_threads = torch.get_num_threads() if threads and x.device.type == "cpu" else 1
     n_parts = max(1, min(n_threads, len(mine) * k * x[:1].numel() // NUMBERS))
     size = max(1, min(at_once, -(-len(mine) // n_parts)))
@@ -148,7 +149,7 @@ def scored(
         def tick_all(n: int) -> None:
             if stopped.is_set():
                 raise CancelledError
-            tick(n * len(ids) * group.size)
+            tick(n * len(ids) * place.size)
 
         found = score(x[list(ids)], ids, [keys[i] for i in ids], tick_all)
         return dict(zip(ids, found, strict=True))
@@ -162,7 +163,7 @@ def scored(
         _check_finite(rows)
     except Exception as error:  # all processes must hear of it
         failure = error
-    return gather_by_id(rows, len(x), group, failure)
+    return gather_by_id(rows, len(x), place, failure)
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmeval.compute.gather import Group, connect
+from lmeval.compute.gather import connect
+from lmeval.compute.place import Place
 from lmeval.densities.checks import calling, refuse_training_mode
 from lmeval.densities.protocols import LatentShape, checked_latent, kind_of
 from lmeval.errors import DensityError, InputError
@@ -62,7 +63,7 @@ def sandwich(
     resample_below: float = RESAMPLE_BELOW,
     seed: int = 0,
     device: str | torch.device = "cpu",
-    group: Group | None = None,
+    place: Place | None = None,
     progress: Progress | None = None,
 ) -> Sandwich:
     """Bound log p(x) from both sides for n data drawn from a latent variable model.
@@ -76,7 +77,7 @@ def sandwich(
         raise InputError(f"n is {n!r}: give the number of data to simulate, at least 1")
     n = int(n)
     settings = checked_settings(particles, temperatures, schedule, start, leapfrogs, resample_below, seed)
-    place = group or Group(0, 1, connect(str(device)).device)
+    place = place or Place(0, 1, connect(str(device)).device)
     refuse_training_mode(model)
     with torch.no_grad():
         name = type(model).__name__

@@ -15,6 +15,7 @@ from lmeval import results, stats
 from lmeval.errors import NonFiniteScore
 from lmeval.likelihood.diagnostics import PARETO_LIMIT
 from lmeval.results import Measurement, Report, Side
+from lmeval.results.table import untyped
 from lmeval.stats import Estimate
 
 DELTA = 0.01  # of the certificate: it fails once in a hundred runs
@@ -86,7 +87,13 @@ def comparison(
     gaps = [_sandwich_row(one) for one in sandwiches]
     differences = paired_rows(best, paired)
     tables = {"bounds": rows, "sandwiches": gaps, "differences": differences}
-    report = Report(tuple(m for _, m in measured), ledger, provenance, tables)
+    report = Report(
+        "likelihood",
+        tuple(m for _, m in measured),
+        {name: untyped(rows) for name, rows in tables.items()},
+        ledger,
+        provenance,
+    )
     return Comparison(report, tuple(of for of, _ in measured), tuple(found))
 
 

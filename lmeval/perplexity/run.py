@@ -25,13 +25,15 @@ import torch
 
 from lmeval import results
 from lmeval.compute import gather
+from lmeval.compute.place import Place
 from lmeval.data.documents import Corpus, Document, file_corpus, text_corpus
 from lmeval.errors import ContextTooLong, EmptyInput, InputError
 from lmeval.models import CausalLM, ModelLike, TokenRun, as_model, describe_model, encode_documents
 from lmeval.perplexity import tally
 from lmeval.results import Measurement, Report
+from lmeval.results.table import untyped
 from lmeval.scoring import BosPolicy, LogProbs, Request, Windowing, WindowRequest, rolling_requests, score
-from lmeval.stats import RatioEstimate
+from lmeval.stats import Estimate
 
 DEFAULT_CONTEXT = 2048  # for architectures without a limit of their own
 MAX_LISTED_DOCUMENTS = 1000
@@ -93,12 +95,12 @@ def perplexity(
     >>> perplexity("bundled", ["The quick brown fox jumps over the lazy dog."])["bits_per_byte"] < 8
     True
     """
-    group = gather.connect(device)
-    loaded = as_model(model, group.device, dtype)
-    group = group._replace(device=loaded.device)
+    place = gather.connect(device)
+    loaded = as_model(model, place.device, dtype)
+    place = place._replace(device=loaded.device)
     windowing = resolve(loaded, settings)
     corpus = _as_corpus(documents)
-    if group.size > 1 and not corpus.rereadable:
+    if place.size > 1 and not corpus.rereadable:
         raise InputError("several processes cannot share standard input or a pipe: name files")
     began = time.perf_counter()
     reading = _Reading()
@@ -111,7 +113,7 @@ def perplexity(
             watch.document(document)
 
     sums = tally.Tally(windowing.context, on_document)
-    for scheduled, log_probs in _scored(loaded, corpus, windowing, reading, settings, group, watch):
+    for scheduled, log_probs in _scored(loaded, corpus, windowing, reading, settings, place, watch):
         request, units = scheduled.window
         sums.add_window(scheduled.document, units, log_probs, len(request.context) - 1)
     sums.finish()
@@ -120,12 +122,13 @@ def perplexity(
     seconds = time.perf_counter() - began
     spread = sums.spread(settings.seed)
     return Report(
+        kind="perplexity",
         results=_measurements(spread, exact=not reading.inexact),
         ledger=_ledger(loaded, windowing, reading, sums, spread),
-        provenance=_provenance(loaded, corpus, reading, settings, group, seconds),
+        provenance=_provenance(loaded, corpus, reading, settings, place, seconds),
         tables={
-            "by_position": [_position_row(found) for found in sums.by_position()],
-            "documents": [document_row(document) for document in listed],
+            "by_position": untyped([_position_row(found) for found in sums.by_position()]),
+            "documents": untyped([document_row(document) for document in listed]),
         },
     )
 
@@ -184,7 +187,7 @@ def _scored(
     windowing: Windowing,
     reading: _Reading,
     settings: Settings,
-    group: gather.Group,
+    place: Place,
     watch: Watch,
 ) -> Iterator[tuple[_Scheduled, LogProbs]]:
     """Every window of the corpus with its log-probabilities, in order. The engine reads ahead by one pool."""
@@ -197,9 +200,9 @@ def _scored(
 
     def progress(n_tokens: int) -> None:
         if watch.progress:
-            watch.progress(n_tokens * group.size * reading.n_bytes // max(1, reading.n_tokens))
+            watch.progress(n_tokens * place.size * reading.n_bytes // max(1, reading.n_tokens))
 
-    for log_probs in score(model, requests(), group, batch_size=settings.batch_size, progress=progress):
+    for log_probs in score(model, requests(), place, batch_size=settings.batch_size, progress=progress):
         yield ahead.popleft(), log_probs
 
 
@@ -245,7 +248,7 @@ def _measurements(spread: tally.Spread, *, exact: bool) -> tuple[Measurement, ..
     return tuple(sorted(reported, key=lambda m: METRICS.index(m.name)))
 
 
-def _ratio_measurements(unit: str, nats: RatioEstimate) -> tuple[Measurement, Measurement]:
+def _ratio_measurements(unit: str, nats: Estimate) -> tuple[Measurement, Measurement]:
     """Bits per unit, and the perplexity exp(nats per unit) with the interval's ends mapped and a delta-method error."""
     ln2, ci = math.log(2), nats.ci95
     bits = Measurement(
@@ -311,7 +314,7 @@ def _ledger(
 
 
 def _provenance(
-    model: CausalLM, corpus: Corpus, reading: _Reading, settings: Settings, group: gather.Group, seconds: float
+    model: CausalLM, corpus: Corpus, reading: _Reading, settings: Settings, place: Place, seconds: float
 ) -> dict[str, Any]:
     return {
         "task": "perplexity",
@@ -322,8 +325,8 @@ def _provenance(
             "sha256": reading.digest.hexdigest(),
             "n_bytes": reading.n_bytes,
         },
-        "device": str(group.device),
-        "n_processes": group.size,
+        "device": str(place.device),
+        "n_processes": place.size,
         "n_threads": torch.get_num_threads(),
         "batch_size": settings.batch_size or "auto",
         "seed": settings.seed,

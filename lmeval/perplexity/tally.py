@@ -126,11 +126,11 @@ class Tally:
         return [found for found in bins if found.row[TOKENS]]
 
 
-def ratio(spread: Spread, denominator: int) -> stats.RatioEstimate:
+def ratio(spread: Spread, denominator: int) -> stats.Estimate:
     """Nats over one of the other columns, with its standard error and interval."""
     if spread.bootstrap is not None:
         return stats.bootstrapped_ratio(spread.moments.total, spread.bootstrap, NATS, denominator)
     if spread.method == "documents":
         return stats.linearised_ratio(spread.moments, NATS, denominator)
     total = spread.moments.total
-    return stats.RatioEstimate(float(total[NATS] / total[denominator]), None, None, spread.n)
+    return stats.Estimate(float(total[NATS] / total[denominator]), None, None, spread.n, spread.n)

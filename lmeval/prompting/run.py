@@ -9,6 +9,7 @@ import torch
 
 from lmeval import results
 from lmeval.compute import gather
+from lmeval.compute.place import Place
 from lmeval.data.resources import BUNDLED_FOR_TASKS, data_folder
 from lmeval.errors import ContextTooLong, InputError, InputNotFound
 from lmeval.messages import nearest
@@ -54,13 +55,13 @@ def run_task(
     several seeds an item is left out under all of them if it does not fit under one, so that all seeds score the same items.
     Raises InputError, ModelError and their kin.
     """
-    group = gather.connect(device)
+    place = gather.connect(device)
     if not isinstance(task, Task):
         task = read_task(task_path(task), data_folder=data_folder, allow_code=allow_code)
     asking = ask(task, settings)
     _check_metrics(task, asking)
-    loaded = as_model(BUNDLED_FOR_TASKS if model == "bundled" else model, group.device, dtype)
-    group = group._replace(device=loaded.device)
+    loaded = as_model(BUNDLED_FOR_TASKS if model == "bundled" else model, place.device, dtype)
+    place = place._replace(device=loaded.device)
     began = time.perf_counter()
     encoded = encode_prompts(loaded, asking.prompts)
     fits = [loaded.context_length is None or one.n_inputs <= loaded.context_length for one in encoded]
@@ -82,13 +83,13 @@ def run_task(
         nonlocal done
         done += n
         if progress:
-            progress(done, -(-len(requests) // group.size))
+            progress(done, -(-len(requests) // place.size))
 
-    scored = score_shared(loaded, requests, group, batch_size=settings.batch_size, path=settings.path, progress=advance)
+    scored = score_shared(loaded, requests, place, batch_size=settings.batch_size, path=settings.path, progress=advance)
     by_prompt = _by_prompt(wanted, encoded, scored.scores)
     seconds = time.perf_counter() - began
     records = tuple(_record(item, asking.prompts, encoded, by_prompt) for item in kept)
-    found = RecordSet(_header(task, settings, asking, loaded, group, scored, _Left(kept, long, encoded), seconds), records)
+    found = RecordSet(_header(task, settings, asking, loaded, place, scored, _Left(kept, long, encoded), seconds), records)
     return TaskRun(summarise(found), found)
 
 
@@ -171,7 +172,7 @@ def _header(
     settings: RunSettings,
     asking: Asking,
     model: CausalLM,
-    group: gather.Group,
+    place: Place,
     scored: SharedScores,
     left: _Left,
     seconds: float,
@@ -203,8 +204,8 @@ def _header(
         "data_sha256": results.text_sha256("\n".join(dict.fromkeys(item.row.id for item in asking.items))),
         "date": results.now(),
         "model": describe_model(model),
-        "device": str(group.device),
-        "n_processes": group.size,
+        "device": str(place.device),
+        "n_processes": place.size,
         "n_threads": torch.get_num_threads(),
         "settings": settings._asdict(),
         "seconds": round(seconds, 3),

@@ -15,6 +15,7 @@ from lmeval.prompting import measures
 from lmeval.prompting.records import Record, RecordSet
 from lmeval.prompting.rules import RULES, Scores, rule_scores, same_choices
 from lmeval.results import Measurement, Report
+from lmeval.results.table import untyped
 from lmeval.specs.tasks import CHOICE
 from lmeval.stats import Estimate, SeedSpread
 
@@ -32,7 +33,9 @@ def summarise(found: RecordSet) -> Report:
     ledger = {**found.header.get("ledger", {}), "interval": _interval(found.records)}
     if found.header.get("output_type") == CHOICE:
         ledger["n_ties"] = measures.ties(RULES["sum"].scores(found.records) or [])
-    return Report(results, ledger, found.header.get("provenance", {}), tables)
+    return Report(
+        "run", results, {name: untyped(rows) for name, rows in tables.items()}, ledger, found.header.get("provenance", {})
+    )
 
 
 def _choice_tables(found: RecordSet) -> tuple[tuple[Measurement, ...], dict[str, list[Mapping[str, Any]]]]:

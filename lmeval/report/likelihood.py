@@ -15,7 +15,7 @@ Row = Mapping[str, Any]
 
 def likelihood_tables(report: Report) -> RenderableType:
     """One comparison: what was scored, all bounds, sandwiches, differences; notes under each say how to read it."""
-    bounds, sandwiches, differences = (report.tables[name] for name in ("bounds", "sandwiches", "differences"))
+    bounds, sandwiches, differences = (report.tables[name].rows for name in ("bounds", "sandwiches", "differences"))
     parts: list[RenderableType] = [_head(report), "", _bounds(bounds), "", *_notes(bounds)]
     if sandwiches:
         parts += ["", "on data simulated from each model itself", _sandwiches(sandwiches), "", *SANDWICH_NOTES]

@@ -20,17 +20,17 @@ def task_tables(report: Report) -> RenderableType:
     if "rules" not in report.tables:
         bounds = [m if m.side != "lower" else m._replace(name=f"{m.name}, at least") for m in report.results]
         return Group(*parts, measurement_table(bounds))
-    parts += [_rules(report.tables["rules"]), ""]
+    parts += [_rules(report.tables["rules"].rows), ""]
     extra = [m for m in report.results if m.name in ("exact_match", "f1")]
     if extra:
         parts += [measurement_table(extra), ""]
     bar = "bar: accuracy, mark: where it would end at that confidence"
-    parts += [f"calibration of the rule sum ({bar})", _reliability(report.tables["reliability"])]
+    parts += [f"calibration of the rule sum ({bar})", _reliability(report.tables["reliability"].rows)]
     if "confusion" in report.tables:
-        parts += ["", "right and predicted answers, rule sum", _confusion(report.tables["confusion"])]
+        parts += ["", "right and predicted answers, rule sum", _confusion(report.tables["confusion"].rows)]
     if "shot_seeds" in report.tables:
         parts += ["", "accuracy by the seed of the examples (spread: what their draw alone adds from seed to seed)"]
-        parts.append(_seeds(report.tables["shot_seeds"], report.ledger["seeds"]))
+        parts.append(_seeds(report.tables["shot_seeds"].rows, report.ledger["seeds"]))
     return Group(*parts)
 
 

@@ -5,8 +5,9 @@ import functools
 import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 @functools.cache
@@ -14,13 +15,13 @@ def versions() -> dict[str, str]:
     """Versions of the interpreter and of every library whose arithmetic or parsing a number depends on."""
     names = ("lmeval", "torch", "transformers", "tokenizers", "accelerate", "datasets")
     names += ("numpy", "scipy", "scikit-learn", "zuko")
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in names:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed
 
 
 def now() -> str:
@@ -36,3 +37,34 @@ def text_sha256(text: str) -> str:
 def files_sha256(paths: Sequence[str]) -> str:
     """SHA-256 of the bytes of files one after the other, in hex."""
     return hashlib.sha256(b"".join(Path(path).read_bytes() for path in paths)).hexdigest()
+
+
+def provenance(
+    kind: str,
+    *,
+    inputs: Mapping[str, Any] | None = None,
+    models: Sequence[Mapping[str, Any]] = (),
+    place: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    seconds: float | None = None,
+) -> dict[str, Any]:
+    """By what, from what, when and where a report was made, JSON-ready; the one builder for every capability.
+
+    Args:
+        kind: The report's kind.
+        inputs: What was read, such as {"corpus": {"sources", "sha256", "n_bytes"}}.
+        models: A description of every model.
+        place: Device, processes and threads (`compute.place.describe_place`); left out where no model computed.
+        settings: The settings of the run, seeds included.
+        seconds: How long it took.
+    """
+    return {
+        "kind": kind,
+        "date": now(),
+        "inputs": dict(inputs or {}),
+        "models": [dict(model) for model in models],
+        **(place or {}),
+        "settings": dict(settings or {}),
+        "seconds": None if seconds is None else round(seconds, 3),
+        "versions": versions(),
+    }

@@ -1,73 +1,122 @@
-"""What a run reports: measurements, the ledger of what was scored, provenance; and their JSON.
+"""The one result of everything that computes: measurements, tables, items, the ledger of what was done, provenance.
 
-The JSON is versioned: {"schema": 1, "results": [Measurement...], "ledger": {...}, "provenance": {...}}.
+Its JSON is versioned: {"schema": 2, "kind", "results": [...], "ledger", "provenance", "tables", "items", "parts"}.
 """
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lmeval.errors import NonFiniteScore
+from lmeval.results import items as item_data
+from lmeval.results import table as table_data
 from lmeval.results.files import write_text
-from lmeval.results.measurement import Measurement
-from lmeval.results.provenance import now, versions
+from lmeval.results.items import Items
+from lmeval.results.measurement import Measurement, is_of
+from lmeval.results.table import Table
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that a run says: the measurements, and JSON-ready mappings. `tables` holds further named lists of rows."""
+    """All that a run says.
 
-    results: tuple[Measurement, ...]
-    ledger: Mapping[str, Any]
-    provenance: Mapping[str, Any]
-    tables: Mapping[str, Sequence[Mapping[str, Any]]]
+    `kind` names the capability. `results` are the measurements, `tables` named tables of raw values, `ledger` tells what was
+    done and left out, `provenance` by what and when; `items` holds the values of each item where there are any that a
+    comparison can pair. `parts` are the reports of several tasks that were run together.
+    """
+
+    kind: str
+    results: tuple[Measurement, ...] = ()
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    ledger: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    items: Items | None = None
+    parts: tuple["Report", ...] = ()
 
     def __getitem__(self, name: str) -> float:
-        """Value of the measurement called `name`."""
+        """Value of the first measurement called `name`."""
         return find(self, name).value
 
 
-def find(report: Report, name: str) -> Measurement:
-    """The measurement called `name`; KeyError names those that the report has."""
+def find(report: Report, name: str, **of: str) -> Measurement:
+    """The first measurement called `name` of what the keywords say, such as `find(report, "acc", task="copa")`.
+
+    Raises:
+        KeyError: It names the measurements that the report has.
+    """
     for measurement in report.results:
-        if measurement.name == name:
+        if measurement.name == name and is_of(measurement, of):
             return measurement
-    raise KeyError(f"{name} is not among {', '.join(m.name for m in report.results)}")
+    raise KeyError(f"{name} is not among {', '.join(dict.fromkeys(m.name for m in report.results))}")
+
+
+def together(kind: str, parts: tuple[Report, ...], provenance: Mapping[str, Any]) -> Report:
+    """One report of several: it has all of their results, and each of them whole as a part. A single one stays itself."""
+    if len(parts) == 1:
+        return parts[0]
+    results = tuple(measurement for part in parts for measurement in part.results)
+    return Report(kind, results, ledger={"n_parts": len(parts)}, provenance=provenance, parts=parts)
+
+
+def with_of(report: Report, **of: str) -> Report:
+    """The report whose measurements all say in addition what the keywords say."""
+    return replace(report, results=tuple(m._replace(of={**of, **m.of}) for m in report.results))
+
+
+def leaves(report: Report) -> tuple[Report, ...]:
+    """The reports of a report of several; itself where it has no parts."""
+    return tuple(leaf for part in report.parts for leaf in leaves(part)) if report.parts else (report,)
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """The report as JSON-ready data. Raises NonFiniteScore rather than write a number that JSON cannot hold."""
+    """The report as JSON-ready data.
+
+    Raises:
+        NonFiniteScore: A measurement holds a number that JSON cannot.
+    """
     for m in report.results:
         if not all(math.isfinite(x) for x in (m.value, m.stderr or 0.0, *(m.ci95 or ()))):
             raise NonFiniteScore(
                 f"{m.name} is {m.value}, interval {m.ci95}: a result must be finite; look at the documents one by one"
             )
-    return {
+    data = {
         "schema": SCHEMA,
-        "results": [m._asdict() for m in report.results],
+        "kind": report.kind,
+        "results": [m._asdict() | {"of": dict(m.of)} for m in report.results],
         "ledger": dict(report.ledger),
         "provenance": dict(report.provenance),
-        **{name: list(rows) for name, rows in report.tables.items()},
+        "tables": {name: table_data.as_json(table) for name, table in report.tables.items()},
     }
+    if report.items is not None:
+        data["items"] = item_data.as_json(report.items)
+    if report.parts:
+        data["parts"] = [as_json(part) for part in report.parts]
+    return data
 
 
-def several_as_json(reports: Mapping[str, Report]) -> dict[str, Any]:
-    """Reports of several tasks as one: all results with their task, and each report whole under "tasks"."""
-    tasks = {name: as_json(report) for name, report in reports.items()}
-    return {
-        "schema": SCHEMA,
-        "results": [{"task": name, **result} for name, task in tasks.items() for result in task["results"]],
-        "ledger": {"n_tasks": len(tasks)},
-        "provenance": {"date": now(), "versions": versions()},
-        "tasks": tasks,
-    }
+def from_json(data: Mapping[str, Any]) -> Report:
+    """The report that `as_json` wrote. Raises KeyError, TypeError and ValueError for anything else."""
+    return Report(
+        kind=str(data["kind"]),
+        results=tuple(_measurement(row) for row in data["results"]),
+        tables={name: table_data.from_json(table) for name, table in data["tables"].items()},
+        ledger=data["ledger"],
+        provenance=data["provenance"],
+        items=item_data.from_json(data["items"]) if "items" in data else None,
+        parts=tuple(from_json(part) for part in data.get("parts", ())),
+    )
 
 
 def write_json(report: Report, path: Path) -> None:
     """Write the report's JSON whole or not at all."""
     write_text(json.dumps(as_json(report), indent=2, allow_nan=False) + "\n", path)
+
+
+def _measurement(row: Mapping[str, Any]) -> Measurement:
+    ci95 = row["ci95"]
+    return Measurement(**{**row, "ci95": None if ci95 is None else (float(ci95[0]), float(ci95[1]))})

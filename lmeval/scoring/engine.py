@@ -1,7 +1,7 @@
 """The engine: requests in, log-probabilities of their target tokens out, in the order of the requests.
 
 Requests are taken in pools. Inside a pool they are sorted by length and cut into batches; the batches are dealt out to the
-processes of the group, scored, gathered by id, and yielded in order. So any number of requests streams through constant
+processes of the place, scored, gathered by id, and yielded in order. So any number of requests streams through constant
 memory, and neither batch size nor order nor number of processes changes a result beyond rounding.
 """
 
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 
 from lmeval.compute import gather
+from lmeval.compute.place import Place
 from lmeval.errors import ContextTooLong, NonFiniteScore, OutOfMemory
 from lmeval.models import CausalLM, target_log_probs
 from lmeval.scoring.batching import Batching, automatic_batching, for_lengths, plan_batches
@@ -25,7 +26,7 @@ POOL_BATCHES = 32  # batches of a pool and process: enough to sort by length, fe
 def score(
     model: CausalLM,
     requests: Iterable[Request],
-    group: gather.Group | None = None,
+    place: Place | None = None,
     *,
     batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
@@ -33,30 +34,30 @@ def score(
     """Log-probabilities in nats of each request's target tokens, in the order of the requests.
 
     Arrays are float32, or float64 for a float64 model. `batch_size` is a number of sequences, None for automatic. Every
-    process of `group` must pass the same requests, and gets all results. `progress` is called with the number of target
+    process of `place` must pass the same requests, and gets all results. `progress` is called with the number of target
     tokens that this process has scored.
 
     Raises ContextTooLong, NonFiniteScore, and OutOfMemory where a single sequence does not fit.
     """
-    group = group or gather.Group(0, 1, model.device)
+    place = place or Place(0, 1, model.device)
     batching = automatic_batching(model) if batch_size is None else Batching(batch_size, 1 << 40)
-    batching = batching._replace(tokens=gather.agree(batching.tokens, group))
+    batching = batching._replace(tokens=gather.agree(batching.tokens, place))
     memory = MemoryLimit()
     iterator = iter(requests)
-    while pool := _take_pool(model, iterator, batching, group.size):
+    while pool := _take_pool(model, iterator, batching, place.size):
         lengths = [request.n_inputs for request in pool]
         batches = plan_batches(lengths, for_lengths(batching, model, max(lengths)))
         scored: dict[int, LogProbs] = {}
         failure = None
         try:
-            for batch in batches[group.rank :: group.size]:
+            for batch in batches[place.rank :: place.size]:
                 members = [pool[i] for i in batch]
                 scored.update(zip(batch, _score_within_memory(model, members, memory), strict=True))
                 if progress:
                     progress(sum(len(request.target) for request in members))
         except Exception as error:
             failure = error
-        yield from gather.gather_by_id(scored, len(pool), group, failure)
+        yield from gather.gather_by_id(scored, len(pool), place, failure)
 
 
 def _take_pool(model: CausalLM, requests: Iterator[Request], batching: Batching, processes: int) -> list[Request]:

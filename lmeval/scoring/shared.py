@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int64
 
 from lmeval.compute import gather
+from lmeval.compute.place import Place
 from lmeval.errors import NoCache, OutOfMemory
 from lmeval.models import CausalLM
 from lmeval.models.logprobs import Readings, read_targets
@@ -67,7 +68,7 @@ class SharedScores(NamedTuple):
 def score_shared(
     model: CausalLM,
     requests: Sequence[Request],
-    group: gather.Group | None = None,
+    place: Place | None = None,
     *,
     batch_size: int | None = None,
     path: str = "auto",
@@ -77,7 +78,7 @@ def score_shared(
 
     `path` is "tree", "plain" (each distinct request is a row of its own), or "auto": tree where the network supports it
     (`models.trees.supports_tree`), else plain, except that a request shares the row of one that continues it. All give the
-    same numbers up to rounding. `batch_size` is a number of rows, None for automatic. Every process of `group` must pass
+    same numbers up to rounding. `batch_size` is a number of rows, None for automatic. Every process of `place` must pass
     the same requests, and gets all results. `progress` is called with the number of requests that this process has
     finished since the last call.
 
@@ -86,12 +87,12 @@ def score_shared(
     """
     if path not in ("auto", "tree", "plain"):
         raise ValueError(f"unknown path '{path}': use auto, tree or plain")
-    group = group or gather.Group(0, 1, model.device)
+    place = place or Place(0, 1, model.device)
     check_lengths(model, requests)
     batching = automatic_batching(model) if batch_size is None else Batching(batch_size, 1 << 40)
-    batching = batching._replace(tokens=gather.agree(batching.tokens, group))
+    batching = batching._replace(tokens=gather.agree(batching.tokens, place))
     batching = for_lengths(batching, model, max((request.n_inputs for request in requests), default=1))
-    tree = path != "plain" and _supported(model, requests, group)
+    tree = path != "plain" and _supported(model, requests, place)
     if path == "tree" and not tree:
         kind = type(model.network).__name__
         raise NoCache(
@@ -109,9 +110,9 @@ def score_shared(
         else:
             sequences, plan = separately(kept.requests)
         work = _Work(model, kept.requests, np.bincount(kept.of), sequences, plan, memory, spent, progress)
-        found = _score_pool(work, batching, group)
+        found = _score_pool(work, batching, place)
         scores.extend(found[i] for i in kept.of)
-    costs = gather.gather_by_id({group.rank: spent.tolist()}, group.size, group)
+    costs = gather.gather_by_id({place.rank: spent.tolist()}, place.size, place)
     n_tokens, n_padded, n_positions = (sum(counts) for counts in zip(*costs, strict=True))
     n_plain = sum(request.n_inputs for request in requests)
     return SharedScores(scores, Cost(n_tokens, n_padded, n_positions, n_plain, "tree" if tree else "plain"))
@@ -130,11 +131,11 @@ class _Work(NamedTuple):
     progress: Callable[[int], None] | None
 
 
-def _supported(model: CausalLM, requests: Sequence[Request], group: gather.Group) -> bool:
+def _supported(model: CausalLM, requests: Sequence[Request], place: Place) -> bool:
     """Whether all processes find that the network reads trees of the sizes that these requests make."""
     sizes = [request.n_inputs for request in requests]
     longest = max(sizes, default=1)
-    return bool(gather.agree(int(supports_tree(model, longest, min(sum(sizes), max(ROW_TOKENS, longest)))), group))
+    return bool(gather.agree(int(supports_tree(model, longest, min(sum(sizes), max(ROW_TOKENS, longest)))), place))
 
 
 def _pools(requests: Sequence[Request]) -> Iterator[list[Request]]:
@@ -151,13 +152,13 @@ def _pools(requests: Sequence[Request]) -> Iterator[list[Request]]:
         yield pool
 
 
-def _score_pool(work: _Work, batching: Batching, group: gather.Group) -> list[Scored]:
+def _score_pool(work: _Work, batching: Batching, place: Place) -> list[Scored]:
     """Scores of the pool's distinct requests, in order, from all processes."""
     scored: dict[int, Scored] = {}
     held: list[tuple[int, Prefix]] = []  # the prefixes that are in memory, each the parent of the next
     failure = None
     try:
-        for index, rows in _batches(work.plan, batching)[group.rank :: group.size]:
+        for index, rows in _batches(work.plan, batching)[place.rank :: place.size]:
             _hold(work, held, index)
             found = _score_within_memory(work, held[-1][1] if held else None, rows)
             scored |= found
@@ -165,7 +166,7 @@ def _score_pool(work: _Work, batching: Batching, group: gather.Group) -> list[Sc
                 work.progress(int(work.repeats[list(found)].sum()))
     except Exception as error:
         failure = error
-    return gather.gather_by_id(scored, len(work.requests), group, failure)
+    return gather.gather_by_id(scored, len(work.requests), place, failure)
 
 
 def _batches(plan: Plan, batching: Batching) -> list[tuple[int, list[Row]]]:

@@ -6,8 +6,8 @@ is a mean over items, whose units are the items or, where items share a passage 
 """
 
 from lmeval.stats.clusters import cluster_codes
-from lmeval.stats.estimates import CONFIDENCE, Estimate, RatioEstimate, mean_estimate, student_quantile, wilson_interval
-from lmeval.stats.paired import McNemar, mcnemar, paired_difference
+from lmeval.stats.estimates import CONFIDENCE, Estimate, mean_estimate, student_quantile, wilson_interval
+from lmeval.stats.paired import Difference, McNemar, mcnemar, mean_difference, paired_difference, ratio_difference
 from lmeval.stats.ratios import Moments, add_row, bootstrapped_ratio, linearised_ratio, no_moments
 from lmeval.stats.resampling import BlockBootstrap, automatic_block_length, block_bootstrap
 from lmeval.stats.seeds import SeedSpread, seed_variance
@@ -16,10 +16,10 @@ from lmeval.stats.significance import holm, minimum_detectable_effect, t_test
 __all__ = [
     "CONFIDENCE",
     "BlockBootstrap",
+    "Difference",
     "Estimate",
     "McNemar",
     "Moments",
-    "RatioEstimate",
     "SeedSpread",
     "add_row",
     "automatic_block_length",
@@ -29,10 +29,12 @@ __all__ = [
     "holm",
     "linearised_ratio",
     "mcnemar",
+    "mean_difference",
     "mean_estimate",
     "minimum_detectable_effect",
     "no_moments",
     "paired_difference",
+    "ratio_difference",
     "seed_variance",
     "student_quantile",
     "t_test",

@@ -14,19 +14,6 @@ from lmeval.stats.clusters import cluster_codes
 CONFIDENCE = 0.95
 
 
-class RatioEstimate(NamedTuple):
-    """A ratio of sums with its uncertainty, in the units of numerator / denominator.
-
-    `stderr` and `ci95` are None where fewer than two units were seen: one unit says nothing about spread. `n` counts the
-    units that the standard error rests on.
-    """
-
-    value: float
-    stderr: float | None
-    ci95: tuple[float, float] | None
-    n: int
-
-
 def student_quantile(degrees_of_freedom: int) -> float:
     """Two-sided 95% quantile of Student's t.
 
@@ -37,10 +24,10 @@ def student_quantile(degrees_of_freedom: int) -> float:
 
 
 class Estimate(NamedTuple):
-    """A mean over items with its uncertainty, in the items' unit.
+    """A mean over items, or a ratio of sums over them, with its uncertainty, in its unit.
 
     `n` counts items, `n_clusters` the independent units behind `stderr` (clusters, or items where there are none).
-    `stderr` and `ci95` are None where there are fewer than two such units.
+    `stderr` and `ci95` are None where there are fewer than two such units: one says nothing about spread.
     """
 
     value: float

@@ -14,7 +14,7 @@ from commands import Ran, Run, assert_one_line
 from samples import ROOT, shared
 from small_densities import weights_of, write_density, write_images, write_spec
 
-from lmeval.compute.gather import Group
+from lmeval.compute.place import Place
 from lmeval.likelihood.compare import compare
 from lmeval.likelihood.prepare import prepare
 from lmeval.likelihood.spec import read_spec
@@ -60,7 +60,7 @@ def test_the_command_writes_what_the_functions_return(run: Run, here: Path):
     succeeded(ran)
     first = {"images": "images.npy", "binarise": {"seed": 0}, "limit": 7}
     spec = read_spec(write_spec(here / "other.yaml", MODELS, first, seed=5))
-    expected = compare(prepare(spec), Group(0, 1, torch.device("cpu")))
+    expected = compare(prepare(spec), Place(0, 1, torch.device("cpu")))
     ours, theirs = json.loads((here / "o.json").read_text()), json.loads(json.dumps(as_json(expected)))
     for data in (ours, theirs):
         data["provenance"].pop("spec_sha256")

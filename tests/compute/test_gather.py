@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from lmeval.compute import gather
-from lmeval.compute.gather import Group, gather_by_id
+from lmeval.compute.gather import gather_by_id
+from lmeval.compute.place import Place
 from lmeval.errors import DeviceError, NonFiniteScore, WorkerError
 
-ALONE = Group(0, 1, torch.device("cpu"))
+ALONE = Place(0, 1, torch.device("cpu"))
 
 
 def gather_as_group(
@@ -23,7 +24,7 @@ def gather_as_group(
             accelerate.utils, "gather_object", lambda mine, rank=rank: sent if mine == [sent[rank]] else None
         )
         try:
-            got.append(gather_by_id(part, n_items, Group(rank, len(parts), torch.device("cpu")), failures.get(rank)))
+            got.append(gather_by_id(part, n_items, Place(rank, len(parts), torch.device("cpu")), failures.get(rank)))
         except Exception as error:
             got.append(error)
     return got
@@ -89,5 +90,5 @@ def test_a_device_of_another_kind_that_is_not_here_is_named(name: str):
 
 def test_agreement_is_on_the_smallest(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(accelerate.utils, "gather_object", lambda mine: [9, *mine, 7])
-    assert gather.agree(8, Group(1, 3, torch.device("cpu"))) == 7
+    assert gather.agree(8, Place(1, 3, torch.device("cpu"))) == 7
     assert gather.agree(8, ALONE) == 8

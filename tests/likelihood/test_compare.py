@@ -10,7 +10,7 @@ import pytest
 import torch
 from small_densities import weights_of, write_density, write_images, write_spec
 
-from lmeval.compute.gather import Group
+from lmeval.compute.place import Place
 from lmeval.densities.modelfile import load_density
 from lmeval.errors import DensityError, NonFiniteScore
 from lmeval.likelihood import compare as module
@@ -21,7 +21,7 @@ from lmeval.likelihood.prepare import prepare, with_plans
 from lmeval.likelihood.spec import read_spec
 from lmeval.likelihood.summary import Comparison, as_json, records
 
-ALONE = Group(0, 1, torch.device("cpu"))
+ALONE = Place(0, 1, torch.device("cpu"))
 BOUNDS = ["elbo", {"iwae": 50}, {"smc": {"particles": 8, "temperatures": 4}}, {"ais": {"particles": 8, "temperatures": 4}}]
 SAMPLER = {"name": "sampler", "model": "implicit", "kde": {"samples": 200, "bandwidths": [0.3, 0.5]}}
 MODELS = [

@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
-from lmeval.compute.gather import Group
+from lmeval.compute.place import Place
 from lmeval.errors import DensityError, EmptyInput, InputError, NonFiniteScore
 from lmeval.likelihood.kde import kde_log_likelihood
 
@@ -183,7 +183,7 @@ def test_a_part_of_the_processes_work_is_a_part_of_the_result(monkeypatch: pytes
     whole = estimate(Cloud(8, 3, 3), x, held_out=held_out, bandwidths=[1.0, 2.0])
     parts: dict[int, list[dict[int, float]]] = {}
 
-    def gathered(mine: dict[int, float], n: int, group: Group, failure: BaseException | None) -> list[float]:
+    def gathered(mine: dict[int, float], n: int, place: Place, failure: BaseException | None) -> list[float]:
         assert failure is None
         parts.setdefault(n, []).append(mine)
         return [mine.get(i, 0.0) for i in range(n)]
@@ -191,7 +191,7 @@ def test_a_part_of_the_processes_work_is_a_part_of_the_result(monkeypatch: pytes
     monkeypatch.setattr("lmeval.likelihood.kde.gather_by_id", gathered)
     for rank in range(3):
         estimate(
-            Cloud(8, 3, 3), x, held_out=held_out, bandwidths=[whole.bandwidth], group=Group(rank, 3, torch.device("cpu"))
+            Cloud(8, 3, 3), x, held_out=held_out, bandwidths=[whole.bandwidth], place=Place(rank, 3, torch.device("cpu"))
         )
     together = {i: value for part in parts[11] for i, value in part.items()}
     np.testing.assert_allclose([together[i] for i in range(11)], whole.nats, rtol=1e-12)

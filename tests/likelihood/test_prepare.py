@@ -9,7 +9,7 @@ import torch
 from samples import shared
 from small_densities import weights_of, write_density, write_images, write_spec
 
-from lmeval.compute.gather import Group
+from lmeval.compute.place import Place
 from lmeval.data.images import read_images
 from lmeval.errors import DensityError, InputError, InputNotFound, LmevalError, MixedSpaces, ModelNotFound, TaskFileError
 from lmeval.likelihood.planner import Planned
@@ -17,7 +17,7 @@ from lmeval.likelihood.prepare import Prepared, changed, costs, prepare, with_pl
 from lmeval.likelihood.runs import Settings
 from lmeval.likelihood.spec import DEFAULT_BOUNDS, BoundSpec, read_spec, spec_path
 
-ALONE = Group(0, 1, torch.device("cpu"))
+ALONE = Place(0, 1, torch.device("cpu"))
 GREY = {"images": "images.npy"}
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal
 from toy_densities import settings_for
 
-from lmeval.compute.gather import Group
+from lmeval.compute.place import Place
 from lmeval.errors import InputError, NonFiniteScore, WorkerError
 from lmeval.likelihood import rows as rows_module
 from lmeval.likelihood.annealing import Annealed, effective_size
@@ -23,7 +23,7 @@ from lmeval.likelihood.rows import LogLikelihood, Row, Tick, collected, quiet_di
 from lmeval.likelihood.runs import Ready
 from lmeval.stats import mean_estimate
 
-ALONE = Group(0, 1, torch.device("cpu"))
+ALONE = Place(0, 1, torch.device("cpu"))
 X = torch.arange(11.0)[:, None] ** 2
 
 
@@ -65,13 +65,13 @@ def as_group(monkeypatch: pytest.MonkeyPatch, size: int, score: Any) -> list[Any
         with monkeypatch.context() as patch:
             patch.setattr(accelerate.utils, "gather_object", catch)
             with pytest.raises(InterruptedError):
-                scored(score, X, 2, Group(rank, size, torch.device("cpu")), lambda _: None)
+                scored(score, X, 2, Place(rank, size, torch.device("cpu")), lambda _: None)
     got = []
     for rank in range(size):
         with monkeypatch.context() as patch:
             patch.setattr(accelerate.utils, "gather_object", lambda _: sent)
             try:
-                got.append(scored(score, X, 2, Group(rank, size, torch.device("cpu")), lambda _: None))
+                got.append(scored(score, X, 2, Place(rank, size, torch.device("cpu")), lambda _: None))
             except Exception as error:
                 got.append(error)
     return got
@@ -98,7 +98,7 @@ def test_keys_do_not_depend_on_the_processes(monkeypatch: pytest.MonkeyPatch):
         return sent if len(sent) == 2 else [(None, {i: (Row(0.0),) for i in range(0, 22, 2)}), mine[0]]
 
     monkeypatch.setattr(accelerate.utils, "gather_object", gather)
-    scored(score, x, 4, Group(1, 2, torch.device("cpu")), lambda _: None)
+    scored(score, x, 4, Place(1, 2, torch.device("cpu")), lambda _: None)
     assert {i: rows[0].nats for i, rows in sent[0][1].items()} == {i: expected[i] for i in range(1, 22, 2)}
 
 

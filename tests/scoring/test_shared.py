@@ -28,6 +28,7 @@ from sharing import (
 )
 
 from lmeval.compute import gather
+from lmeval.compute.place import Place
 from lmeval.errors import ContextTooLong, NoCache, NonFiniteScore, OutOfMemory
 from lmeval.models import CausalLM, from_pair
 from lmeval.models.toys import byte_tokenizer, markov_model, uniform_model
@@ -318,15 +319,15 @@ def test_processes_do_not_matter(monkeypatch: pytest.MonkeyPatch, small: None, s
     expected = score_shared(model, made, batch_size=2)
     parts: list[dict] = []
 
-    def take_part(mine: dict, n: int, group: gather.Group, failure: BaseException | None = None) -> list:
+    def take_part(mine: dict, n: int, place: Place, failure: BaseException | None = None) -> list:
         assert failure is None
         parts.append(dict(mine))
         return [mine.get(i, (0, 0, 0) if n == size else Scored(np.zeros(0), False)) for i in range(n)]
 
     monkeypatch.setattr(gather, "gather_by_id", take_part)
-    monkeypatch.setattr(gather, "agree", lambda value, group: value)
+    monkeypatch.setattr(gather, "agree", lambda value, place: value)
     for rank in range(size):
-        score_shared(model, made, gather.Group(rank, size, model.device), batch_size=2)
+        score_shared(model, made, Place(rank, size, model.device), batch_size=2)
     scored = [part for part in parts if any(isinstance(value, Scored) for value in part.values())]
     assert len(scored) == size
     ids = sorted(i for part in scored for i in part)
@@ -340,36 +341,36 @@ def test_processes_do_not_matter(monkeypatch: pytest.MonkeyPatch, small: None, s
 WORKER = """
 import sys
 import numpy as np
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = [sys.argv[2], sys.argv[2] + "/support"]
 import pytest
 from samples import tiny_llama
 from sharing import make_prefixes_small, related_requests
 from lmeval.compute import gather
 from lmeval.scoring import score_shared, shared
 
-group = gather.connect("cpu")
+place = gather.connect("cpu")
 model, made = tiny_llama(), related_requests(12, n=120)
 with pytest.MonkeyPatch.context() as patch:
     make_prefixes_small(patch)
     alone = score_shared(model, made, batch_size=3)
-    together = score_shared(model, made, group, batch_size=3)
+    together = score_shared(model, made, place, batch_size=3)
     equal = all(np.array_equal(a.log_probs, b.log_probs) and a.greedy == b.greedy
                 for a, b in zip(alone.scores, together.scores, strict=True))
     same_cost = alone.cost.n_positions == together.cost.n_positions and alone.cost.n_tokens <= together.cost.n_tokens
     inner = shared._score_rows
     def fail(*arguments):
-        if group.rank == 1:
+        if place.rank == 1:
             raise ZeroDivisionError("rank 1 broke")
         return inner(*arguments)
     shared._score_rows = fail
     try:
-        score_shared(model, made, group, batch_size=3)
+        score_shared(model, made, place, batch_size=3)
         failure = "none"
     except Exception as error:
         failure = f"{type(error).__name__}: {error}"
-with open(f"{sys.argv[1]}/{group.rank}", "w") as out:
-    out.write(f"{group.size} {len(together.scores)} {equal} {same_cost} {failure}")
-gather.disconnect(group)
+with open(f"{sys.argv[1]}/{place.rank}", "w") as out:
+    out.write(f"{place.size} {len(together.scores)} {equal} {same_cost} {failure}")
+gather.disconnect(place)
 """
 
 
@@ -378,7 +379,7 @@ def test_two_real_processes_agree_and_a_failing_one_stops_both(tmp_path: Path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     run = subprocess.run(
-        [*launch, str(tmp_path / "worker.py"), str(tmp_path), str(ROOT / "tests" / "support")],
+        [*launch, str(tmp_path / "worker.py"), str(tmp_path), str(ROOT / "tests")],
         env=environment,
         capture_output=True,
         text=True,

@@ -75,9 +75,9 @@ def test_interval_covers_the_truth_as_often_as_it_says():
 
 
 def test_one_unit_says_nothing_about_spread():
-    assert linearised_ratio(moments_of(np.array([[3.0, 2.0]])), Y, X) == (1.5, None, None, 1)
+    assert linearised_ratio(moments_of(np.array([[3.0, 2.0]])), Y, X) == (1.5, None, None, 1, 1)
     rows = np.array([[3.0, 2.0]])
-    assert bootstrapped_ratio(rows.sum(axis=0), block_bootstrap(rows, 1, 0), Y, X) == (1.5, None, None, 1)
+    assert bootstrapped_ratio(rows.sum(axis=0), block_bootstrap(rows, 1, 0), Y, X) == (1.5, None, None, 1, 1)
 
 
 def test_equal_units_have_no_spread():

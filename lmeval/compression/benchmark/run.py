@@ -19,6 +19,7 @@ from lmeval.data.resources import BUNDLED_MODEL, package_folder, reference_folde
 from lmeval.errors import EmptyInput
 from lmeval.models import CausalLM
 from lmeval.results import Measurement, Report, now, versions
+from lmeval.results.table import untyped
 
 
 class Row(NamedTuple):
@@ -78,6 +79,7 @@ def benchmark(
         known = identify(len(data), hashlib.sha256(data).hexdigest())
         rows += [] if known is None else _published_rows(known)
     return Report(
+        kind="benchmark",
         results=tuple(m for row in rows if not row.published for m in _measurements(row)),
         ledger={
             "n_bytes": {name: len(data) for name, data in corpora},
@@ -92,7 +94,7 @@ def benchmark(
             "seconds": round(time.perf_counter() - began, 3),
             "versions": versions(),
         },
-        tables={"benchmark": [row._asdict() for row in rows]},
+        tables={"benchmark": untyped([row._asdict() for row in rows])},
     )
 
 

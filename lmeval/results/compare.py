@@ -1,0 +1,312 @@
+"""Two results of one kind on the same items: how far apart are they, and how sure is that? Knows no capability.
+
+Pairing item by item removes what the items have in common: documents that are hard for both models cancel. The difference
+has the interval of paired items; the correlation says how much pairing helped. Comparing two separate standard errors, as
+lm-evaluation-harness's model comparator does, leaves the covariance out and makes the error of the difference too large
+where models fail on the same items.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lmeval.errors import InputError
+from lmeval.messages import nearest
+from lmeval.results.items import ItemMetric, ItemRecord, groups
+from lmeval.results.measurement import Measurement, Side, difference_side, label
+from lmeval.results.report import Report, leaves
+from lmeval.results.table import Column, Table, count, words
+from lmeval.stats import paired, significance
+from lmeval.stats.estimates import Estimate
+
+OF_A_RUN = ("model", "compressor", "bound", "side")  # what two runs over the same items may differ in
+MAIN = {"run": ("acc",), "likelihood": ("log_likelihood_nats",), "perplexity": ("bits_per_byte", "bits_per_token")}
+"""The metrics that are compared where nobody names any: the first that both results have; of other kinds all of them."""
+
+
+class Pair(NamedTuple):
+    """One metric over the items that results a and b share.
+
+    `of` says what the two have in common, `of_a` and `of_b` what each is of alone. `correlation` is Pearson's over the
+    items, None where one of them does not vary. `binary` says that every value is 0 or 1.
+    """
+
+    metric: ItemMetric
+    of: Mapping[str, str]
+    of_a: Mapping[str, str]
+    of_b: Mapping[str, str]
+    value_a: float
+    value_b: float
+    difference: Estimate
+    correlation: float | None
+    mcnemar: paired.McNemar | None
+    method: str
+    n_only_a: int
+    n_only_b: int
+
+
+def compare_reports(a: Report, b: Report, metrics: Sequence[str] = (), names: tuple[str, str] = ("a", "b")) -> Report:
+    """Paired differences a - b of all metrics that two reports of one kind share, with Holm's adjustment over all rows.
+
+    Args:
+        a: A report whose items are kept.
+        b: Another of the same kind.
+        metrics: Names of the metrics to compare; empty for the kind's main one.
+        names: What a and b are called, such as their files.
+
+    Returns:
+        A report of kind "compare" whose results are called `<metric>_difference`, each with its 95% interval, and whose
+        table "differences" has a row for each.
+
+    Raises:
+        InputError: The reports are of different kinds, hold no items, or have no item or metric in common.
+    """
+    pairs = [pair for kind, part_a, part_b in _matching_parts(a, b, names) for pair in _pairs(kind, part_a, part_b, metrics)]
+    if not pairs:
+        raise InputError(f"{names[0]} and {names[1]} have no metric over the same items in common: nothing to compare")
+    tests = [_test(pair) for pair in pairs]
+    p_values = [p for _, p in tests if p is not None]
+    adjusted = iter(significance.holm(p_values))
+    rows = [_row(pair, test, p, None if p is None else next(adjusted)) for pair, (test, p) in zip(pairs, tests, strict=True)]
+    inputs = {"a": names[0], "b": names[1]}
+    ledger = {**inputs, "compared": a.kind, "n_comparisons": len(rows), "holm_over": len(p_values)}
+    return Report("compare", tuple(map(_measurement, pairs)), {"differences": Table(COLUMNS, tuple(rows))}, ledger)
+
+
+COLUMNS = (
+    words("of", ""),
+    words("metric", "measure"),
+    count("n", "items"),
+    Column("a", "A", digits=4),
+    Column("b", "B", digits=4),
+    Column("difference", "A - B", digits=4, style="signed"),
+    Column("ci95", "95% interval", digits=4),
+    count("right_in_a_only", "only A right"),
+    count("right_in_b_only", "only B right"),
+    Column("correlation", "correlation", digits=3),
+    Column("p_value", "p", style="words"),
+    Column("p_holm", "p (Holm)", style="words"),
+    Column("minimum_detectable_effect", "detectable", digits=4),
+    words("verdict", ""),
+)
+
+
+def _matching_parts(a: Report, b: Report, names: tuple[str, str]) -> Iterator[tuple[str, Report, Report]]:
+    """Parts of a and b that answer the same question: of one kind and, of several, of one task."""
+    parts_a, parts_b = ([part for part in leaves(report) if part.items is not None] for report in (a, b))
+    for name, report, parts in ((names[0], a, parts_a), (names[1], b, parts_b)):
+        if not parts:
+            raise InputError(
+                f"{name} holds no items to compare (it is of kind {report.kind}): give what --json or --records of "
+                "perplexity, run, likelihood or benchmark wrote"
+            )
+    kinds_a, kinds_b = ({part.kind for part in parts} for parts in (parts_a, parts_b))
+    if not kinds_a & kinds_b:
+        raise InputError(
+            f"{names[0]} is of kind {', '.join(sorted(kinds_a))} and {names[1]} of kind {', '.join(sorted(kinds_b))}: "
+            "give two results of one kind"
+        )
+    by_task = {(part.kind, _task(part)): part for part in parts_b}
+    matched = [(part, by_task[key]) for part in parts_a if (key := (part.kind, _task(part))) in by_task]
+    if not matched:
+        tasks = [", ".join(dict.fromkeys(_task(part) for part in parts)) for parts in (parts_a, parts_b)]
+        raise InputError(f"{names[0]} has the tasks {tasks[0]} and {names[1]} has {tasks[1]}: no task is in both")
+    for part_a, part_b in matched:
+        yield part_a.kind, part_a, part_b
+
+
+def _task(part: Report) -> str:
+    """The task that a part's items are of; empty for kinds without tasks."""
+    records = part.items.records if part.items else ()
+    return records[0].of.get("task", "") if records else ""
+
+
+def _pairs(kind: str, a: Report, b: Report, wanted: Sequence[str]) -> Iterator[Pair]:
+    assert a.items is not None and b.items is not None
+    in_b = {metric.name: metric for metric in b.items.metrics}
+    common = [metric for metric in a.items.metrics if metric.name in in_b]
+    ordered = a.items.ordered and b.items.ordered
+    for of_a, of_b, records_a, records_b in _matching_groups(a.items.records, b.items.records):
+        available = [m for m in common if _has(m, records_a) and _has(m, records_b)]
+        for metric in _chosen(kind, available, wanted, label(of_a)):
+            yield _pair(metric, dict(of_a), dict(of_b), records_a, records_b, ordered)
+
+
+def _matching_groups(
+    a: Sequence[ItemRecord], b: Sequence[ItemRecord]
+) -> Iterator[tuple[Mapping[str, str], Mapping[str, str], list[ItemRecord], list[ItemRecord]]]:
+    """Records of a and b that are of the same; what is left over is paired where all but model and compressor agree and
+    only one of each side does."""
+    groups_a, groups_b = groups(a), groups(b)
+    same = [key for key in groups_a if key in groups_b]
+    for key in same:
+        yield dict(key), dict(key), groups_a[key], groups_b[key]
+    left_a, left_b = (_by_rest(key for key in grouped if key not in same) for grouped in (groups_a, groups_b))
+    for rest, keys_a in left_a.items():
+        keys_b = left_b.get(rest, [])
+        if len(keys_a) == len(keys_b) == 1:
+            yield dict(keys_a[0]), dict(keys_b[0]), groups_a[keys_a[0]], groups_b[keys_b[0]]
+
+
+Key = tuple[tuple[str, str], ...]
+
+
+def _by_rest(keys: Iterator[Key]) -> dict[Key, list[Key]]:
+    by_rest: dict[Key, list[Key]] = defaultdict(list)
+    for key in keys:
+        by_rest[tuple(pair for pair in key if pair[0] not in OF_A_RUN)].append(key)
+    return by_rest
+
+
+def _has(metric: ItemMetric, records: Sequence[ItemRecord]) -> bool:
+    names = [name for name in (metric.numerator, metric.denominator) if name]
+    return all(name in record.values for record in records for name in names)
+
+
+def _chosen(kind: str, available: Sequence[ItemMetric], wanted: Sequence[str], of: str) -> Sequence[ItemMetric]:
+    by_name = {metric.name: metric for metric in available}
+    if not wanted:
+        main = [name for name in MAIN.get(kind, ()) if name in by_name]
+        return [by_name[main[0]]] if main else available
+    for name in wanted:
+        if name not in by_name:
+            raise InputError(
+                f"{of or kind} has no {name} in both results{nearest(name, by_name)}: there are {', '.join(sorted(by_name))}"
+            )
+    return [by_name[name] for name in wanted]
+
+
+def _pair(
+    metric: ItemMetric,
+    of_a: Mapping[str, str],
+    of_b: Mapping[str, str],
+    a: Sequence[ItemRecord],
+    b: Sequence[ItemRecord],
+    ordered: bool,
+) -> Pair:
+    values_a, values_b = _values(metric, a), _values(metric, b)
+    items = [item for item in values_a if item in values_b]
+    if not items:
+        raise InputError(
+            f"no item is in both results ({len(values_a)} and {len(values_b)} items): compare runs over the same data"
+        )
+    rows_a, rows_b = (np.array([values[item] for item in items]) for values in (values_a, values_b))
+    clusters = _clusters([*a, *b], items)
+    if metric.denominator:
+        compared = paired.ratio_difference(rows_a, rows_b, clusters, ordered=ordered)
+    else:
+        compared = paired.mean_difference(rows_a[:, 0], rows_b[:, 0], clusters)
+    binary = not metric.denominator and bool(np.isin([rows_a[:, 0], rows_b[:, 0]], (0.0, 1.0)).all())
+    return Pair(
+        metric=metric,
+        of={key: value for key, value in of_a.items() if of_b.get(key) == value},
+        of_a={key: value for key, value in of_a.items() if of_b.get(key) != value},
+        of_b={key: value for key, value in of_b.items() if of_a.get(key) != value},
+        value_a=compared.a,
+        value_b=compared.b,
+        difference=compared.difference,
+        correlation=compared.correlation,
+        mcnemar=paired.mcnemar(rows_a[:, 0] == 1, rows_b[:, 0] == 1) if binary else None,
+        method=compared.method,
+        n_only_a=len(values_a) - len(items),
+        n_only_b=len(values_b) - len(items),
+    )
+
+
+def _values(metric: ItemMetric, records: Sequence[ItemRecord]) -> dict[str, np.ndarray]:
+    """Numerator and denominator (1 for a mean) of each item, scaled; means over seeds. Raises InputError where a value is
+    not finite."""
+    sums: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for record in records:
+        top = metric.scale * record.values[metric.numerator]
+        under = record.values[metric.denominator] if metric.denominator else 1.0
+        if not np.isfinite([top, under]).all():
+            raise InputError(f"item {record.item} has the {metric.name} {top}: it must be a finite number")
+        sums[record.item].append((top, under))
+    return {item: np.mean(rows, axis=0) for item, rows in sums.items()}
+
+
+def _clusters(records: Sequence[ItemRecord], items: Sequence[str]) -> list[str] | None:
+    """The cluster of each item; None where none has one. Raises InputError where some have and some have not."""
+    named = {record.item: record.cluster for record in records if record.cluster is not None}
+    if not named:
+        return None
+    lost = next((item for item in items if item not in named), None)
+    if lost is not None:
+        raise InputError(f"item {lost} has no cluster: give one to every item, or to none")
+    return [named[item] for item in items]
+
+
+def _test(pair: Pair) -> tuple[str | None, float | None]:
+    """Name and p-value of the test that fits: exact McNemar where independent items are right or wrong, else the t test of
+    the paired differences; None where there are too few items for one."""
+    if pair.mcnemar is not None and pair.difference.n_clusters == pair.difference.n > 1:
+        return "mcnemar", pair.mcnemar.p_value
+    p = significance.t_test(pair.difference)
+    return (None, None) if p is None else ("t", p)
+
+
+def _verdict(pair: Pair, side: Side) -> str:
+    """What the interval says at 95%: a bound speaks for one direction only, an estimate for none."""
+    if pair.difference.ci95 is None:
+        return "too few items to tell"
+    low, high = pair.difference.ci95
+    if (low > 0 and side in ("exact", "lower")) or (high < 0 and side in ("exact", "upper")):
+        return "A is better" if (low > 0) == pair.metric.higher_is_better else "B is better"
+    return "no difference seen" if side == "exact" else "does not order them"
+
+
+def _side(pair: Pair) -> Side:
+    """The side of the difference, from those of the two numbers."""
+    of_a, of_b = ({**pair.of, **of} for of in (pair.of_a, pair.of_b))
+    return difference_side(of_a.get("side", pair.metric.side), of_b.get("side", pair.metric.side))
+
+
+def _measurement(pair: Pair) -> Measurement:
+    difference = pair.difference
+    apart = {f"{key}_{side}": value for side, of in (("a", pair.of_a), ("b", pair.of_b)) for key, value in of.items()}
+    return Measurement(
+        name=f"{pair.metric.name}_difference",
+        value=difference.value,
+        unit=pair.metric.unit,
+        side=_side(pair),
+        stderr=difference.stderr,
+        ci95=difference.ci95,
+        n=difference.n,
+        higher_is_better=pair.metric.higher_is_better,
+        of={**pair.of, **apart},
+    )
+
+
+def _row(pair: Pair, test: str | None, p: float | None, p_holm: float | None) -> dict[str, Any]:
+    difference, side = pair.difference, _side(pair)
+    effect = None if difference.stderr is None else significance.minimum_detectable_effect(difference.stderr)
+    return {
+        "of": label(pair.of),
+        "of_a": dict(pair.of_a),
+        "of_b": dict(pair.of_b),
+        "metric": pair.metric.name,
+        "unit": pair.metric.unit,
+        "n": difference.n,
+        "n_clusters": difference.n_clusters,
+        "n_only_a": pair.n_only_a,
+        "n_only_b": pair.n_only_b,
+        "a": pair.value_a,
+        "b": pair.value_b,
+        "difference": difference.value,
+        "stderr": difference.stderr,
+        "ci95": None if difference.ci95 is None else list(difference.ci95),
+        "correlation": pair.correlation,
+        "right_in_a_only": pair.mcnemar.only_a if pair.mcnemar else None,
+        "right_in_b_only": pair.mcnemar.only_b if pair.mcnemar else None,
+        "method": pair.method,
+        "test": test,
+        "p_value": p,
+        "p_holm": p_holm,
+        "minimum_detectable_effect": effect,
+        "higher_is_better": pair.metric.higher_is_better,
+        "side": side,
+        "verdict": _verdict(pair, side),
+    }
