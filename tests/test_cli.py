@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 import pytest
-from samples import ROOT
+from samples import ROOT, tiny_gpt2
 
 from lmeval.cli import COMMANDS, SECTIONS, commands
 from lmeval.cli.shared import loading
+from lmeval.prompting import RunSettings, run_task, write_records
 
 HEAVY = {"accelerate", "datasets", "evaluate", "matplotlib", "numba", "sklearn", "torch", "transformers", "zuko"}
 LISTED = """
@@ -77,13 +78,7 @@ def test_archives_are_inspected_without_a_library_of_numbers(arguments: list[str
 
 def test_results_are_read_without_a_model(tmp_path: Path):
     records = tmp_path / "records.jsonl"
-    ran = subprocess.run(
-        [sys.executable, "-m", "lmeval", "run", "sentiment", "--limit", "8", "--records", str(records)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == 0, ran.stderr
+    write_records([run_task("sentiment", tiny_gpt2(), RunSettings(limit=8)).records], records)
     for arguments in (["rescore", records], ["compare", records, records]):
         status, modules = modules_of(*arguments)
         assert status == 0
@@ -130,7 +125,7 @@ def test_an_interruption_while_modules_are_imported_is_one_line(name: str, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.1, 0.4, 1.0, 2.0, 4.0])
+@pytest.mark.parametrize("seconds", [0.0, 0.1, 0.4, 1.0, 3.0])
 def test_an_interruption_at_any_time_is_one_line(seconds: float, tmp_path: Path):
     (tmp_path / "text.txt").write_text("a few words " * 200_000)  # longer than the test waits, on any machine
     arguments = ["perplexity", "text.txt", "--json", "out.json"]
