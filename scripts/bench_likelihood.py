@@ -68,13 +68,13 @@ from torch.nn.functional import softplus
 from lmeval.densities.layers import Layers, Linear, run_layers
 from lmeval.densities.modelfile import load_density
 from lmeval.densities.networks import LayeredVAE
-from lmeval.densities.protocols import checked_latent
+from lmeval.densities.protocols import check_latent
 from lmeval.errors import LmevalError
 from lmeval.likelihood import Sandwich, log_likelihood, sandwich
 from lmeval.likelihood.annealing import forward
 from lmeval.likelihood.noise import Streams, keys_of
 from lmeval.likelihood.rows import quiet_distributions
-from lmeval.likelihood.runs import LEAPFROGS, checked_settings, made_ready
+from lmeval.likelihood.runs import LEAPFROGS, fix_settings, prepare_run
 from lmeval.likelihood.schedules import sigmoid_at
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -379,10 +379,10 @@ def speed(options: argparse.Namespace, console: Console) -> Found:
 def speed_contestants(model: Any, x: Tensor, times: int) -> list[Contestant]:
     d, n = model.prior.event_shape[0], len(x)
     repeated, z = x.repeat(CHAINS, 1), torch.randn(CHAINS * n, d)
-    shape, keys, ids = checked_latent(model, x), keys_of(x), tuple(range(n))
-    settings = checked_settings(CHAINS, RUN_TEMPERATURES, "thermodynamic", "auto", LEAPFROGS, 0.5, 0)
+    shape, keys, ids = check_latent(model, x), keys_of(x), tuple(range(n))
+    settings = fix_settings(CHAINS, RUN_TEMPERATURES, "thermodynamic", "auto", LEAPFROGS, 0.5, 0)
     with quiet_distributions():
-        ready = made_ready(model, shape, x, ids, keys, settings)
+        ready = prepare_run(model, shape, x, ids, keys, settings)
 
     def loop(log_prob: Callable[[Tensor], Tensor]) -> float:
         for _ in range(times):

@@ -13,7 +13,7 @@ from lmeval import report, results
 from lmeval.cli.shared import check_outputs, device_option, json_option, print_table, write_json_data
 from lmeval.compute import gather
 from lmeval.likelihood.compare import compare
-from lmeval.likelihood.prepare import changed, costs, prepare, with_plans
+from lmeval.likelihood.prepare import cost_lines, plan_gaps, prepare, with_overrides
 from lmeval.likelihood.spec import Spec, locate, read_spec, spec_path
 from lmeval.likelihood.summary import Comparison, as_json, records
 
@@ -57,14 +57,14 @@ def likelihood_command(
       bounds       list of: elbo, iwae, ais, smc; or with settings: {smc: {particles, temperatures or gap, start}}
       seed, paired (the model that the others are compared with)
     """
-    wanted = changed(read_spec(spec_path(spec)), limit, seed)
+    wanted = with_overrides(read_spec(spec_path(spec)), limit, seed)
     check_outputs([path for path in (json_path, records_path) if path], _inputs(wanted, data_dir))
     if folder:
         report.check_folder(folder)
     group = gather.connect(device)
-    prepared = with_plans(prepare(wanted, data_dir, group.device), group)
+    prepared = plan_gaps(prepare(wanted, data_dir, group.device), group)
     if group.rank == 0:
-        for line in costs(prepared):
+        for line in cost_lines(prepared):
             click.echo(line, err=True)
     with _progress(wanted.name, show=group.rank == 0) as watch:
         found = compare(prepared, group, watch)

@@ -7,15 +7,15 @@
 from lmeval.data.images import ImageSet, Tags, binarise, image_set, limited, read_images, require_same_space, threshold
 from lmeval.densities.adapters import Flow, TokenImages, from_autoencoder_kl, from_causal_lm, from_flow, from_pythae
 from lmeval.densities.modelfile import LoadedDensity, is_density, load_density
-from lmeval.densities.networks import DequantizedFlow, Generator, LayeredVAE, Made
+from lmeval.densities.networks import DequantisedFlow, Generator, LayeredVAE, Made
 from lmeval.densities.protocols import (
     Exact,
     Implicit,
     Kind,
     Latent,
     LatentShape,
-    checked_exact,
-    checked_latent,
+    check_exact,
+    check_latent,
     draw,
     kind_of,
 )
@@ -23,7 +23,7 @@ from lmeval.densities.spaces import (
     Logit,
     bits_per_dim,
     check_normalised,
-    dequantised,
+    dequantise,
     from_logits,
     in_logit_space,
     log_mean_exp,
@@ -32,7 +32,7 @@ from lmeval.densities.spaces import (
 )
 
 __all__ = [
-    "DequantizedFlow",
+    "DequantisedFlow",
     "Exact",
     "Flow",
     "Generator",
@@ -49,10 +49,10 @@ __all__ = [
     "TokenImages",
     "binarise",
     "bits_per_dim",
+    "check_exact",
+    "check_latent",
     "check_normalised",
-    "checked_exact",
-    "checked_latent",
-    "dequantised",
+    "dequantise",
     "draw",
     "from_autoencoder_kl",
     "from_causal_lm",

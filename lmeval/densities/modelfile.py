@@ -46,7 +46,7 @@ from torch.distributions import Distribution
 from lmeval.data.images import BINARISATIONS
 from lmeval.data.resources import bundled_densities, reference_folder
 from lmeval.densities.layers import ACTIVATIONS, Layers, Linear, check_layers
-from lmeval.densities.networks import OBSERVATIONS, DequantizedFlow, Generator, LayeredVAE, Made, made_of, outputs_per_pixel
+from lmeval.densities.networks import OBSERVATIONS, DequantisedFlow, Generator, LayeredVAE, Made, made_of, outputs_per_pixel
 from lmeval.errors import DensityError, ModelNotFound, first_line
 from lmeval.messages import nearest
 from lmeval.models.fingerprints import tensors_sha256
@@ -66,7 +66,7 @@ _OPTIONAL = {"binarisation", "trained_on", "log_std", "log_var", "direct"}
 _NETWORKS = ("encoder", "mean", "log_std", "log_var", "decoder", "layers", "direct")
 _FLOW_KEYS = {"kind", "transforms", "hidden", "bins"}
 
-Density = LayeredVAE | Made | DequantizedFlow | Generator
+Density = LayeredVAE | Made | DequantisedFlow | Generator
 
 
 class LoadedDensity(NamedTuple):
@@ -246,7 +246,7 @@ def _implicit(keys: DensityKeys, weights: Mapping[str, Tensor]) -> Generator:
     return Generator(layers, values["levels"], n_dims, values["latent"])
 
 
-def _flow(keys: DensityKeys, weights: Mapping[str, Tensor], device: str | torch.device) -> DequantizedFlow:
+def _flow(keys: DensityKeys, weights: Mapping[str, Tensor], device: str | torch.device) -> DequantisedFlow:
     checks = Distribution._validate_args  # pyright: ignore[reportPrivateUsage]
     import zuko  # slow to import, and only flows need it
 
@@ -268,7 +268,7 @@ def _flow(keys: DensityKeys, weights: Mapping[str, Tensor], device: str | torch.
     left = sorted(set(weights) - set(parameters))
     if left:
         raise DensityError(f"{keys.path}: the weights file holds {left[0]}, which the flow does not have")
-    return DequantizedFlow(flow.to(device).eval(), values["levels"], n_dims, values["alpha"], values["dequantisations"])
+    return DequantisedFlow(flow.to(device).eval(), values["levels"], n_dims, values["alpha"], values["dequantisations"])
 
 
 def _layer_names(keys: DensityKeys, key: str) -> list[str]:

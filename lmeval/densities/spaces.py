@@ -20,7 +20,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from lmeval.data.images import Tags
-from lmeval.densities.checks import Data, calling, check_log_prob, checked_data, name_of, own_random_state
+from lmeval.densities.checks import Data, call_foreign, check_data, check_log_prob, name_of, own_random_state
 from lmeval.densities.protocols import Exact
 from lmeval.errors import DensityError, InputError, NonFiniteScore
 from lmeval.results import Side
@@ -85,7 +85,7 @@ def uniform_levels(levels: int, n_dims: int) -> UniformLevels:
 
 @dataclass(frozen=True)
 class Dequantised:
-    """A density of real numbers as a lower bound on the log-probability of levels. `dequantised` makes one with its checks.
+    """A density of real numbers as a lower bound on the log-probability of levels. `dequantise` makes one with its checks.
 
         log P(k) >= E log( 1/K sum_j p(k + u_j) ),    u_1 .. u_K uniform in [0, 1)^D
 
@@ -104,7 +104,7 @@ class Dequantised:
     @torch.no_grad()
     def log_prob(self, x: Data) -> Float64[Tensor, " n"]:
         """The bound, nats an image, for levels x. Raises InputError where x holds no levels."""
-        checked_data(x, self.levels)
+        check_data(x, self.levels)
         upper = self.levels if self.space == "levels" else 1
         constant = 0.0 if self.space == "levels" else x[0].numel() * math.log(self.levels)
         last_inside = torch.nextafter(torch.tensor(upper, dtype=x.dtype), torch.tensor(0, dtype=x.dtype)).item()
@@ -117,7 +117,7 @@ class Dequantised:
         return torch.cat(bounds)
 
 
-def dequantised(density: Exact, levels: int, draws: int = 1, *, space: Space = "unit", seed: int = 0) -> Dequantised:
+def dequantise(density: Exact, levels: int, draws: int = 1, *, space: Space = "unit", seed: int = 0) -> Dequantised:
     """The dequantisation bound of a density of [0, 1]^D ("unit") or of [0, levels)^D ("levels"). Raises InputError."""
     if space not in ("levels", "unit"):
         raise InputError(f"space is {space!r}: a density is of 'unit', [0, 1]^D, or of 'levels', [0, {levels})^D")
@@ -136,7 +136,7 @@ def _noise_of(row: Tensor, draws: int, seed: int) -> Tensor:
 
 def _density_at(density: Exact, values: Tensor) -> Tensor:
     name = f"{name_of(density)}.log_prob"
-    return check_log_prob(calling(lambda: density.log_prob(values), name, values), values, name)
+    return check_log_prob(call_foreign(lambda: density.log_prob(values), name, values), values, name)
 
 
 def margin_of(alpha: float, convention: Convention) -> float:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from lmeval.likelihood.diagnostics import pareto_k, tail_size
 from lmeval.likelihood.noise import Streams, own_seed
-from lmeval.likelihood.paths import Target, log_observation, log_prior, log_weights, sampled
+from lmeval.likelihood.paths import Target, log_observation, log_prior, log_weights, sample_start
 
 
-class Weighed(NamedTuple):
+class WeightSummary(NamedTuple):
     """Of each datum, float64 [batch]: log of the mean weight, mean log-weight and its standard deviation over draws,
     effective sample size, Pareto k."""
 
@@ -23,7 +23,7 @@ class Weighed(NamedTuple):
     pareto_k: np.ndarray
 
 
-def weighed(target: Target, k: int, streams: Streams, at_once: int, encoded: bool) -> Weighed:
+def weigh(target: Target, k: int, streams: Streams, at_once: int, encoded: bool) -> WeightSummary:
     """k independent log-weights log p(x, z) - log q(z) of each datum, `at_once` of them in memory.
 
     `encoded`: z comes from model.encode(x), whatever family that is; else from the target's start. The mean log-weight is
@@ -37,7 +37,7 @@ def weighed(target: Target, k: int, streams: Streams, at_once: int, encoded: boo
     keep, shift = tail_size(k) + 1, None
     for first in range(0, k, at_once):
         n = min(at_once, k - first)
-        w = _encoded_weights(target, n, streams) if encoded else log_weights(target, sampled(target, n, streams))
+        w = _encoded_weights(target, n, streams) if encoded else log_weights(target, sample_start(target, n, streams))
         shift = w[0] if shift is None else shift
         log_sum = torch.logaddexp(log_sum, torch.logsumexp(w, 0))
         log_squares = torch.logaddexp(log_squares, torch.logsumexp(2 * w, 0))
@@ -47,7 +47,7 @@ def weighed(target: Target, k: int, streams: Streams, at_once: int, encoded: boo
     offset = mean - (shift if shift is not None else 0.0)
     variance = (squares / k - offset**2).clamp_min(0.0) * (k / max(1, k - 1))
     ess = torch.exp(2 * log_sum - log_squares)
-    return Weighed(
+    return WeightSummary(
         (log_sum - math.log(k)).cpu().numpy(),
         mean.cpu().numpy(),
         variance.sqrt().cpu().numpy(),

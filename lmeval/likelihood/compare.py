@@ -16,7 +16,7 @@ from lmeval.likelihood.prepare import Model, Prepared
 from lmeval.likelihood.rows import LogLikelihood
 from lmeval.likelihood.simulate import sandwich
 from lmeval.likelihood.spec import ANNEALED, BoundSpec, KdeSpec
-from lmeval.likelihood.summary import DELTA, Comparison, Found, Sandwiched, comparison
+from lmeval.likelihood.summary import DELTA, BoundResult, Comparison, SandwichResult, comparison_report
 
 Watch = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -27,7 +27,7 @@ def compare(prepared: Prepared, place: Place, watch: Watch | None = None) -> Com
 
     Raises LmevalError, with the model's name in front.
     """
-    began, found, sandwiches = time.perf_counter(), list[Found](), list[Sandwiched]()
+    began, found, sandwiches = time.perf_counter(), list[BoundResult](), list[SandwichResult]()
     for model in prepared.models:
         try:
             found += _found(model, prepared, place, watch or _nothing)
@@ -36,14 +36,14 @@ def compare(prepared: Prepared, place: Place, watch: Watch | None = None) -> Com
         except LmevalError as error:
             raise type(error)(f"{model.spec.name}: {error}") from error
     provenance = _provenance(prepared, place) | {"seconds": round(time.perf_counter() - began, 3)}
-    return comparison(found, sandwiches, prepared.data.n_dims, prepared.spec.paired, _ledger(prepared), provenance)
+    return comparison_report(found, sandwiches, prepared.data.n_dims, prepared.spec.paired, _ledger(prepared), provenance)
 
 
 def _nothing(_: str, __: int, ___: int) -> None:
     """A watch that does not look."""
 
 
-def _found(model: Model, prepared: Prepared, place: Place, watch: Watch) -> list[Found]:
+def _found(model: Model, prepared: Prepared, place: Place, watch: Watch) -> list[BoundResult]:
     """Every number of one model."""
     if model.kind == "implicit":
         return [_kde_found(model, prepared, place, watch)]
@@ -51,7 +51,7 @@ def _found(model: Model, prepared: Prepared, place: Place, watch: Watch) -> list
     return [_bound_found(bound, model, prepared, place, watch) for bound in wanted]
 
 
-def _bound_found(bound: BoundSpec, model: Model, prepared: Prepared, place: Place, watch: Watch) -> Found:
+def _bound_found(bound: BoundSpec, model: Model, prepared: Prepared, place: Place, watch: Watch) -> BoundResult:
     name, label = model.spec.name, bound.label if model.kind == "latent" else "log p"
     done = log_likelihood(
         model.density.model,
@@ -66,7 +66,7 @@ def _bound_found(bound: BoundSpec, model: Model, prepared: Prepared, place: Plac
     # A model with log_prob that calls it a lower bound integrates over dequantised levels, by draws that it fixes itself.
     certified = model.kind == "latent" and done.side == "lower"
     weighted = bound.method in ("iwae", *ANNEALED)
-    return Found(
+    return BoundResult(
         model=name,
         kind=model.density.kind,
         bound="dequantised" if model.kind == "exact" and done.side == "lower" else label,
@@ -90,7 +90,7 @@ def _details(done: LogLikelihood) -> dict[str, Any]:
     return found
 
 
-def _kde_found(model: Model, prepared: Prepared, place: Place, watch: Watch) -> Found:
+def _kde_found(model: Model, prepared: Prepared, place: Place, watch: Watch) -> BoundResult:
     name, kde = model.spec.name, model.spec.kde or KdeSpec()
     done = kde_log_likelihood(
         model.density.model,
@@ -105,10 +105,10 @@ def _kde_found(model: Model, prepared: Prepared, place: Place, watch: Watch) -> 
     )
     details = {key: value for key, value in done._asdict().items() if key not in ("nats", "seconds")}
     details["scores"] = [list(pair) for pair in done.scores]
-    return Found(name, model.density.kind, "KDE", "estimate", done.nats, None, None, None, done.seconds, None, details)
+    return BoundResult(name, model.density.kind, "KDE", "estimate", done.nats, None, None, None, done.seconds, None, details)
 
 
-def _sandwiched(model: Model, seed: int, place: Place, watch: Watch) -> Sandwiched:
+def _sandwiched(model: Model, seed: int, place: Place, watch: Watch) -> SandwichResult:
     name, bound = model.spec.name, model.sandwich_bound
     settings: dict[str, Any] = dict(bound.settings) | ({"resample_below": 0.0} if bound.method == "ais" else {})
     done = sandwich(
@@ -121,7 +121,7 @@ def _sandwiched(model: Model, seed: int, place: Place, watch: Watch) -> Sandwich
         progress=lambda done, total: watch(f"{name}: sandwich", done, total),
     )
     lower, upper = done.lower, done.upper
-    return Sandwiched(
+    return SandwichResult(
         name,
         bound.label,
         lower.nats,

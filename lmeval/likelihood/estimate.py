@@ -22,21 +22,31 @@ from torch import Tensor
 
 from lmeval.compute.gather import connect
 from lmeval.compute.place import Place
-from lmeval.densities.protocols import LatentShape, checked_exact, checked_latent, kind_of
+from lmeval.densities.protocols import LatentShape, check_exact, check_latent, kind_of
 from lmeval.errors import DensityError, InputError
 from lmeval.likelihood.annealing import forward
-from lmeval.likelihood.bounds import weighed
+from lmeval.likelihood.bounds import weigh
 from lmeval.likelihood.diagnostics import log_estimate_stderr
 from lmeval.likelihood.noise import Key, Streams
-from lmeval.likelihood.planner import planned
-from lmeval.likelihood.rows import LogLikelihood, Progress, Row, Score, Tick, collected, rows_of, scored, ticking
+from lmeval.likelihood.planner import plan_settings
+from lmeval.likelihood.rows import (
+    DatumResult,
+    LogLikelihood,
+    Progress,
+    Score,
+    Tick,
+    as_columns,
+    results_of_run,
+    score_all,
+    ticking,
+)
 from lmeval.likelihood.runs import (
     LEAPFROGS,
     RESAMPLE_BELOW,
-    Settings,
-    checked_settings,
+    FixedSettings,
     encoder_start,
-    made_ready,
+    fix_settings,
+    prepare_run,
     target_of,
 )
 from lmeval.results import Side
@@ -82,23 +92,21 @@ def log_likelihood(
     place = place or Place(0, 1, connect(str(device)).device)
     x = torch.as_tensor(x).to(place.device)
     k = PARTICLES[chosen] if particles is None else particles
-    settings = checked_settings(
-        k, temperatures, schedule, start, leapfrogs, RESAMPLE_BELOW if chosen == "smc" else 0.0, seed
-    )
+    settings = fix_settings(k, temperatures, schedule, start, leapfrogs, RESAMPLE_BELOW if chosen == "smc" else 0.0, seed)
     began = time.perf_counter()
     if kind == "exact":
-        side: Side = checked_exact(model, x, levels)
+        side: Side = check_exact(model, x, levels)
         score, total = _exact_score(model), 1
     else:
-        side, shape = "lower", checked_latent(model, x, levels)
+        side, shape = "lower", check_latent(model, x, levels)
         if gap is not None:
-            settings = planned(model, shape, x, settings, gap).settings
+            settings = plan_settings(model, shape, x, settings, gap).settings
         score = _latent_score(model, shape, chosen, settings)
         total = settings.n_gradients if chosen in ANNEALED else k
     tick = ticking(progress, total * len(x))
     # other people's log_prob may keep state; decoders have been tried on several batches by then
-    rows = scored(score, x, max(1, rows_at_once(x) // k), place, tick, k=k, threads=kind == "latent")
-    return collected([row for (row,) in rows], side, chosen, settings, time.perf_counter() - began)
+    rows = score_all(score, x, max(1, rows_at_once(x) // k), place, tick, k=k, threads=kind == "latent")
+    return as_columns([row for (row,) in rows], side, chosen, settings, time.perf_counter() - began)
 
 
 def rows_at_once(x: Tensor) -> int:
@@ -131,18 +139,18 @@ def _wrong_kind(kind: str, method: str) -> str:
 
 
 def _exact_score(model: Any) -> Score:
-    def score(x: Tensor, ids: tuple[int, ...], _: list[Key], tick: Tick) -> list[tuple[Row, ...]]:
+    def score(x: Tensor, ids: tuple[int, ...], _: list[Key], tick: Tick) -> list[tuple[DatumResult, ...]]:
         with torch.no_grad():
             found = model.log_prob(x).double().cpu()
         tick(1)
         if found.shape != (len(ids),):
             raise DensityError(f"log_prob of {len(ids)} data gives shape {list(found.shape)}, and must give [{len(ids)}]")
-        return [(Row(nats),) for nats in found.tolist()]
+        return [(DatumResult(nats),) for nats in found.tolist()]
 
     return score
 
 
-def _latent_score(model: Any, shape: LatentShape, method: str, settings: Settings) -> Score:
+def _latent_score(model: Any, shape: LatentShape, method: str, settings: FixedSettings) -> Score:
     if method in ANNEALED:
         return lambda x, ids, keys, tick: _annealed(model, shape, settings, x, ids, keys, tick)
     if settings.start != "prior" and not shape.has_encoder:
@@ -156,28 +164,33 @@ def _weighed(
     model: Any,
     shape: LatentShape,
     method: str,
-    settings: Settings,
+    settings: FixedSettings,
     x: Tensor,
     ids: tuple[int, ...],
     keys: list[Key],
     tick: Tick,
-) -> list[tuple[Row, ...]]:
+) -> list[tuple[DatumResult, ...]]:
     k = settings.particles
     start = None if settings.start == "prior" else encoder_start(model, x, 1.0)
     target = target_of(model, shape, x, ids, start)
     encoded = settings.start != "prior" and start is None
-    found = weighed(target, k, Streams(settings.seed, method, keys, x), max(1, rows_at_once(x) // len(ids)), encoded)
+    found = weigh(target, k, Streams(settings.seed, method, keys, x), max(1, rows_at_once(x) // len(ids)), encoded)
     tick(k)
     if method == "elbo":
         stderr = found.sd_log / math.sqrt(k) if k > 1 else np.full(len(ids), np.nan)
-        return [(Row(*row, n_evaluations=k),) for row in zip(found.mean_log, stderr, found.ess, found.pareto_k, strict=True)]
+        return [
+            (DatumResult(*row, n_evaluations=k),)
+            for row in zip(found.mean_log, stderr, found.ess, found.pareto_k, strict=True)
+        ]
     stderr = log_estimate_stderr(found.ess, k)
-    return [(Row(*row, n_evaluations=k),) for row in zip(found.log_mean, stderr, found.ess, found.pareto_k, strict=True)]
+    return [
+        (DatumResult(*row, n_evaluations=k),) for row in zip(found.log_mean, stderr, found.ess, found.pareto_k, strict=True)
+    ]
 
 
 def _annealed(
-    model: Any, shape: LatentShape, settings: Settings, x: Tensor, ids: tuple[int, ...], keys: list[Key], tick: Tick
-) -> list[tuple[Row, ...]]:
-    ready = made_ready(model, shape, x, ids, keys, settings)
+    model: Any, shape: LatentShape, settings: FixedSettings, x: Tensor, ids: tuple[int, ...], keys: list[Key], tick: Tick
+) -> list[tuple[DatumResult, ...]]:
+    ready = prepare_run(model, shape, x, ids, keys, settings)
     run = forward(ready.target, ready.ladder, settings.particles, Streams(settings.seed, "run", keys, x), tick)
-    return [(row,) for row in rows_of(run, ready, settings)]
+    return [(row,) for row in results_of_run(run, ready, settings)]

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from lmeval.compute.threads import one_thread
-from lmeval.densities.protocols import LatentShape, checked_latent, kind_of
+from lmeval.densities.protocols import LatentShape, check_latent, kind_of
 from lmeval.errors import DensityError, InputError, NonFiniteScore
 from lmeval.likelihood.annealing import forward
 from lmeval.likelihood.noise import Key, Streams, keys_of
 from lmeval.likelihood.rows import quiet_distributions
-from lmeval.likelihood.runs import LEAPFROGS, RESAMPLE_BELOW, Ready, Settings, checked_settings, ladder_of, made_ready
+from lmeval.likelihood.runs import LEAPFROGS, RESAMPLE_BELOW, FixedSettings, FrozenRun, fix_settings, ladder_of, prepare_run
 
 MOST_DATA = 16
 REPLICATES = 4
@@ -21,12 +21,12 @@ TRUSTED_GAP = 0.5  # nats: below it half the variance of log Z-hat is its gap
 MOST_TEMPERATURES = 100_000
 
 
-class Planned(NamedTuple):
+class Plan(NamedTuple):
     """Settings that should keep log Z-hat within `gap_nats` of log p(x), on average and on either side, and their cost for
     all data: gradient evaluations of the decoder (pilot included) and seconds on this device. `length` is the mean
     thermodynamic length; `gap_nats` is an estimate from `n_data` data, and no bound."""
 
-    settings: Settings
+    settings: FixedSettings
     gap_nats: float
     length: float
     n_gradients: int
@@ -44,15 +44,15 @@ def plan(
     start: str = "auto",
     leapfrogs: int = LEAPFROGS,
     seed: int = 0,
-) -> Planned:
+) -> Plan:
     """What `log_likelihood(model, x, "smc", gap=gap)` would choose, and what it will cost. Arguments as there."""
     if kind_of(model) != "latent":
         raise DensityError("only models with prior and decode(z) are annealed: of others log p(x) is exact, or unknown")
-    settings = checked_settings(particles, None, schedule, start, leapfrogs, RESAMPLE_BELOW, seed)
-    return planned(model, checked_latent(model, x), x, settings, gap)
+    settings = fix_settings(particles, None, schedule, start, leapfrogs, RESAMPLE_BELOW, seed)
+    return plan_settings(model, check_latent(model, x), x, settings, gap)
 
 
-def planned(model: Any, shape: LatentShape, x: Tensor, settings: Settings, gap: float) -> Planned:
+def plan_settings(model: Any, shape: LatentShape, x: Tensor, settings: FixedSettings, gap: float) -> Plan:
     """The fewest temperatures for a gap in nats.
 
     The gap of a run with T temperatures falls as 1 / T: c length^2 / (2 T) with one particle, where c tells how slowly the
@@ -66,7 +66,7 @@ def planned(model: Any, shape: LatentShape, x: Tensor, settings: Settings, gap: 
     some, keys = x[places], keys_of(x[places])
     with quiet_distributions(), one_thread(x.device) as n_threads:
         began = time.perf_counter()
-        ready = made_ready(model, shape, some, tuple(places), keys, settings)
+        ready = prepare_run(model, shape, some, tuple(places), keys, settings)
         pilot_seconds = time.perf_counter() - began
         steps = FIRST_TRY
         while True:
@@ -78,7 +78,7 @@ def planned(model: Any, shape: LatentShape, x: Tensor, settings: Settings, gap: 
             steps *= 4
     wanted = settings._replace(temperatures=max(2, min(MOST_TEMPERATURES, round(steps * found / gap + 0.5))))
     share = wanted.n_gradients / settings._replace(temperatures=steps).n_gradients
-    return Planned(
+    return Plan(
         wanted,
         found * steps / wanted.temperatures,
         float(ready.length.mean()),
@@ -88,7 +88,7 @@ def planned(model: Any, shape: LatentShape, x: Tensor, settings: Settings, gap: 
     )
 
 
-def _variance(ready: Ready, settings: Settings, keys: list[Key], x: Tensor) -> float:
+def _variance(ready: FrozenRun, settings: FixedSettings, keys: list[Key], x: Tensor) -> float:
     """Variance of log Z-hat between replicates, mean over data."""
     ladder = ladder_of(ready.ladder.tuning, settings, x.dtype)
     streams = [Streams(settings.seed, f"plan {i}", keys, x) for i in range(REPLICATES)]

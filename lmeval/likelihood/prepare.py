@@ -13,11 +13,11 @@ from lmeval.compute.place import Place
 from lmeval.data.images import ImageSet, binarise, read_images, threshold
 from lmeval.data.images import limited as first_of
 from lmeval.densities.modelfile import LoadedDensity, load_density
-from lmeval.densities.protocols import Kind, checked_exact, checked_latent, kind_of
+from lmeval.densities.protocols import Kind, check_exact, check_latent, kind_of
 from lmeval.errors import LmevalError, MixedSpaces, TaskFileError
 from lmeval.likelihood.kde import MAX_HELD_OUT
-from lmeval.likelihood.planner import planned
-from lmeval.likelihood.runs import LEAPFROGS, RESAMPLE_BELOW, checked_settings
+from lmeval.likelihood.planner import plan_settings
+from lmeval.likelihood.runs import LEAPFROGS, RESAMPLE_BELOW, fix_settings
 from lmeval.likelihood.spec import ANNEALED, DEFAULT_BOUNDS, BoundSpec, ImagesSpec, KdeSpec, ModelSpec, Spec, locate
 
 LAST_OF_TRAIN = 200  # images that choose a bandwidth where nothing else is named
@@ -48,7 +48,7 @@ class Prepared(NamedTuple):
     models: tuple[Model, ...]
 
 
-def changed(spec: Spec, limit: int | None, seed: int | None) -> Spec:
+def with_overrides(spec: Spec, limit: int | None, seed: int | None) -> Spec:
     """The spec with another number of data, or another seed, where they are given."""
     if limit is not None:
         spec = spec._replace(data=spec.data._replace(images=spec.data.images._replace(limit=limit)))
@@ -66,15 +66,15 @@ def prepare(spec: Spec, data_dir: Path | None = None, device: str | torch.device
     for model in models:
         try:
             if model.kind == "latent":
-                checked_latent(model.density.model, x, data.levels)
+                check_latent(model.density.model, x, data.levels)
             elif model.kind == "exact":
-                checked_exact(model.density.model, x, data.levels)
+                check_exact(model.density.model, x, data.levels)
         except LmevalError as error:
             raise type(error)(f"{model.spec.name}: {error}") from error
     return Prepared(spec, data, x, models)
 
 
-def with_plans(prepared: Prepared, place: Place) -> Prepared:
+def plan_gaps(prepared: Prepared, place: Place) -> Prepared:
     """Temperatures chosen for every bound that names a gap, by a pilot over a few of the data; all processes agree."""
     return prepared._replace(
         models=tuple(
@@ -84,7 +84,7 @@ def with_plans(prepared: Prepared, place: Place) -> Prepared:
     )
 
 
-def costs(prepared: Prepared) -> list[str]:
+def cost_lines(prepared: Prepared) -> list[str]:
     """One line for each number that will be found: what it takes."""
     lines, n = [], len(prepared.x)
     for model in prepared.models:
@@ -125,7 +125,7 @@ def _planned(bound: BoundSpec, model: Model, prepared: Prepared, place: Place) -
         return bound
     given = dict(bound.settings)
     gap = given.pop("gap")
-    settings = checked_settings(
+    settings = fix_settings(
         given["particles"],
         None,
         given.get("schedule", "thermodynamic"),
@@ -135,7 +135,7 @@ def _planned(bound: BoundSpec, model: Model, prepared: Prepared, place: Place) -
         prepared.spec.seed,
     )
     density = model.density.model
-    found = planned(density, checked_latent(density, prepared.x, prepared.data.levels), prepared.x, settings, gap)
+    found = plan_settings(density, check_latent(density, prepared.x, prepared.data.levels), prepared.x, settings, gap)
     given["temperatures"] = agree(found.settings.temperatures, place)
     plan = {"wanted_gap_nats": gap} | {key: value for key, value in found._asdict().items() if key != "settings"}
     return BoundSpec(bound.method, given, plan)

@@ -21,7 +21,7 @@ from lmeval.errors import InputError, NonFiniteScore
 from lmeval.likelihood.annealing import Annealed, effective_size
 from lmeval.likelihood.diagnostics import log_estimate_stderr, pareto_k, tail_size
 from lmeval.likelihood.noise import Key, keys_of
-from lmeval.likelihood.runs import Ready, Settings
+from lmeval.likelihood.runs import FixedSettings, FrozenRun
 from lmeval.results import Side
 from lmeval.stats import Estimate, mean_estimate
 
@@ -93,7 +93,7 @@ class LogLikelihood:
         return float(self.nats.mean()) + slack * math.log(1 / delta) / len(self.nats)
 
 
-class Row(NamedTuple):
+class DatumResult(NamedTuple):
     """What is found of a datum; None where a method has no such thing."""
 
     nats: float
@@ -109,7 +109,7 @@ class Row(NamedTuple):
 
 
 Tick = Callable[[int], None]
-Score = Callable[[Tensor, tuple[int, ...], list[Key], Tick], list[tuple[Row, ...]]]
+Score = Callable[[Tensor, tuple[int, ...], list[Key], Tick], list[tuple[DatumResult, ...]]]
 """Data x [batch, ...] with their places and keys -> for each its row, or several; it ticks with the evaluations just done
 for each datum."""
 
@@ -128,9 +128,9 @@ def ticking(progress: Progress | None, total: int) -> Tick:
     return tick
 
 
-def scored(
+def score_all(
     score: Score, x: Tensor, at_once: int, place: Place, tick: Tick, *, k: int = 1, threads: bool = True
-) -> list[tuple[Row, ...]]:
+) -> list[tuple[DatumResult, ...]]:
     """Rows of all data of x in order, at most `at_once` data together, shared out over the processes of the place.
 
     With `threads`, on a CPU, each thread takes data of its own and computes alone: a step is many short operations, and
@@ -145,7 +145,7 @@ def scored(
     parts = [tuple(mine[first : first + size]) for first in range(0, len(mine), size)]
     stopped = threading.Event()
 
-    def work(ids: tuple[int, ...]) -> dict[int, tuple[Row, ...]]:
+    def work(ids: tuple[int, ...]) -> dict[int, tuple[DatumResult, ...]]:
         def tick_all(n: int) -> None:
             if stopped.is_set():
                 raise CancelledError
@@ -154,7 +154,7 @@ def scored(
         found = score(x[list(ids)], ids, [keys[i] for i in ids], tick_all)
         return dict(zip(ids, found, strict=True))
 
-    rows: dict[int, tuple[Row, ...]] = {}
+    rows: dict[int, tuple[DatumResult, ...]] = {}
     failure: BaseException | None = None
     try:
         with quiet_distributions(), _threads(min(n_threads, len(parts)), x.device, stopped) as pool:
@@ -181,7 +181,7 @@ def _threads(n: int, device: torch.device, stopped: threading.Event) -> Iterator
             raise
 
 
-def _check_finite(rows: dict[int, tuple[Row, ...]]) -> None:
+def _check_finite(rows: dict[int, tuple[DatumResult, ...]]) -> None:
     bad = [(i, row.nats) for i, found in rows.items() for row in found if not math.isfinite(row.nats)]
     if bad:
         first, nats = bad[0]
@@ -195,9 +195,9 @@ def _check_finite(rows: dict[int, tuple[Row, ...]]) -> None:
         )
 
 
-def collected(rows: list[Row], side: Side, method: str, settings: Settings, seconds: float) -> LogLikelihood:
+def as_columns(rows: list[DatumResult], side: Side, method: str, settings: FixedSettings, seconds: float) -> LogLikelihood:
     """The rows as columns."""
-    columns = {name: [getattr(row, name) for row in rows] for name in Row._fields}
+    columns = {name: [getattr(row, name) for row in rows] for name in DatumResult._fields}
     nats, stderr, ess, k = (np.array(columns[name], dtype=np.float64) for name in ("nats", "stderr", "ess", "pareto_k"))
     annealed = method in ANNEALED
     kept = settings._asdict() if annealed else {"particles": settings.particles, "seed": settings.seed}
@@ -219,7 +219,7 @@ def collected(rows: list[Row], side: Side, method: str, settings: Settings, seco
     )
 
 
-def rows_of(run: Annealed, ready: Ready, settings: Settings) -> list[Row]:
+def results_of_run(run: Annealed, ready: FrozenRun, settings: FixedSettings) -> list[DatumResult]:
     """Rows of an annealed run. Resampled particles are kin, so the weights' spread then says nothing of the estimate's."""
     k, n_gradients = settings.particles, settings.n_gradients + ready.n_pilot
     ess = effective_size(run.log_weight).cpu().numpy()
@@ -227,14 +227,14 @@ def rows_of(run: Annealed, ready: Ready, settings: Settings) -> list[Row]:
     stderr = np.where(run.n_resampled.cpu().numpy() == 0, log_estimate_stderr(ess, k), np.nan)
     columns = (run.log_z, stderr, ess, pareto_k(largest, k), ready.length, run.acceptance, run.n_lost)
     return [
-        Row(nats, error, size, tail, n_gradients, n_gradients, ready.n_pilot, length, acceptance, int(lost))
+        DatumResult(nats, error, size, tail, n_gradients, n_gradients, ready.n_pilot, length, acceptance, int(lost))
         for nats, error, size, tail, length, acceptance, lost in zip(*(column.tolist() for column in columns), strict=True)
     ]
 
 
 @contextmanager
 def quiet_distributions() -> Iterator[None]:
-    """Distributions without their checks of every argument, which cost passes over all pixels: `checked_latent` did them."""
+    """Distributions without their checks of every argument, which cost passes over all pixels: `check_latent` did them."""
     global _n_quiet, _checks_before
     with _QUIET:  # the setting is the process's: the first to come switches it, the last to go switches back
         if _n_quiet == 0:

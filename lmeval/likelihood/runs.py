@@ -11,7 +11,7 @@ from lmeval.errors import DensityError, InputError
 from lmeval.likelihood.annealing import Ladder
 from lmeval.likelihood.noise import Key
 from lmeval.likelihood.paths import Gaussian, Target, check_unbounded, gaussian_of, is_standard_normal
-from lmeval.likelihood.pilot import PilotSettings, Tuning, piloted
+from lmeval.likelihood.pilot import PilotSettings, Tuning, run_pilot
 from lmeval.likelihood.schedules import Schedule, temperatures_of
 
 STARTS = ("auto", "pilot", "encoder", "prior")
@@ -21,7 +21,7 @@ RESAMPLE_BELOW = 0.5
 ENCODER_WIDER = 1.2  # a start narrower than the posterior gives a few of its draws all the weight
 
 
-class Settings(NamedTuple):
+class FixedSettings(NamedTuple):
     """How to anneal. `temperatures` is T, the number of steps from the start to the posterior, and `leapfrogs` the gradient
     evaluations of the one trajectory at each; `resample_below` is the share of the particles below which the effective
     sample size calls for resampling (0 is annealed importance sampling)."""
@@ -40,7 +40,7 @@ class Settings(NamedTuple):
         return self.particles * (1 + (self.temperatures - 1) * self.leapfrogs)
 
 
-class Ready(NamedTuple):
+class FrozenRun(NamedTuple):
     """A batch that a pilot has been through: all is frozen now. `length` [batch] is the path's thermodynamic length."""
 
     target: Target
@@ -60,9 +60,9 @@ def encoder_start(model: Any, x: Tensor, widen: float) -> Gaussian | None:
         return gaussian_of(model.encode(x), widen)
 
 
-def made_ready(
-    model: Any, shape: LatentShape, x: Tensor, ids: tuple[int, ...], keys: list[Key], settings: Settings
-) -> Ready:
+def prepare_run(
+    model: Any, shape: LatentShape, x: Tensor, ids: tuple[int, ...], keys: list[Key], settings: FixedSettings
+) -> FrozenRun:
     """Tune everything on random numbers of the pilot's own, and freeze it.
 
     start "pilot" walks twice: once from the encoder or the prior, to fit a normal distribution to the posterior, and again
@@ -80,24 +80,24 @@ def made_ready(
         why = "gives no normal distribution" if shape.has_encoder else "is not there"
         raise DensityError(f"start 'encoder': encode(x) {why}: use start 'pilot' or 'prior'")
     target = target_of(model, shape, x, ids, start)
-    tuning = piloted(target, settings.seed, keys, PilotSettings(), "pilot")
+    tuning = run_pilot(target, settings.seed, keys, PilotSettings(), "pilot")
     n_pilot = tuning.n_gradients
     if settings.start in ("auto", "pilot"):
         target = target._replace(start=tuning.fitted)
-        tuning = piloted(target, settings.seed, keys, PilotSettings(), "second pilot")
+        tuning = run_pilot(target, settings.seed, keys, PilotSettings(), "second pilot")
         n_pilot += tuning.n_gradients
-    return Ready(target, ladder_of(tuning, settings, x.dtype), tuning.total_length, n_pilot)
+    return FrozenRun(target, ladder_of(tuning, settings, x.dtype), tuning.total_length, n_pilot)
 
 
-def ladder_of(tuning: Tuning, settings: Settings, dtype: torch.dtype) -> Ladder:
+def ladder_of(tuning: Tuning, settings: FixedSettings, dtype: torch.dtype) -> Ladder:
     """The ladder of a run in `dtype`, at temperatures that it can hold: weights and kernels must mean the same ones."""
     betas = temperatures_of(settings.schedule, settings.temperatures, tuning).to(dtype).double()
     return Ladder(betas, tuning, settings.leapfrogs, settings.resample_below)
 
 
-def checked_settings(
+def fix_settings(
     particles: int, temperatures: int | None, schedule: str, start: str, leapfrogs: int, resample_below: float, seed: int
-) -> Settings:
+) -> FixedSettings:
     """Settings with defaults filled in. Raises InputError."""
     if schedule not in get_args(Schedule):
         raise InputError(f"unknown schedule '{schedule}': use one of {', '.join(get_args(Schedule))}")
@@ -111,4 +111,4 @@ def checked_settings(
             raise InputError(f"{name} is {value!r}: give a whole number of at least 1")
     if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
         raise InputError(f"seed is {seed!r}: give a whole number of at least 0")
-    return Settings(int(particles), int(steps), schedule, start, int(leapfrogs), float(resample_below), int(seed))
+    return FixedSettings(int(particles), int(steps), schedule, start, int(leapfrogs), float(resample_below), int(seed))

@@ -14,25 +14,25 @@ from torch import Tensor
 
 from lmeval.compute.gather import connect
 from lmeval.compute.place import Place
-from lmeval.densities.checks import calling, refuse_training_mode
-from lmeval.densities.protocols import LatentShape, checked_latent, kind_of
+from lmeval.densities.checks import call_foreign, refuse_training_mode
+from lmeval.densities.protocols import LatentShape, check_latent, kind_of
 from lmeval.errors import DensityError, InputError
 from lmeval.likelihood.annealing import backward, conditional, forward
 from lmeval.likelihood.estimate import rows_at_once
 from lmeval.likelihood.noise import Key, Streams, own_seed
-from lmeval.likelihood.paths import is_standard_normal, sampled_prior
+from lmeval.likelihood.paths import is_standard_normal, sample_prior
 from lmeval.likelihood.rows import (
+    DatumResult,
     LogLikelihood,
     Progress,
-    Row,
     Score,
     Tick,
-    collected,
-    rows_of,
-    scored,
+    as_columns,
+    results_of_run,
+    score_all,
     ticking,
 )
-from lmeval.likelihood.runs import LEAPFROGS, RESAMPLE_BELOW, Settings, checked_settings, made_ready
+from lmeval.likelihood.runs import LEAPFROGS, RESAMPLE_BELOW, FixedSettings, fix_settings, prepare_run
 from lmeval.stats import Estimate, paired_difference
 
 
@@ -76,29 +76,29 @@ def sandwich(
     if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
         raise InputError(f"n is {n!r}: give the number of data to simulate, at least 1")
     n = int(n)
-    settings = checked_settings(particles, temperatures, schedule, start, leapfrogs, resample_below, seed)
+    settings = fix_settings(particles, temperatures, schedule, start, leapfrogs, resample_below, seed)
     place = place or Place(0, 1, connect(str(device)).device)
     refuse_training_mode(model)
     with torch.no_grad():
         name = type(model).__name__
-        x, z = calling(lambda: simulated(model, n, seed, place.device), f"simulating data from {name}", None)
-    shape = checked_latent(model, x)
+        x, z = call_foreign(lambda: simulate_data(model, n, seed, place.device), f"simulating data from {name}", None)
+    shape = check_latent(model, x)
     began = time.perf_counter()
     tick = ticking(progress, 2 * settings.n_gradients * n)
     at_once = max(1, rows_at_once(x) // particles)
-    rows = scored(_both(model, shape, settings, z), x, at_once, place, tick, k=particles)
+    rows = score_all(_both(model, shape, settings, z), x, at_once, place, tick, k=particles)
     seconds = time.perf_counter() - began
-    lower = collected([lower for lower, _ in rows], "lower", "smc", settings, seconds)
-    upper = collected([upper for _, upper in rows], "upper", "conditional smc", settings, 0.0)
+    lower = as_columns([lower for lower, _ in rows], "lower", "smc", settings, seconds)
+    upper = as_columns([upper for _, upper in rows], "upper", "conditional smc", settings, 0.0)
     return Sandwich(lower, upper, x, z)
 
 
-def simulated(model: Any, n: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def simulate_data(model: Any, n: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """x [n, *event] and the z [n, d] that made them; the first data are the same for every n."""
     with own_seed(seed):
         like = model.prior.sample()  # for its dtype and device
     streams = Streams(seed, "simulation", [(i, 0) for i in range(n)], like)
-    (z,) = streams.normal(1, len(like)) if is_standard_normal(model.prior) else sampled_prior(model.prior, 1, streams)
+    (z,) = streams.normal(1, len(like)) if is_standard_normal(model.prior) else sample_prior(model.prior, 1, streams)
     made = []
     for i, chosen in enumerate(streams.torch_seeds()):
         with own_seed(chosen):
@@ -106,14 +106,14 @@ def simulated(model: Any, n: int, seed: int, device: torch.device) -> tuple[Tens
     return torch.cat(made), z.to(device)
 
 
-def _both(model: Any, shape: LatentShape, settings: Settings, z: Tensor) -> Score:
-    def score(x: Tensor, ids: tuple[int, ...], keys: list[Key], tick: Tick) -> list[tuple[Row, ...]]:
+def _both(model: Any, shape: LatentShape, settings: FixedSettings, z: Tensor) -> Score:
+    def score(x: Tensor, ids: tuple[int, ...], keys: list[Key], tick: Tick) -> list[tuple[DatumResult, ...]]:
         k, seed = settings.particles, settings.seed
-        ready = made_ready(model, shape, x, ids, keys, settings)
+        ready = prepare_run(model, shape, x, ids, keys, settings)
         lower = forward(ready.target, ready.ladder, k, Streams(seed, "run", keys, x), tick)
         posterior = z[list(ids)][None]
         path = backward(ready.target, ready.ladder, posterior, Streams(seed, "backward", keys, x), tick)
         upper = conditional(ready.target, ready.ladder, k, path, Streams(seed, "conditional", keys, x), tick)
-        return list(zip(rows_of(lower, ready, settings), rows_of(upper, ready, settings), strict=True))
+        return list(zip(results_of_run(lower, ready, settings), results_of_run(upper, ready, settings), strict=True))
 
     return score

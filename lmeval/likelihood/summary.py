@@ -25,7 +25,7 @@ FLAG = "bound, not converged"
 NO_SIDE = "a difference of two bounds has no side"
 
 
-class Found(NamedTuple):
+class BoundResult(NamedTuple):
     """One number of one model for each datum: `nats` [n], on `side` of log p.
 
     `ess` (effective sample size) and `pareto_k` [n] are None where the method has no weights. `n_evaluations` counts
@@ -47,7 +47,7 @@ class Found(NamedTuple):
     details: Mapping[str, Any]
 
 
-class Sandwiched(NamedTuple):
+class SandwichResult(NamedTuple):
     """Lower and upper bounds [n] on data simulated from the model itself."""
 
     model: str
@@ -66,12 +66,12 @@ class Comparison:
 
     report: Report
     of: tuple[tuple[str, str], ...]
-    found: tuple[Found, ...]
+    found: tuple[BoundResult, ...]
 
 
-def comparison(
-    found: Sequence[Found],
-    sandwiches: Sequence[Sandwiched],
+def comparison_report(
+    found: Sequence[BoundResult],
+    sandwiches: Sequence[SandwichResult],
     n_dims: int,
     paired: str | None,
     ledger: Mapping[str, Any],
@@ -115,12 +115,12 @@ def records(compared: Comparison) -> list[dict[str, Any]]:
     return rows
 
 
-def best_of(found: Sequence[Found]) -> dict[str, Found]:
+def best_of(found: Sequence[BoundResult]) -> dict[str, BoundResult]:
     """The tightest number of each model: the exact one, else the greatest of the lower bounds, else the first.
 
     The greatest of several lower bounds' means is a lower bound up to the noise of the draws.
     """
-    best: dict[str, Found] = {}
+    best: dict[str, BoundResult] = {}
     for one in found:
         before = best.get(one.model)
         if before is None or (before.side == one.side == "lower" and one.nats.mean() > before.nats.mean()):
@@ -145,7 +145,7 @@ def difference_side(a: Side, b: Side) -> tuple[Side, str]:
     return "estimate", f"about ({NO_SIDE})"
 
 
-def paired_rows(best: Mapping[str, Found], paired: str | None) -> list[dict[str, Any]]:
+def paired_rows(best: Mapping[str, BoundResult], paired: str | None) -> list[dict[str, Any]]:
     """Each model's best number less the reference's, datum by datum, in nats."""
     if len(best) < 2:
         return []
@@ -200,7 +200,7 @@ def flipped(side: Side) -> Side:
     return {"lower": "upper", "upper": "lower"}.get(side, side)  # pyright: ignore[reportReturnType]
 
 
-def _check_finite(one: Found) -> None:
+def _check_finite(one: BoundResult) -> None:
     bad = ~np.isfinite(one.nats)
     if bad.any():
         first = int(bad.argmax())
@@ -219,7 +219,7 @@ def _json(estimate: Estimate) -> dict[str, Any]:
     return {"value": estimate.value, "stderr": estimate.stderr, "ci95": ci95, "n": estimate.n}
 
 
-def _measurements(one: Found, n_dims: int) -> list[tuple[tuple[str, str], Measurement]]:
+def _measurements(one: BoundResult, n_dims: int) -> list[tuple[tuple[str, str], Measurement]]:
     nats = stats.mean_estimate(one.nats, share=False)
     bits = scaled(nats, -1 / (n_dims * math.log(2)))
     found = [
@@ -231,7 +231,7 @@ def _measurements(one: Found, n_dims: int) -> list[tuple[tuple[str, str], Measur
     return [((one.model, one.bound), m) for m in found]
 
 
-def _row(one: Found, n_dims: int, best: bool) -> dict[str, Any]:
+def _row(one: BoundResult, n_dims: int, best: bool) -> dict[str, Any]:
     nats = stats.mean_estimate(one.nats, share=False)
     bits = scaled(nats, -1 / (n_dims * math.log(2)))
     known = None if one.pareto_k is None else one.pareto_k[~np.isnan(one.pareto_k)]  # an infinite one is the worst
@@ -261,7 +261,7 @@ def _row(one: Found, n_dims: int, best: bool) -> dict[str, Any]:
     }
 
 
-def _sandwich_row(one: Sandwiched) -> dict[str, Any]:
+def _sandwich_row(one: SandwichResult) -> dict[str, Any]:
     for side in (one.lower, one.upper):
         if not np.isfinite(side).all():
             raise NonFiniteScore(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lmeval.errors import OutputError
-from lmeval.likelihood.summary import Comparison, Found, flipped
+from lmeval.likelihood.summary import BoundResult, Comparison, flipped
 from lmeval.results import atomic_binary_writer
 
 if TYPE_CHECKING:
@@ -91,9 +91,9 @@ def _bits_per_dim(compared: Comparison) -> "Figure":
     return figure
 
 
-def _bounds(found: tuple[Found, ...]) -> "Figure | None":
+def _bounds(found: tuple[BoundResult, ...]) -> "Figure | None":
     """Bounds against their cost, of models that have at least two."""
-    by_model: dict[str, list[Found]] = {}
+    by_model: dict[str, list[BoundResult]] = {}
     for one in found:
         if one.side == "lower" and one.n_evaluations:
             by_model.setdefault(one.model, []).append(one)
@@ -122,7 +122,7 @@ def _bounds(found: tuple[Found, ...]) -> "Figure | None":
     return figure
 
 
-def _ess(found: tuple[Found, ...]) -> "Figure | None":
+def _ess(found: tuple[BoundResult, ...]) -> "Figure | None":
     """How many data have how large an effective sample size."""
     weighted = [(one, one.ess[np.isfinite(one.ess) & (one.ess > 0)]) for one in found if one.ess is not None]
     weighted = [(one, ess) for one, ess in weighted if len(ess)]
@@ -140,7 +140,7 @@ def _ess(found: tuple[Found, ...]) -> "Figure | None":
     return figure
 
 
-def _cost(one: Found) -> float:
+def _cost(one: BoundResult) -> float:
     return float(one.n_evaluations or 0)
 
 

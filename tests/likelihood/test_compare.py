@@ -17,7 +17,7 @@ from lmeval.likelihood import compare as module
 from lmeval.likelihood import log_likelihood, sandwich
 from lmeval.likelihood.compare import compare
 from lmeval.likelihood.kde import kde_log_likelihood
-from lmeval.likelihood.prepare import prepare, with_plans
+from lmeval.likelihood.prepare import plan_gaps, prepare
 from lmeval.likelihood.spec import read_spec
 from lmeval.likelihood.summary import Comparison, as_json, records
 
@@ -33,7 +33,7 @@ MODELS = [
 
 def compared(folder: Path, models: list[dict[str, Any]], **changes: Any) -> Comparison:
     spec = read_spec(write_spec(folder / "spec.yaml", models, **changes))
-    return compare(with_plans(prepare(spec), ALONE), ALONE)
+    return compare(plan_gaps(prepare(spec), ALONE), ALONE)
 
 
 @pytest.fixture(scope="module")

@@ -285,7 +285,7 @@ def test_evaluations_are_counted(method: str):
     model = linear(3, 6, 0.3, kind=Counting)
     x = model.sample(1)
     Counting.count = 0
-    estimate.checked_latent(model, x)
+    estimate.check_latent(model, x)
     checks, Counting.count = Counting.count, 0
     found = log_likelihood(model, x, method, particles=9, temperatures=5)
     assert Counting.count - checks == found.n_evaluations

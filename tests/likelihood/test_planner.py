@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 from toy_densities import ASYMMETRIC, linear, settings_for
 
-from lmeval.densities.protocols import checked_latent
+from lmeval.densities.protocols import check_latent
 from lmeval.errors import InputError
 from lmeval.likelihood import log_likelihood, planner
-from lmeval.likelihood.planner import planned
+from lmeval.likelihood.planner import plan_settings
 
 
-def plan_of(model: Any, x: Tensor, gap: float, **changes: Any) -> planner.Planned:
+def plan_of(model: Any, x: Tensor, gap: float, **changes: Any) -> planner.Plan:
     settings = settings_for(particles=16, resample_below=0.5, **changes)
-    return planned(model, checked_latent(model, x), x, settings, gap)
+    return plan_settings(model, check_latent(model, x), x, settings, gap)
 
 
 @pytest.mark.parametrize("start", ["prior", "pilot"])
@@ -74,13 +74,13 @@ def test_plans_are_made_of_a_few_data_from_all_places(monkeypatch: pytest.Monkey
     model = linear(2, 4, 0.5)
     x = model.sample(50)
     seen: list[tuple[int, ...]] = []
-    inner = planner.made_ready
+    inner = planner.prepare_run
 
     def watched(model: Any, shape: Any, x: Tensor, ids: tuple[int, ...], *rest: Any):
         seen.append(ids)
         return inner(model, shape, x, ids, *rest)
 
-    monkeypatch.setattr(planner, "made_ready", watched)
+    monkeypatch.setattr(planner, "prepare_run", watched)
     plan_of(model, x, 0.5)
     plan_of(model, x[:3], 0.5)
     assert seen[0][0] == 0 and seen[0][-1] == 49 and len(set(seen[0])) == 16

@@ -19,8 +19,17 @@ from lmeval.likelihood import rows as rows_module
 from lmeval.likelihood.annealing import Annealed, effective_size
 from lmeval.likelihood.diagnostics import log_estimate_stderr
 from lmeval.likelihood.noise import Key
-from lmeval.likelihood.rows import LogLikelihood, Row, Tick, collected, quiet_distributions, rows_of, scored, ticking
-from lmeval.likelihood.runs import Ready
+from lmeval.likelihood.rows import (
+    DatumResult,
+    LogLikelihood,
+    Tick,
+    as_columns,
+    quiet_distributions,
+    results_of_run,
+    score_all,
+    ticking,
+)
+from lmeval.likelihood.runs import FrozenRun
 from lmeval.stats import mean_estimate
 
 ALONE = Place(0, 1, torch.device("cpu"))
@@ -28,26 +37,26 @@ X = torch.arange(11.0)[:, None] ** 2
 
 
 def made(nats: np.ndarray, side: Any) -> LogLikelihood:
-    return collected([Row(float(v)) for v in nats], side, "iwae", settings_for(), 1.0)
+    return as_columns([DatumResult(float(v)) for v in nats], side, "iwae", settings_for(), 1.0)
 
 
-def first_value(x: Tensor, ids: tuple[int, ...], keys: list[Key], tick: Tick) -> list[tuple[Row, ...]]:
+def first_value(x: Tensor, ids: tuple[int, ...], keys: list[Key], tick: Tick) -> list[tuple[DatumResult, ...]]:
     assert len(x) == len(ids) == len(keys)
     tick(3)
-    return [(Row(float(row[0])), Row(-float(row[0]))) for row in x]
+    return [(DatumResult(float(row[0])), DatumResult(-float(row[0]))) for row in x]
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 4, 11, 100])
 def test_rows_come_in_order(at_once: int):
     seen = []
 
-    def score(x: Tensor, ids: tuple[int, ...], keys: list[Key], tick: Tick) -> list[tuple[Row, ...]]:
+    def score(x: Tensor, ids: tuple[int, ...], keys: list[Key], tick: Tick) -> list[tuple[DatumResult, ...]]:
         assert len(ids) <= at_once
         seen.extend(ids)
         return first_value(x, ids, keys, tick)
 
     ticks: list[int] = []
-    found = scored(score, X, at_once, ALONE, ticks.append)
+    found = score_all(score, X, at_once, ALONE, ticks.append)
     assert [row[0].nats for row in found] == X[:, 0].tolist()
     assert [row[1].nats for row in found] == (-X[:, 0]).tolist()
     assert sorted(seen) == list(range(11)) and sum(ticks) == 33
@@ -65,13 +74,13 @@ def as_group(monkeypatch: pytest.MonkeyPatch, size: int, score: Any) -> list[Any
         with monkeypatch.context() as patch:
             patch.setattr(accelerate.utils, "gather_object", catch)
             with pytest.raises(InterruptedError):
-                scored(score, X, 2, Place(rank, size, torch.device("cpu")), lambda _: None)
+                score_all(score, X, 2, Place(rank, size, torch.device("cpu")), lambda _: None)
     got = []
     for rank in range(size):
         with monkeypatch.context() as patch:
             patch.setattr(accelerate.utils, "gather_object", lambda _: sent)
             try:
-                got.append(scored(score, X, 2, Place(rank, size, torch.device("cpu")), lambda _: None))
+                got.append(score_all(score, X, 2, Place(rank, size, torch.device("cpu")), lambda _: None))
             except Exception as error:
                 got.append(error)
     return got
@@ -86,30 +95,30 @@ def test_processes_share_the_data(monkeypatch: pytest.MonkeyPatch, size: int):
 def test_keys_do_not_depend_on_the_processes(monkeypatch: pytest.MonkeyPatch):
     x = torch.cat([X, X])
 
-    def score(x: Tensor, ids: tuple[int, ...], keys: list[Key], tick: Tick) -> list[tuple[Row, ...]]:
-        return [(Row(float(key[0] % 1000 + key[1] * 1e6)),) for key in keys]
+    def score(x: Tensor, ids: tuple[int, ...], keys: list[Key], tick: Tick) -> list[tuple[DatumResult, ...]]:
+        return [(DatumResult(float(key[0] % 1000 + key[1] * 1e6)),) for key in keys]
 
-    expected = [row[0].nats for row in scored(score, x, 4, ALONE, lambda _: None)]
+    expected = [row[0].nats for row in score_all(score, x, 4, ALONE, lambda _: None)]
     assert expected[11] == expected[0] + 1e6
     sent = []
 
     def gather(mine: Any) -> Any:
         sent.append(mine[0])
-        return sent if len(sent) == 2 else [(None, {i: (Row(0.0),) for i in range(0, 22, 2)}), mine[0]]
+        return sent if len(sent) == 2 else [(None, {i: (DatumResult(0.0),) for i in range(0, 22, 2)}), mine[0]]
 
     monkeypatch.setattr(accelerate.utils, "gather_object", gather)
-    scored(score, x, 4, Place(1, 2, torch.device("cpu")), lambda _: None)
+    score_all(score, x, 4, Place(1, 2, torch.device("cpu")), lambda _: None)
     assert {i: rows[0].nats for i, rows in sent[0][1].items()} == {i: expected[i] for i in range(1, 22, 2)}
 
 
 def test_a_failure_is_everybodys(monkeypatch: pytest.MonkeyPatch):
-    def score(x: Tensor, ids: tuple[int, ...], keys: list[Key], tick: Tick) -> list[tuple[Row, ...]]:
+    def score(x: Tensor, ids: tuple[int, ...], keys: list[Key], tick: Tick) -> list[tuple[DatumResult, ...]]:
         if 3 in ids:
             raise NonFiniteScore("datum 3: no weight")
         return first_value(x, ids, keys, tick)
 
     with pytest.raises(NonFiniteScore, match="datum 3"):
-        scored(score, X, 2, ALONE, lambda _: None)
+        score_all(score, X, 2, ALONE, lambda _: None)
     found = as_group(monkeypatch, 2, score)
     assert isinstance(found[0], WorkerError) and "process 1 of 2 failed: datum 3: no weight" in str(found[0])
     assert isinstance(found[1], NonFiniteScore)
@@ -118,23 +127,23 @@ def test_a_failure_is_everybodys(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_number_that_is_none_never_enters_a_mean(bad: float, which: int):
-    def score(x: Tensor, ids: tuple[int, ...], keys: list[Key], tick: Tick) -> list[tuple[Row, ...]]:
-        rows = [(Row(1.0), Row(2.0)) for _ in ids]
+    def score(x: Tensor, ids: tuple[int, ...], keys: list[Key], tick: Tick) -> list[tuple[DatumResult, ...]]:
+        rows = [(DatumResult(1.0), DatumResult(2.0)) for _ in ids]
         return [
-            tuple(Row(bad) if i in (5, 8) and j == which else r for j, r in enumerate(row))
+            tuple(DatumResult(bad) if i in (5, 8) and j == which else r for j, r in enumerate(row))
             for i, row in zip(ids, rows, strict=True)
         ]
 
     with pytest.raises(NonFiniteScore, match=rf"2 of 11 data have log p\(x\) = {bad} \(the first is datum 5\)"):
-        scored(score, X, 3, ALONE, lambda _: None)
+        score_all(score, X, 3, ALONE, lambda _: None)
 
 
 def test_distributions_are_checked_again_afterwards():
-    def score(x: Tensor, ids: tuple[int, ...], keys: list[Key], tick: Tick) -> list[tuple[Row, ...]]:
+    def score(x: Tensor, ids: tuple[int, ...], keys: list[Key], tick: Tick) -> list[tuple[DatumResult, ...]]:
         Normal(torch.tensor(math.nan), 1.0)
         return first_value(x, ids, keys, tick)
 
-    scored(score, X, 3, ALONE, lambda _: None)
+    score_all(score, X, 3, ALONE, lambda _: None)
     with pytest.raises(ValueError, match="loc"):
         Normal(torch.tensor(math.nan), 1.0)
     with pytest.raises(ZeroDivisionError), quiet_distributions():
@@ -161,13 +170,13 @@ def test_threads_share_the_data(n: int, threads: Any):
     threads(n)
     within = set()
 
-    def score(x: Tensor, ids: tuple[int, ...], keys: list[Key], tick: Tick) -> list[tuple[Row, ...]]:
+    def score(x: Tensor, ids: tuple[int, ...], keys: list[Key], tick: Tick) -> list[tuple[DatumResult, ...]]:
         within.add((threading.get_ident(), torch.get_num_threads()))
         time.sleep(0.02)
         return first_value(x, ids, keys, tick)
 
     ticks: list[int] = []
-    found = scored(score, X, 2, ALONE, ticks.append)
+    found = score_all(score, X, 2, ALONE, ticks.append)
     assert [row[0].nats for row in found] == X[:, 0].tolist() and sum(ticks) == 33
     assert {size for _, size in within} == {1} and len(within) <= n
     assert n == 1 or len(within) > 1
@@ -179,7 +188,7 @@ def test_a_failure_in_a_thread_stops_all(n: int, threads: Any):
     threads(n)
     begun = []
 
-    def score(x: Tensor, ids: tuple[int, ...], keys: list[Key], tick: Tick) -> list[tuple[Row, ...]]:
+    def score(x: Tensor, ids: tuple[int, ...], keys: list[Key], tick: Tick) -> list[tuple[DatumResult, ...]]:
         begun.append(ids)
         if 0 in ids:
             raise NonFiniteScore("datum 0: no weight")
@@ -189,7 +198,7 @@ def test_a_failure_in_a_thread_stops_all(n: int, threads: Any):
         return first_value(x, ids, keys, tick)
 
     with pytest.raises(NonFiniteScore, match="datum 0: no weight"):
-        scored(score, X, 1, ALONE, lambda _: None)
+        score_all(score, X, 1, ALONE, lambda _: None)
     assert len(begun) < 11
     assert torch.get_num_threads() == n
     with pytest.raises(ValueError, match="loc"):
@@ -199,7 +208,7 @@ def test_a_failure_in_a_thread_stops_all(n: int, threads: Any):
 def test_the_user_can_stop_it(threads: Any):
     threads(2)
 
-    def score(x: Tensor, ids: tuple[int, ...], keys: list[Key], tick: Tick) -> list[tuple[Row, ...]]:
+    def score(x: Tensor, ids: tuple[int, ...], keys: list[Key], tick: Tick) -> list[tuple[DatumResult, ...]]:
         for _ in range(4000):
             time.sleep(0.005)
             tick(1)
@@ -214,7 +223,7 @@ def test_the_user_can_stop_it(threads: Any):
 
     began = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
-        scored(score, X, 1, ALONE, tick)
+        score_all(score, X, 1, ALONE, tick)
     assert time.perf_counter() - began < 10
     assert torch.get_num_threads() == 2
 
@@ -272,13 +281,13 @@ def run_of(resampled: list[int], k: int = 40) -> Annealed:
     )
 
 
-def ready_of(run: Annealed) -> Ready:
-    return Ready(None, None, run.acceptance * 10, 77)  # type: ignore[arg-type]
+def ready_of(run: Annealed) -> FrozenRun:
+    return FrozenRun(None, None, run.acceptance * 10, 77)  # type: ignore[arg-type]
 
 
 def test_rows_of_a_run():
     run, settings = run_of([0, 2, 0]), settings_for(particles=40, temperatures=6, leapfrogs=3)
-    rows = rows_of(run, ready_of(run), settings)
+    rows = results_of_run(run, ready_of(run), settings)
     assert [row.nats for row in rows] == run.log_z.tolist()
     assert [row.length for row in rows] == [5, 6.25, 7.5] and [row.acceptance for row in rows] == [0.5, 0.625, 0.75]
     assert [row.n_lost for row in rows] == [0, 1, 2]
@@ -292,18 +301,18 @@ def test_rows_of_a_run():
 
 def test_columns():
     run, settings = run_of([0, 2, 0]), settings_for(particles=40, temperatures=6, leapfrogs=3)
-    rows = rows_of(run, ready_of(run), settings)
-    found = collected(rows, "upper", "conditional smc", settings, 2.5)
+    rows = results_of_run(run, ready_of(run), settings)
+    found = as_columns(rows, "upper", "conditional smc", settings, 2.5)
     assert found.side == "upper" and found.method == "conditional smc" and found.seconds == 2.5
     assert found.n_lost == 3 and found.n_pilot == 77
     assert found.lengths is not None and found.lengths.tolist() == [5, 6.25, 7.5]
     assert found.settings == settings._asdict()
-    other = collected([Row(-1.0, 0.1, 3.0, 0.2, 50)], "lower", "iwae", settings, 1.0)
+    other = as_columns([DatumResult(-1.0, 0.1, 3.0, 0.2, 50)], "lower", "iwae", settings, 1.0)
     assert other.settings == {"particles": 40, "seed": 0}
     assert other.lengths is None and other.acceptance is None and other.n_lost is None
     assert (other.n_evaluations, other.n_gradients) == (50, 0)
     assert (other.stderr[0], other.ess[0], other.pareto_k[0]) == (0.1, 3.0, 0.2)
-    assert collected([Row(-1.0)], "exact", "exact", settings, 1.0).settings == {}
+    assert as_columns([DatumResult(-1.0)], "exact", "exact", settings, 1.0).settings == {}
 
 
 def test_overlapping_calls_leave_torchs_checks_as_they_were():

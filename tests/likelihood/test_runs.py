@@ -13,7 +13,7 @@ from lmeval.densities.protocols import LatentShape
 from lmeval.errors import DensityError, InputError
 from lmeval.likelihood import runs
 from lmeval.likelihood.noise import Streams
-from lmeval.likelihood.runs import ENCODER_WIDER, TEMPERATURES, checked_settings, encoder_start, made_ready
+from lmeval.likelihood.runs import ENCODER_WIDER, TEMPERATURES, encoder_start, fix_settings, prepare_run
 
 
 def test_starts():
@@ -108,14 +108,14 @@ def test_gradients_are_needed():
     model = linear(2, 4)
     shape = LatentShape(2, True, False, False)
     with pytest.raises(DensityError, match="no finite gradient"):
-        made_ready(model, shape, torch.zeros(2, 4).double(), (0, 1), [(0, 0), (1, 0)], settings_for())
+        prepare_run(model, shape, torch.zeros(2, 4).double(), (0, 1), [(0, 0), (1, 0)], settings_for())
 
 
 def test_bounded_priors_are_refused():
     model = Simple(Independent(Uniform(torch.zeros(2).double(), 1.0), 1), lambda z: Independent(Normal(z, 1.0), 1))
     shape = LatentShape(2, True, False, True)
     with pytest.raises(DensityError, match="not on all of space"):
-        made_ready(model, shape, torch.zeros(2, 2).double(), (0, 1), [(0, 0), (1, 0)], settings_for())
+        prepare_run(model, shape, torch.zeros(2, 2).double(), (0, 1), [(0, 0), (1, 0)], settings_for())
 
 
 def test_encoders_are_widened():
@@ -128,7 +128,7 @@ def test_encoders_are_widened():
 
 def checked(**changes: Any):
     given = {"particles": 16, "temperatures": None, "schedule": "linear", "start": "auto", "leapfrogs": 5}
-    return checked_settings(**(given | {"resample_below": 0.5, "seed": 0} | changes))
+    return fix_settings(**(given | {"resample_below": 0.5, "seed": 0} | changes))
 
 
 def test_settings():

@@ -13,7 +13,7 @@ from toy_densities import ASYMMETRIC, PRIORS, Amortised, assert_below, assert_me
 from lmeval.densities.modelfile import load_density
 from lmeval.errors import DensityError, InputError
 from lmeval.likelihood import estimate, log_likelihood, sandwich
-from lmeval.likelihood.simulate import simulated
+from lmeval.likelihood.simulate import simulate_data
 from lmeval.stats import paired_difference
 
 CPU = torch.device("cpu")
@@ -87,7 +87,7 @@ def test_more_temperatures_narrow_it():
 @pytest.mark.parametrize("prior", list(PRIORS))
 def test_simulated_data_follow_the_model(prior: str):
     model = linear(3, 6, 0.5, prior=PRIORS[prior]())
-    x, z = simulated(model, 400, 0, CPU)
+    x, z = simulate_data(model, 400, 0, CPU)
     torch.manual_seed(1)
     expected = model.prior.sample((20000,))
     torch.testing.assert_close(z.mean(0), expected.mean(0), rtol=0, atol=0.4)
@@ -102,9 +102,9 @@ def test_simulated_data_follow_the_model(prior: str):
 @pytest.mark.parametrize("prior", ["standard", "mixture"])
 def test_the_first_data_are_the_same_for_every_number(prior: str):
     model = linear(3, 6, 0.5, prior=PRIORS[prior]())
-    few, many = simulated(model, 3, 0, CPU), simulated(model, 8, 0, CPU)
+    few, many = simulate_data(model, 3, 0, CPU), simulate_data(model, 8, 0, CPU)
     assert torch.equal(few[0], many[0][:3]) and torch.equal(few[1], many[1][:3])
-    other = simulated(model, 3, 1, CPU)
+    other = simulate_data(model, 3, 1, CPU)
     assert not torch.isclose(other[1], few[1]).any()
     assert len(many[1].unique()) == many[1].numel()
 

@@ -13,12 +13,12 @@ from scipy import stats
 from lmeval.errors import NonFiniteScore
 from lmeval.likelihood.summary import (
     FLAG,
+    BoundResult,
     Comparison,
-    Found,
-    Sandwiched,
+    SandwichResult,
     as_json,
     best_of,
-    comparison,
+    comparison_report,
     difference_side,
     flipped,
     paired_rows,
@@ -32,15 +32,15 @@ RNG = np.random.default_rng(0)
 EASY = RNG.normal(-100, 10, 50)
 
 
-def found(model: str, nats: Any, side: Side = "exact", bound: str = "log p", **changes: Any) -> Found:
+def found(model: str, nats: Any, side: Side = "exact", bound: str = "log p", **changes: Any) -> BoundResult:
     nats = np.asarray(nats, dtype=np.float64)
     certificate = float(nats.mean()) - 0.1 if side == "lower" else None
-    made = Found(model, "made", bound, side, nats, None, None, 1.0, 0.5, certificate, {"made": "by hand"})
+    made = BoundResult(model, "made", bound, side, nats, None, None, 1.0, 0.5, certificate, {"made": "by hand"})
     return made._replace(**changes)
 
 
-def compared(*all_found: Found, sandwiches: tuple[Sandwiched, ...] = (), paired: str | None = None) -> Comparison:
-    return comparison(all_found, sandwiches, 64, paired, {"n": 50}, {"seed": 0})
+def compared(*all_found: BoundResult, sandwiches: tuple[SandwichResult, ...] = (), paired: str | None = None) -> Comparison:
+    return comparison_report(all_found, sandwiches, 64, paired, {"n": 50}, {"seed": 0})
 
 
 def test_nats_and_bits_per_dim_are_the_same_number():
@@ -61,7 +61,7 @@ def test_nats_and_bits_per_dim_are_the_same_number():
 
 def test_a_uniform_model_of_256_levels_has_8_bits_a_dimension():
     uniform = found("u", np.full(9, -12 * math.log(256)))
-    report = comparison([uniform], [], 12, None, {}, {}).report
+    report = comparison_report([uniform], [], 12, None, {}, {}).report
     assert report["bits_per_dim"] == pytest.approx(8, abs=1e-14)
 
 
@@ -189,7 +189,7 @@ def test_the_reference_is_the_one_named_else_the_first_that_is_exact():
 def test_sandwiches_are_paired():
     lower = RNG.normal(-116, 20, 40)
     gap = RNG.normal(0.1, 0.02, 40)
-    one = Sandwiched("a", "SMC", lower, lower + gap, 99.0, 1.0, {})
+    one = SandwichResult("a", "SMC", lower, lower + gap, 99.0, 1.0, {})
     [row] = compared(found("a", EASY, "lower"), sandwiches=(one,)).report.tables["sandwiches"]
     assert row["gap_nats"] == pytest.approx(gap.mean()) and row["gap_stderr"] == pytest.approx(gap.std(ddof=1) / 40**0.5)
     assert row["upper_nats"] - row["lower_nats"] == pytest.approx(row["gap_nats"])

@@ -10,20 +10,20 @@ from PIL import Image
 
 from lmeval import report
 from lmeval.errors import OutputError
-from lmeval.likelihood.summary import Comparison, Found, comparison
+from lmeval.likelihood.summary import BoundResult, Comparison, comparison_report
 from lmeval.report import figures
 
 RNG = np.random.default_rng(0)
 EASY = RNG.normal(-100, 10, 40)
 LEDGER = {"data": "dollars $x_1$"}
-ELBO = Found("VAE", "latent", "ELBO", "lower", EASY - 9, None, None, 1.0, 0.0, None, {})
+ELBO = BoundResult("VAE", "latent", "ELBO", "lower", EASY - 9, None, None, 1.0, 0.0, None, {})
 SMC = ELBO._replace(bound="SMC 16 x 30", nats=EASY, ess=RNG.uniform(1, 16, 40), n_evaluations=5088.0)
-MADE = Found("MADE", "made", "log p", "exact", EASY, None, None, 1.0, 0.1, None, {})
-KDE = Found("a $ sampler", "implicit", "KDE", "estimate", EASY - 50, None, None, None, 2.0, None, {})
+MADE = BoundResult("MADE", "made", "log p", "exact", EASY, None, None, 1.0, 0.1, None, {})
+KDE = BoundResult("a $ sampler", "implicit", "KDE", "estimate", EASY - 50, None, None, None, 2.0, None, {})
 
 
-def compared(*found: Found) -> Comparison:
-    return comparison(found, [], 64, None, LEDGER, {})
+def compared(*found: BoundResult) -> Comparison:
+    return comparison_report(found, [], 64, None, LEDGER, {})
 
 
 def text_of(path: Path) -> str:

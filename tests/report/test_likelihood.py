@@ -7,7 +7,7 @@ import numpy as np
 from rich.console import Console
 
 from lmeval import report
-from lmeval.likelihood.summary import FLAG, Comparison, Found, Sandwiched, comparison
+from lmeval.likelihood.summary import FLAG, BoundResult, Comparison, SandwichResult, comparison_report
 
 RNG = np.random.default_rng(0)
 EASY = RNG.normal(-100, 10, 40)
@@ -22,17 +22,17 @@ LEDGER: dict[str, Any] = {
 LEDGER |= {"seed": 3}
 PROVENANCE: dict[str, Any] = {"spec": "by [hand]", "device": "cpu", "n_processes": 1, "seconds": 1.25}
 KDE = {"held_out": "held-out data", "n_held_out": 500, "n_samples": 2000, "bandwidth": 2.345, "at_edge": False}
-VAE = Found(
+VAE = BoundResult(
     "V[A]E", "latent", "SMC 16 x 30", "lower", EASY - 1, np.full(40, 7.5), np.full(40, 0.9), 5088.0, 3.1, -101.25, {}
 )
-MADE = Found("MADE", "made", "log p", "exact", EASY, None, None, 1.0, 0.1, None, {})
-FLOW = Found("flow", "flow", "dequantised", "lower", EASY - 5, None, None, 1.0, 0.1, None, {})
-SAMPLER = Found("sampler", "implicit", "KDE", "estimate", EASY - 50, None, None, None, 2.0, None, KDE)
-GAP = Sandwiched("V[A]E", "SMC 16 x 30", EASY - 20, EASY - 19.9 + RNG.normal(0, 0.01, 40), 999.0, 4.0, {})
+MADE = BoundResult("MADE", "made", "log p", "exact", EASY, None, None, 1.0, 0.1, None, {})
+FLOW = BoundResult("flow", "flow", "dequantised", "lower", EASY - 5, None, None, 1.0, 0.1, None, {})
+SAMPLER = BoundResult("sampler", "implicit", "KDE", "estimate", EASY - 50, None, None, None, 2.0, None, KDE)
+GAP = SandwichResult("V[A]E", "SMC 16 x 30", EASY - 20, EASY - 19.9 + RNG.normal(0, 0.01, 40), 999.0, 4.0, {})
 
 
-def compared(*found: Found, sandwiches: tuple[Sandwiched, ...] = (), **changes: Any) -> Comparison:
-    return comparison(found, sandwiches, 64, None, LEDGER | changes, PROVENANCE | changes)
+def compared(*found: BoundResult, sandwiches: tuple[SandwichResult, ...] = (), **changes: Any) -> Comparison:
+    return comparison_report(found, sandwiches, 64, None, LEDGER | changes, PROVENANCE | changes)
 
 
 def shown(found: Comparison, width: int = 300) -> str:
