@@ -4,32 +4,37 @@
 `observations` and `networks` are our own, which `modelfile` loads, and `spaces` says what numbers on images mean.
 """
 
-from lmeval.data.images import ImageSet, Tags, binarise, image_set, limited, read_images, require_same_space, threshold
-from lmeval.densities.adapters import Flow, TokenImages, from_autoencoder_kl, from_causal_lm, from_flow, from_pythae
-from lmeval.densities.modelfile import LoadedDensity, is_density, load_density
-from lmeval.densities.networks import DequantisedFlow, Generator, LayeredVAE, Made
-from lmeval.densities.protocols import (
-    Exact,
-    Implicit,
-    Kind,
-    Latent,
-    LatentShape,
-    check_exact,
-    check_latent,
-    draw,
-    kind_of,
-)
-from lmeval.densities.spaces import (
-    Logit,
-    bits_per_dim,
-    check_normalised,
-    dequantise,
-    from_logits,
-    in_logit_space,
-    log_mean_exp,
-    to_logits,
-    uniform_levels,
-)
+from typing import TYPE_CHECKING
+
+from lmeval import lazy
+
+if TYPE_CHECKING:
+    from lmeval.data.images import ImageSet, Tags, binarise, image_set, limited, read_images, require_same_space, threshold
+    from lmeval.densities.adapters import Flow, TokenImages, from_autoencoder_kl, from_causal_lm, from_flow, from_pythae
+    from lmeval.densities.modelfile import LoadedDensity, is_density, load_density
+    from lmeval.densities.networks import DequantisedFlow, Generator, LayeredVAE, Made
+    from lmeval.densities.protocols import (
+        Exact,
+        Implicit,
+        Kind,
+        Latent,
+        LatentShape,
+        check_exact,
+        check_latent,
+        draw,
+        kind_of,
+    )
+    from lmeval.densities.spaces import (
+        Logit,
+        bits_per_dim,
+        check_normalised,
+        dequantise,
+        from_logits,
+        in_logit_space,
+        log_mean_exp,
+        to_logits,
+        uniform_levels,
+    )
 
 __all__ = [
     "DequantisedFlow",
@@ -49,9 +54,9 @@ __all__ = [
     "TokenImages",
     "binarise",
     "bits_per_dim",
+    "check_normalised",
     "check_exact",
     "check_latent",
-    "check_normalised",
     "dequantise",
     "draw",
     "from_autoencoder_kl",
@@ -72,3 +77,5 @@ __all__ = [
     "to_logits",
     "uniform_levels",
 ]
+
+lazy.attach(__name__)

@@ -459,7 +459,7 @@ def test_encoders_that_are_not_normal():
 
 WORKER = """
 import sys
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = [sys.argv[2], sys.argv[2] + "/support"]
 import torch
 from toy_densities import Amortised, linear
 from lmeval.compute import gather
@@ -495,7 +495,7 @@ def test_two_processes_equal_one(tmp_path: Path):
     (tmp_path / "worker.py").write_text(WORKER)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, str(tmp_path / "worker.py"), str(tmp_path), str(ROOT / "tests" / "support")]
+    command = [*launch, str(tmp_path / "worker.py"), str(tmp_path), str(ROOT / "tests")]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "0").read_text() == "2 [True, True, True, True] WorkerError"

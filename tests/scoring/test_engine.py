@@ -189,7 +189,7 @@ def test_bos_is_no_different_from_any_other_context_token():
 WORKER = """
 import os, sys
 import numpy as np
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = [sys.argv[2], sys.argv[2] + "/support"]
 from laws import requests
 from samples import tiny_llama
 from lmeval.compute import gather
@@ -223,7 +223,7 @@ def test_two_real_processes_agree_and_a_failing_one_stops_both(tmp_path: Path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     run = subprocess.run(
-        [*launch, str(tmp_path / "worker.py"), str(tmp_path), str(ROOT / "tests" / "support")],
+        [*launch, str(tmp_path / "worker.py"), str(tmp_path), str(ROOT / "tests")],
         env=environment,
         capture_output=True,
         text=True,

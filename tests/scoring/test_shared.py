@@ -341,7 +341,7 @@ def test_processes_do_not_matter(monkeypatch: pytest.MonkeyPatch, small: None, s
 WORKER = """
 import sys
 import numpy as np
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = [sys.argv[2], sys.argv[2] + "/support"]
 import pytest
 from samples import tiny_llama
 from sharing import make_prefixes_small, related_requests
@@ -379,7 +379,7 @@ def test_two_real_processes_agree_and_a_failing_one_stops_both(tmp_path: Path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     run = subprocess.run(
-        [*launch, str(tmp_path / "worker.py"), str(tmp_path), str(ROOT / "tests" / "support")],
+        [*launch, str(tmp_path / "worker.py"), str(tmp_path), str(ROOT / "tests")],
         env=environment,
         capture_output=True,
         text=True,
