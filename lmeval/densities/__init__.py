@@ -14,11 +14,15 @@ if TYPE_CHECKING:
     from lmeval.densities.modelfile import LoadedDensity, is_density, load_density
     from lmeval.densities.networks import DequantisedFlow, Generator, LayeredVAE, Made
     from lmeval.densities.protocols import (
+        CheckedDensity,
+        CheckedExact,
+        CheckedLatent,
         Exact,
         Implicit,
         Kind,
         Latent,
         LatentShape,
+        check_density,
         check_exact,
         check_latent,
         draw,
@@ -26,7 +30,6 @@ if TYPE_CHECKING:
     )
     from lmeval.densities.spaces import (
         Logit,
-        bits_per_dim,
         check_normalised,
         dequantise,
         from_logits,
@@ -35,8 +38,12 @@ if TYPE_CHECKING:
         to_logits,
         uniform_levels,
     )
+    from lmeval.stats.units import bits_per_dim
 
 __all__ = [
+    "CheckedDensity",
+    "CheckedExact",
+    "CheckedLatent",
     "DequantisedFlow",
     "Exact",
     "Flow",
@@ -54,6 +61,7 @@ __all__ = [
     "TokenImages",
     "binarise",
     "bits_per_dim",
+    "check_density",
     "check_exact",
     "check_latent",
     "check_normalised",

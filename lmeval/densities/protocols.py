@@ -10,6 +10,7 @@ Any object with these parts will do; nothing has to be inherited. The checks try
 caller's random state, and say what is wrong, and what to do, in one line.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -85,6 +86,24 @@ class LatentShape(NamedTuple):
     differentiable: bool
 
 
+class CheckedLatent(NamedTuple):
+    """A latent variable model that has been tried on data, and the shape it turned out to have. Carried on, it is not tried
+    again."""
+
+    model: Any
+    shape: LatentShape
+
+
+class CheckedExact(NamedTuple):
+    """A model with log_prob that has been tried on data, and the side of log p(x) on which its numbers lie."""
+
+    model: Any
+    side: Side
+
+
+CheckedDensity = CheckedLatent | CheckedExact
+
+
 def kind_of(model: object) -> Kind:
     """Which kind of density an object is: latent if it has prior and decode, else exact if it has log_prob, else implicit if
     it has sample. Raises DensityError that says what is missing.
@@ -110,7 +129,28 @@ def kind_of(model: object) -> Kind:
     )
 
 
-def check_latent(model: Any, x: Data, levels: int | None = None) -> LatentShape:
+def check_density(model: Any, x: Data, levels: int | None = None) -> CheckedDensity:
+    """Try a latent variable model or one with log_prob on a few data of `x`.
+
+    Args:
+        model: Any object that has the parts of a kind of density.
+        x: The data [n, *event] that it will be asked about.
+        levels: Says that x holds levels 0 .. levels - 1 of discrete data: then numbers must be those of probabilities.
+
+    Returns:
+        The model with what was found out, for everything that computes with it.
+
+    Raises:
+        DensityError: In one line, for parts, shapes and values that cannot be used, and for an implicit model.
+        InputError: x cannot be used.
+    """
+    kind = KINDS[kind_of(model)]
+    if kind.check is None:
+        raise DensityError(f"{name_of(model)} is {kind.description}: it has samples, and no likelihood to check")
+    return kind.check(model, x, levels)
+
+
+def check_latent(model: Any, x: Data, levels: int | None = None) -> CheckedLatent:
     """Try a latent variable model on a few data of `x` and a few z from its prior.
 
     `levels` says that x holds levels 0 .. levels - 1 of discrete data: then p(x | z) must be a probability, not a density.
@@ -126,11 +166,12 @@ def check_latent(model: Any, x: Data, levels: int | None = None) -> LatentShape:
         has_encoder = callable(getattr(model, "encode", None))
         if has_encoder:
             _check_encode(f"{name}.encode(x)", model.encode, rows, d_latent)
-        return LatentShape(d_latent, _takes_particles(model, z, rows), has_encoder, _has_gradient(model, z, rows))
+        batched, differentiable = _takes_particles(model, z, rows), _has_gradient(model, z, rows)
+        return CheckedLatent(model, LatentShape(d_latent, batched, has_encoder, differentiable))
 
 
-def check_exact(model: Any, x: Data, levels: int | None = None) -> Side:
-    """Try a model with log_prob on a few data of `x`; what its numbers are: "exact", or "lower" where it says so.
+def check_exact(model: Any, x: Data, levels: int | None = None) -> CheckedExact:
+    """Try a model with log_prob on a few data of `x`. Its numbers are "exact", or "lower" where it says so.
 
     `levels` says that x holds levels 0 .. levels - 1 of discrete data: then no log_prob may be above 0. Raises as
     `check_latent` does.
@@ -152,7 +193,21 @@ def check_exact(model: Any, x: Data, levels: int | None = None) -> Side:
         check_values(found, name, discrete=levels is not None or is_discrete(support), levels=levels)
         check_same(found, log_prob(rows), f"{name} differs between two calls", REPEATED)
         check_same(found[:1], log_prob(rows[:1]), f"{name} of a datum depends on the other data of the batch")
-    return side
+    return CheckedExact(model, side)
+
+
+class KindOfDensity(NamedTuple):
+    """A kind of density: what messages call it, and how a model of it is tried (None where it has no likelihood)."""
+
+    description: str
+    check: Callable[[Any, Data, int | None], CheckedDensity] | None
+
+
+KINDS: Mapping[Kind, KindOfDensity] = {
+    "latent": KindOfDensity("a latent variable model", check_latent),
+    "exact": KindOfDensity("a model with exact log p", check_exact),
+    "implicit": KindOfDensity("an implicit model", None),
+}
 
 
 def draw(model: Any, n: int, seed: int, device: torch.device | str = "cpu") -> Data:

@@ -12,7 +12,7 @@ divided by L - 1 have steps of 1 / (L - 1), noise of width 1 / L does not fill t
 import hashlib
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 from lmeval.data.images import Tags
 from lmeval.densities.checks import Data, call_foreign, check_data, check_log_prob, name_of, own_random_state
 from lmeval.densities.protocols import Exact
-from lmeval.errors import DensityError, InputError, NonFiniteScore
+from lmeval.errors import DensityError, InputError
 from lmeval.results import Side
 
 Space = Literal["levels", "unit"]
@@ -31,27 +31,6 @@ MAX_CONFIGURATIONS = 2**16  # that check_normalised sums over
 _ROWS = 8192  # of a density's input at once: bounds memory, changes no number
 _PANELS, _NODES = {1: 128, 2: 25}, 16  # quadrature: panels an axis, Gauss-Legendre nodes a panel
 _REACH = {1: 9.0, 2: 7.0}  # of the variable that sinh maps to the real line: +-4051, and +-548 in two dimensions
-
-
-def bits_per_dim(log_prob_nats: Any, n_dims: int) -> Any:
-    """Bits a dimension of log-probabilities in nats: -nats / (n_dims ln 2). Numbers, arrays and tensors alike.
-
-    `n_dims` counts the numbers of an image as it was before padding or cropping, colour channels apart. The uniform density
-    of 256 levels has exactly 8. Raises NonFiniteScore where one is NaN: a mean over the others would be of other data.
-
-    >>> bits_per_dim(-784 * math.log(256), 784)
-    8.0
-    """
-    if n_dims < 1:
-        raise InputError(f"n_dims is {n_dims}: an image has at least one number")
-    values = np.asarray(log_prob_nats.detach().cpu() if isinstance(log_prob_nats, Tensor) else log_prob_nats)
-    bad = np.isnan(values)
-    if bad.any():
-        raise NonFiniteScore(
-            f"{int(bad.sum())} of {values.size} log-probabilities are NaN, the first at {int(np.flatnonzero(bad)[0])}: "
-            "a mean that leaves data out is of other data; mend the model or choose the data beforehand"
-        )
-    return -log_prob_nats / (n_dims * math.log(2))
 
 
 def log_mean_exp(log_values: Float[Tensor, "draws n"]) -> Float64[Tensor, " n"]:

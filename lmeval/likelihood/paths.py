@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, constraints
 
+from lmeval.densities.protocols import CheckedLatent
 from lmeval.errors import DensityError, NonFiniteScore
 from lmeval.likelihood.noise import Streams, own_seed
 from lmeval.likelihood.pixels import log_prob_of
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
+ROWS, PIXELS = 4096, 1 << 22  # particles times data that go through a decoder at once, and their pixels, at most
 
 
 class Gaussian(NamedTuple):
@@ -66,6 +68,23 @@ class State(NamedTuple):
     def tilt(self) -> Tensor:
         """log p(z) p(x | z) - log q(z), in float64 [k, batch]."""
         return self.joint.double() - self.start.double()
+
+
+def target_of(density: CheckedLatent, x: Tensor, ids: tuple[int, ...], start: Gaussian | None) -> Target:
+    """The posteriors of the data x."""
+    model, shape = density
+    return Target(model, x, shape.d_latent, shape.batched_particles, is_standard_normal(model.prior), start, ids)
+
+
+def encoder_start(model: Any, x: Tensor, widen: float) -> Gaussian | None:
+    """Where the encoder puts each datum, if it does so by a normal distribution."""
+    with torch.no_grad():
+        return gaussian_of(model.encode(x), widen)
+
+
+def rows_at_once(x: Tensor) -> int:
+    """How many x may go through a decoder at once: memory then does not grow with images or data."""
+    return max(1, min(ROWS, PIXELS // x[:1].numel()))
 
 
 def is_standard_normal(prior: Distribution) -> bool:

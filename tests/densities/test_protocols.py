@@ -70,14 +70,14 @@ def message_of(call: Any) -> str:
 
 
 def test_a_good_model_is_found_good():
-    assert check_latent(Model(), X) == (DZ, True, True, True)
-    assert check_latent(Model(), X[:1], levels=2) == (DZ, True, True, True)
-    assert check_latent(Model(encode=None), X) == (DZ, True, False, True)
+    assert check_latent(Model(), X).shape == (DZ, True, True, True)
+    assert check_latent(Model(), X[:1], levels=2).shape == (DZ, True, True, True)
+    assert check_latent(Model(encode=None), X).shape == (DZ, True, False, True)
 
 
 def test_a_prior_may_be_a_mixture():
     mixture = MixtureSameFamily(Categorical(torch.ones(3)), Independent(Normal(torch.randn(3, DZ), torch.ones(3, DZ)), 1))
-    assert check_latent(Model(prior=mixture), X).d_latent == DZ
+    assert check_latent(Model(prior=mixture), X).shape.d_latent == DZ
 
 
 class Convolution(nn.Module):
@@ -92,21 +92,21 @@ class Convolution(nn.Module):
 
 
 def test_a_network_that_takes_no_particles_is_told_apart():
-    assert check_latent(Model(decoder=Convolution()), X) == (DZ, False, True, True)
-    assert check_latent(Model(decoder=nn.Sequential(nn.BatchNorm1d(DZ), nn.Linear(DZ, D)).eval()), X)[1] is False
+    assert check_latent(Model(decoder=Convolution()), X).shape == (DZ, False, True, True)
+    assert check_latent(Model(decoder=nn.Sequential(nn.BatchNorm1d(DZ), nn.Linear(DZ, D)).eval()), X).shape[1] is False
 
 
 def test_a_network_that_mixes_particles_is_told_apart():
     # Each [n, d] is right on its own, but a third dimension is averaged over.
     model = Model()
     mixed = Model(decode=lambda z: model.decode(z if z.ndim == 2 else z.mean(0, keepdim=True).expand_as(z)))
-    assert check_latent(mixed, X)[1] is False
+    assert check_latent(mixed, X).shape[1] is False
 
 
 def test_a_network_that_loses_dimensions_of_one_is_told_apart():
     model = Model()
     squeezing = Model(decode=lambda z: model.decode(z.squeeze(0) if z.ndim == 3 else z))
-    assert check_latent(squeezing, X)[1] is False
+    assert check_latent(squeezing, X).shape[1] is False
 
 
 def test_a_prior_elsewhere_is_told():
@@ -124,9 +124,9 @@ def test_weights_elsewhere_are_told():
 
 def test_a_network_without_gradient_is_told_apart():
     model = Model()
-    assert check_latent(Model(decode=lambda z: model.decode(z.detach())), X)[3] is False
-    assert check_latent(Model(decode=torch.no_grad()(model.decode)), X)[3] is False
-    assert check_latent(Model(decode=lambda z: model.decode(torch.nan_to_num((z - z).sqrt()) + z)), X)[3] is False
+    assert check_latent(Model(decode=lambda z: model.decode(z.detach())), X).shape[3] is False
+    assert check_latent(Model(decode=torch.no_grad()(model.decode)), X).shape[3] is False
+    assert check_latent(Model(decode=lambda z: model.decode(torch.nan_to_num((z - z).sqrt()) + z)), X).shape[3] is False
 
 
 LATENT_FAULTS = {
@@ -228,7 +228,7 @@ def test_every_fault_of_a_latent_model_is_one_line_with_its_remedy(fault: str):
 
 def test_dropout_of_nothing_is_harmless():
     model = Model(decoder=nn.Sequential(nn.Linear(DZ, D), nn.Dropout(0.0), nn.LayerNorm(D)))
-    assert model.training and check_latent(model, X).d_latent == DZ
+    assert model.training and check_latent(model, X).shape.d_latent == DZ
 
 
 def test_hidden_batch_normalisation_is_found_by_what_it_does():
@@ -240,7 +240,7 @@ def test_hidden_batch_normalisation_is_found_by_what_it_does():
             model = Model(decode=lambda z, hidden=hidden: Independent(Bernoulli(logits=hidden(z)), 1))
             assert "eval()" in message_of(lambda model=model: check_latent(model, X))
             hidden.eval()
-            assert check_latent(model, X).d_latent == DZ
+            assert check_latent(model, X).shape.d_latent == DZ
 
 
 @pytest.mark.parametrize("checked", [True, False])
@@ -254,7 +254,7 @@ def test_grey_levels_have_no_bernoulli_likelihood(checked: bool):
 
 def test_levels_need_probabilities():
     gaussian = decoding(lambda out: Independent(Normal(out, 1.0), 1))
-    assert check_latent(gaussian, X).d_latent == DZ
+    assert check_latent(gaussian, X).shape.d_latent == DZ
     assert "dequantise" in message_of(lambda: check_latent(gaussian, X, levels=2))
 
 
@@ -351,13 +351,13 @@ def test_every_fault_of_an_exact_model_is_one_line_with_its_remedy(fault: str):
 
 
 def test_exact_models_say_which_side_they_are_on():
-    assert check_exact(standard(D), X) == "exact"
-    assert check_exact(WithLogProb(lambda x: -x.sum(1), "lower"), X) == "lower"
+    assert check_exact(standard(D), X).side == "exact"
+    assert check_exact(WithLogProb(lambda x: -x.sum(1), "lower"), X).side == "lower"
 
 
 def test_a_density_is_no_probability_of_levels():
     sharp = Independent(Normal(torch.zeros(D), torch.full((D,), 0.01)), 1)
-    assert check_exact(sharp, X * 0) == "exact"
+    assert check_exact(sharp, X * 0).side == "exact"
     assert "density and not a probability of 2 levels; dequantise" in message_of(lambda: check_exact(sharp, X * 0, levels=2))
 
 

@@ -12,9 +12,10 @@ from small_densities import weights_of, write_density, write_images, write_spec
 from lmeval.compute.place import Place
 from lmeval.data.images import read_images
 from lmeval.errors import DensityError, InputError, InputNotFound, LmevalError, MixedSpaces, ModelNotFound, TaskFileError
-from lmeval.likelihood.planner import Plan
-from lmeval.likelihood.prepare import Prepared, cost_lines, plan_gaps, prepare, with_overrides
-from lmeval.likelihood.runs import FixedSettings
+from lmeval.likelihood.cost import cost_lines
+from lmeval.likelihood.gap_planner import Plan
+from lmeval.likelihood.prepare import Prepared, plan_gaps, prepare, with_overrides
+from lmeval.likelihood.settings import FixedSettings
 from lmeval.likelihood.spec import DEFAULT_BOUNDS, BoundSpec, read_spec, spec_path
 
 ALONE = Place(0, 1, torch.device("cpu"))
@@ -213,11 +214,11 @@ def test_a_gap_becomes_temperatures_that_all_processes_share(folder: Path, monke
     )
     seen: list[tuple[FixedSettings, float]] = []
 
-    def fake(model: Any, shape: Any, x: Any, settings: FixedSettings, gap: float) -> Plan:
+    def fake(density: Any, x: Any, settings: FixedSettings, gap: float) -> Plan:
         seen.append((settings, gap))
         return Plan(settings._replace(temperatures=41), 0.19, 3.5, 1234, 56.0, 12)
 
-    monkeypatch.setattr("lmeval.likelihood.prepare.plan_settings", fake)
+    monkeypatch.setattr("lmeval.likelihood.prepare.plan_temperatures", fake)
     monkeypatch.setattr("lmeval.likelihood.prepare.agree", lambda n, _: n - 1)
     planned = plan_gaps(found, ALONE)
     elbo, smc = planned.models[0].bounds

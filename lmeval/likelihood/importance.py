@@ -7,9 +7,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmeval.likelihood.diagnostics import pareto_k, tail_size
+from lmeval.densities.protocols import CheckedLatent
+from lmeval.errors import DensityError
+from lmeval.likelihood.diagnostics import log_estimate_stderr, pareto_k, tail_size
 from lmeval.likelihood.noise import Streams, own_seed
-from lmeval.likelihood.paths import Target, log_observation, log_prior, log_weights, sample_start
+from lmeval.likelihood.paths import (
+    Target,
+    encoder_start,
+    log_observation,
+    log_prior,
+    log_weights,
+    rows_at_once,
+    sample_start,
+    target_of,
+)
+from lmeval.likelihood.result import Advance, Batch, DatumResult
+from lmeval.likelihood.settings import FixedSettings
 
 
 class WeightSummary(NamedTuple):
@@ -21,6 +34,41 @@ class WeightSummary(NamedTuple):
     sd_log: np.ndarray
     ess: np.ndarray
     pareto_k: np.ndarray
+
+
+def score_elbo(density: CheckedLatent, settings: FixedSettings, batch: Batch, advance: Advance) -> list[DatumResult]:
+    """The mean log-weight of `settings.particles` draws (Kingma & Welling 2014)."""
+    k, summary = settings.particles, _weigh_batch(density, "elbo", settings, batch)
+    advance(k)
+    stderr = summary.sd_log / math.sqrt(k) if k > 1 else np.full(len(batch.ids), np.nan)
+    return _results(summary.mean_log, stderr, summary, k)
+
+
+def score_iwae(density: CheckedLatent, settings: FixedSettings, batch: Batch, advance: Advance) -> list[DatumResult]:
+    """The log of the mean weight of `settings.particles` draws (Burda et al. 2016)."""
+    k, summary = settings.particles, _weigh_batch(density, "iwae", settings, batch)
+    advance(k)
+    return _results(summary.log_mean, log_estimate_stderr(summary.ess, k), summary, k)
+
+
+def _weigh_batch(density: CheckedLatent, purpose: str, settings: FixedSettings, batch: Batch) -> WeightSummary:
+    """Weights of draws from the encoder or, if the settings say so, from the prior."""
+    from_prior = settings.start == "prior"
+    if not from_prior and not density.shape.has_encoder:
+        raise DensityError(
+            f"{type(density.model).__name__} has no encode(x), from which '{purpose}' draws z: use method 'smc' or start "
+            "'prior'"
+        )
+    start = None if from_prior else encoder_start(density.model, batch.x, 1.0)
+    target = target_of(density, batch.x, batch.ids, start)
+    streams = Streams(settings.seed, purpose, batch.keys, batch.x)
+    at_once = max(1, rows_at_once(batch.x) // len(batch.ids))
+    return weigh(target, settings.particles, streams, at_once, encoded=not from_prior and start is None)
+
+
+def _results(nats: np.ndarray, stderr: np.ndarray, summary: WeightSummary, k: int) -> list[DatumResult]:
+    rows = zip(nats, stderr, summary.ess, summary.pareto_k, strict=True)
+    return [DatumResult(*row, n_evaluations=k) for row in rows]
 
 
 def weigh(target: Target, k: int, streams: Streams, at_once: int, encoded: bool) -> WeightSummary:
@@ -58,7 +106,7 @@ def weigh(target: Target, k: int, streams: Streams, at_once: int, encoded: bool)
 
 def _encoded_weights(target: Target, n: int, streams: Streams) -> Tensor:
     """Log-weights [n, batch] under an encoder of any family, each datum's draws from its own seed."""
-    found = []
+    weights = []
     with torch.no_grad():
         for i, seed in enumerate(streams.torch_seeds()):
             q = target.model.encode(target.x[i : i + 1])
@@ -66,5 +114,5 @@ def _encoded_weights(target: Target, n: int, streams: Streams) -> Tensor:
                 z = q.sample(torch.Size([n]))  # [n, 1, d]
             one = target._replace(x=target.x[i : i + 1])
             w = log_observation(one, z).double() + log_prior(one, z).double() - q.log_prob(z).double()
-            found.append(w[:, 0])
-    return torch.stack(found, dim=1)
+            weights.append(w[:, 0])
+    return torch.stack(weights, dim=1)

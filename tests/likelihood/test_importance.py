@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 from toy_densities import Amortised, Encoded, assert_below, assert_mean, linear, mean_and_se, standard, target_for
 
-from lmeval.likelihood import bounds
-from lmeval.likelihood.bounds import WeightSummary, weigh
+from lmeval.likelihood import importance
 from lmeval.likelihood.diagnostics import pareto_k, tail_size
+from lmeval.likelihood.importance import WeightSummary, weigh
 from lmeval.likelihood.noise import Streams
 from lmeval.likelihood.paths import Target, gaussian_of, log_weights, sample_start
 
@@ -55,13 +55,13 @@ def test_chunks_change_nothing(at_once: int):
 def test_memory_does_not_grow_with_the_draws(monkeypatch: pytest.MonkeyPatch):
     model = linear(3, 6, kind=Amortised)
     target, sizes = target_of(model, model.sample(4)), []
-    inner = bounds.log_weights
+    inner = importance.log_weights
 
     def watched(target: Target, z: Tensor) -> Tensor:
         sizes.append(len(z))
         return inner(target, z)
 
-    monkeypatch.setattr(bounds, "log_weights", watched)
+    monkeypatch.setattr(importance, "log_weights", watched)
     drawn(target, 1003, 100)
     assert sizes == [100] * 10 + [3]
 
