@@ -175,7 +175,8 @@ def _bounds(
     import torch  # `lmeval inspect` is in this module, and needs none
 
     x = torch.from_numpy(compression.first_images(data, found, BOUND_EVALUATIONS // particles)).to(torch.float32)
-    bound = likelihood.log_likelihood(density.model, x, method="iwae", particles=particles, seed=0).mean if len(x) else None
+    settings = likelihood.BoundSettings(particles=particles)
+    bound = likelihood.log_likelihood(density.model, x, "iwae", settings).mean if len(x) else None
     return [] if bound is None else [report.Bound(f"-IWAE, {particles} samples", bound.value, bound.stderr, len(x))]
 
 
