@@ -5,7 +5,8 @@ import sys
 import click
 
 from lmeval import __version__
-from lmeval.cli.compression import benchmark_command, compress_command, decompress_command, inspect_command
+from lmeval.cli.benchmark import benchmark_command
+from lmeval.cli.compression import compress_command, decompress_command, inspect_command
 from lmeval.cli.demo import demo_command
 from lmeval.cli.images import images_command
 from lmeval.cli.likelihood import likelihood_command

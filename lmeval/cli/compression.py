@@ -1,4 +1,4 @@
-"""`lmeval compress`, `decompress`, `inspect` and `benchmark`."""
+"""`lmeval compress`, `decompress` and `inspect`."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from lmeval import compression, report, results
+from lmeval import compression, report
 from lmeval.cli.shared import (
     byte_progress,
     check_new,
@@ -21,29 +21,22 @@ from lmeval.cli.shared import (
     dtype_option,
     force_option,
     input_bytes,
-    json_option,
-    labelled_progress,
+    lanes_option,
+    lanes_per_pass_option,
+    one_process,
     output_bytes,
     print_table,
 )
 from lmeval.compression import CompressSettings, DecompressSettings, ImageCompression, ImageSettings
-from lmeval.compute import gather
-from lmeval.compute.place import Place
 from lmeval.densities.modelfile import LoadedDensity, is_density, load_density
-from lmeval.errors import ArchiveError, EmptyInput, InputError
+from lmeval.errors import ArchiveError, InputError
 from lmeval.likelihood import log_likelihood
 from lmeval.models import load_model
 
 SUFFIX = ".lmz"
 BOUND_EVALUATIONS = 1 << 20  # of a decoder, for the importance-weighted bound beside the code length of images
 
-_lanes = click.option(
-    "--lanes", type=click.IntRange(min=1), help="Stretches of a block coded side by side.  [default: from the input's size]"
-)
 _adapt_help = "Online models that learn from the data behind the model: full is smallest, light faster."
-_lanes_per_pass = click.option(
-    "--batch-size", "lanes_per_pass", type=click.IntRange(min=1), help="Lanes that go through the network at once."
-)
 _data_dir = click.option("--data-dir", help="Where a density file's weights lie, if not beside it.", metavar="DIR")
 
 
@@ -58,7 +51,7 @@ _data_dir = click.option("--data-dir", help="Where a density file's weights lie,
     help="'bundled', a folder in Hugging Face format, or a hub id; for images a bundled density such as "
     "lmeval-mnist-vae-v1, or a density file (YAML).",
 )
-@_lanes
+@lanes_option
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0.0, max=1.0),
@@ -76,7 +69,7 @@ _data_dir = click.option("--data-dir", help="Where a density file's weights lie,
     type=click.IntRange(min=1),
     help="Latents drawn for an image, of a density: a power of two.  [default: 16]",
 )
-@_lanes_per_pass
+@lanes_per_pass_option
 @_data_dir
 @device_option
 @dtype_option
@@ -121,7 +114,7 @@ def compress_command(
             settings = ImageSettings(particles, not no_verify)
             _compress_images(source, data, output, load_density(model, data_dir), settings)
             return
-        place = _one_process(device)
+        place = one_process(device)
         loaded = load_model(model, device=place.device, dtype=dtype)
         settings = CompressSettings(lanes, tolerance, context, overlap, not no_verify, lanes_per_pass, adapt)
         on_progress = stack.enter_context(_two_bars(len(data), verify=not no_verify))
@@ -203,7 +196,7 @@ def _two_bars(n_bytes: int, *, verify: bool) -> Iterator[Callable[[str, int, int
 )
 @click.option("--range", "span", metavar="A:B", help="Only bytes A to B (not included) of the original.")
 @click.option("--salvage", is_flag=True, help="Recover what is whole of a damaged archive, with zeros for what is lost.")
-@_lanes_per_pass
+@lanes_per_pass_option
 @_data_dir
 @device_option
 @force_option
@@ -235,7 +228,7 @@ def decompress_command(
         if output is not None:
             check_new(output, force=force)
             check_outputs([output], (source,))
-        settings = DecompressSettings(str(_one_process(device).device), lanes_per_pass, data_dir)
+        settings = DecompressSettings(str(one_process(device).device), lanes_per_pass, data_dir)
         on_progress = stack.enter_context(byte_progress("decoding", None, show=True))
         with output_bytes(output) as out:
             if salvage:
@@ -249,15 +242,6 @@ def decompress_command(
     if gaps:
         lost = ", ".join(f"{gap.first:,} to {gap.stop:,}" for gap in gaps)
         raise ArchiveError(f"salvaged what was whole; these bytes are lost and were written as zeros: {lost}")
-
-
-def _one_process(device: str) -> Place:
-    group = gather.connect(device)
-    if group.size > 1:
-        raise InputError(
-            f"archives are written and read by one process, not by {group.size}: start lmeval without a launcher"
-        )
-    return group
 
 
 def _named(output: Path | None) -> Path | None:
@@ -287,52 +271,3 @@ def inspect_command(source: str, as_json: bool) -> None:
         click.echo(json.dumps(found, indent=2))
     else:
         print_table(report.inspect_table(found))
-
-
-@click.command("benchmark")
-@click.argument("paths", nargs=-1, metavar="PATH...")
-@click.option(
-    "--model", "-m", "models", multiple=True, help="As for compress; may be given several times.  [default: bundled]"
-)
-@click.option(
-    "--adapt",
-    "levels",
-    type=click.Choice(compression.LEVELS),
-    multiple=True,
-    help="Levels of online models behind each model; may be given several times.  [default: none and full]",
-)
-@_lanes
-@_lanes_per_pass
-@device_option
-@dtype_option
-@json_option
-def benchmark_command(
-    paths: tuple[str, ...],
-    models: tuple[str, ...],
-    levels: tuple[str, ...],
-    lanes: int | None,
-    lanes_per_pass: int | None,
-    device: str,
-    dtype: str,
-    json_path: Path | None,
-) -> None:
-    """Language models beside gzip, bzip2, xz, zstd, brotli and ppmd: size, speed, and proof by decoding.
-
-    For corpora that are known by their checksum (enwik8, enwik9, alice29, book1), results that others have published follow.
-    """
-    if not paths:
-        raise EmptyInput("no file given: name one or more files to compress")
-    if json_path:
-        check_outputs([json_path], paths)
-    corpora = []
-    for path in paths:
-        with input_bytes(path) as data:
-            corpora.append((Path(path).name, bytes(data)))
-    place = _one_process(device)
-    loaded = [load_model(model, device=place.device, dtype=dtype) for model in models or ("bundled",)]
-    settings = CompressSettings(lanes=lanes, lanes_per_pass=lanes_per_pass)
-    with labelled_progress("benchmark", None, show=True) as on_progress:
-        found = compression.benchmark(corpora, loaded, settings, on_progress, levels=levels or ("none", "full"))
-    print_table(report.benchmark_table(found))
-    if json_path:
-        results.write_json(found, json_path)

@@ -15,6 +15,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from lmeval import results
+from lmeval.compute import gather
+from lmeval.compute.place import Place
 from lmeval.data.documents import Corpus, DataSource, column, dataset_corpus, file_corpus, local_files, table_corpus
 from lmeval.errors import EmptyInput, InputError, InputNotFound, OutputError
 from lmeval.models import DTYPES
@@ -28,6 +30,12 @@ dtype_option = click.option(
     "--dtype", type=click.Choice(sorted(DTYPES)), default="float32", show_default=True, help="Precision of the network."
 )
 json_option = click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the results here as JSON.")
+lanes_option = click.option(
+    "--lanes", type=click.IntRange(min=1), help="Stretches of a block coded side by side.  [default: from the input's size]"
+)
+lanes_per_pass_option = click.option(
+    "--batch-size", "lanes_per_pass", type=click.IntRange(min=1), help="Lanes that go through the network at once."
+)
 force_option = click.option("--force", "-f", is_flag=True, help="Overwrite the output if it exists.")
 
 
@@ -171,3 +179,13 @@ def check_new(path: Path, *, force: bool) -> None:
     if path.exists() and not force:
         raise OutputError(f"{path} exists already: name another file with -o, or overwrite it with --force")
     results.check_writable(path)
+
+
+def one_process(device: str) -> Place:
+    """The place of a command that one process runs alone. Raises InputError where a launcher started several."""
+    place = gather.connect(device)
+    if place.size > 1:
+        raise InputError(
+            f"archives are written and read by one process, not by {place.size}: start lmeval without a launcher"
+        )
+    return place
