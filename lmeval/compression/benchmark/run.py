@@ -3,19 +3,17 @@
 import hashlib
 import io
 import time
-import zlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmeval.compression.benchmark.baselines import BASELINES, measure_baseline
 from lmeval.compression.benchmark.corpora import KnownCorpus, identify
+from lmeval.compression.benchmark.decoder_size import model_bytes, source_bytes
 from lmeval.compression.compress import compress_to
 from lmeval.compression.container.archive import KINDS
 from lmeval.compression.decompress import DecompressSettings, decompress_to
 from lmeval.compression.text.account import Compression
 from lmeval.compression.text.plan import CompressSettings
-from lmeval.data.resources import BUNDLED_MODEL, package_folder, reference_folder
 from lmeval.errors import EmptyInput
 from lmeval.models import CausalLM
 from lmeval.results import Measurement, Report, now, versions
@@ -205,18 +203,3 @@ def _describe(model: CausalLM) -> dict[str, Any]:
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
     }
-
-
-def model_bytes(model: CausalLM) -> int:
-    """Bytes of the files that a decoder needs of a model: its folder's configuration, weights and tokenizer, or its
-    parameters as they are held where there is no folder."""
-    folder = reference_folder() if model.name == BUNDLED_MODEL else Path(model.name)
-    files = [file for file in folder.glob("*") if file.suffix in (".json", ".safetensors", ".bin", ".model", ".txt")]
-    found = sum(file.stat().st_size for file in files)
-    return found or sum(p.numel() * p.element_size() for p in model.network.parameters())
-
-
-def source_bytes() -> int:
-    """Size of lmeval's own Python source, compressed as one."""
-    source = b"".join(file.read_bytes() for file in sorted(package_folder().rglob("*.py")))
-    return len(zlib.compress(source, 9))
