@@ -1,25 +1,29 @@
 """`lmeval benchmark`: language models beside general-purpose compressors."""
 
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from lmeval import compression, report, results
+from lmeval import compression
+from lmeval.cli.progress import drawn_progress
 from lmeval.cli.shared import (
     check_outputs,
     device_option,
     dtype_option,
     input_bytes,
     json_option,
-    labelled_progress,
     lanes_option,
     lanes_per_pass_option,
     one_process,
-    print_table,
+    records_option,
+    write_report,
 )
 from lmeval.compression import CompressSettings
 from lmeval.errors import EmptyInput
-from lmeval.models import load_model
+from lmeval.report.terminal import print_blocks
+from lmeval.report.views import view
 
 
 @click.command("benchmark")
@@ -32,13 +36,14 @@ from lmeval.models import load_model
     "levels",
     type=click.Choice(compression.LEVELS),
     multiple=True,
-    help="Levels of online models behind each model; may be given several times.  [default: none and full]",
+    help="Levels of online models after each model; may be given several times.  [default: none and full]",
 )
 @lanes_option
 @lanes_per_pass_option
 @device_option
 @dtype_option
 @json_option
+@records_option
 def benchmark_command(
     paths: tuple[str, ...],
     models: tuple[str, ...],
@@ -48,6 +53,7 @@ def benchmark_command(
     device: str,
     dtype: str,
     json_path: Path | None,
+    records_path: Path | None,
 ) -> None:
     """Language models beside gzip, bzip2, xz, zstd, brotli and ppmd: size, speed, and proof by decoding.
 
@@ -55,17 +61,27 @@ def benchmark_command(
     """
     if not paths:
         raise EmptyInput("no file given: name one or more files to compress")
-    if json_path:
-        check_outputs([json_path], paths)
-    corpora = []
+    check_outputs([path for path in (json_path, records_path) if path], paths)
+    corpora = list(_corpora(paths))
+    settings = CompressSettings(lanes=lanes, lanes_per_pass=lanes_per_pass)
+    place = one_process(device)
+    with drawn_progress() as progress:
+        report = compression.benchmark(
+            corpora,
+            models or ("bundled",),
+            settings,
+            levels=levels or ("none", "full"),
+            dtype=dtype,
+            place=place,
+            progress=progress,
+        )
+    print_blocks(view(report))
+    write_report(report, json_path, records_path)
+
+
+def _corpora(paths: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+    """Names and bytes of files. A name is the file's own, where two have the same their paths."""
+    names = Counter(Path(path).name for path in paths)
     for path in paths:
         with input_bytes(path) as data:
-            corpora.append((Path(path).name, bytes(data)))
-    place = one_process(device)
-    loaded = [load_model(model, device=place.device, dtype=dtype) for model in models or ("bundled",)]
-    settings = CompressSettings(lanes=lanes, lanes_per_pass=lanes_per_pass)
-    with labelled_progress("benchmark", None, show=True) as on_progress:
-        found = compression.benchmark(corpora, loaded, settings, on_progress, levels=levels or ("none", "full"))
-    print_table(report.benchmark_table(found))
-    if json_path:
-        results.write_json(found, json_path)
+            yield (Path(path).name if names[Path(path).name] == 1 else path), bytes(data)

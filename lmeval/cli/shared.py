@@ -20,6 +20,7 @@ from lmeval.compute.place import Place
 from lmeval.data.documents import Corpus, DataSource, column, dataset_corpus, file_corpus, local_files, table_corpus
 from lmeval.errors import EmptyInput, InputError, InputNotFound, OutputError
 from lmeval.models import DTYPES
+from lmeval.results.records import records_of, write_records
 from lmeval.specs.tasks import find_task, read_rolling_task, task_corpus
 
 model_option = click.option(
@@ -30,6 +31,9 @@ dtype_option = click.option(
     "--dtype", type=click.Choice(sorted(DTYPES)), default="float32", show_default=True, help="Precision of the network."
 )
 json_option = click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the results here as JSON.")
+records_option = click.option(
+    "--records", "records_path", type=click.Path(path_type=Path), help="Write every item here, one JSON object a line."
+)
 lanes_option = click.option(
     "--lanes", type=click.IntRange(min=1), help="Stretches of a block coded side by side.  [default: from the input's size]"
 )
@@ -78,6 +82,14 @@ def check_outputs(outputs: list[Path], inputs: tuple[str, ...]) -> None:
 def write_json_data(data: Any, path: Path) -> None:
     """Write JSON-ready data whole or not at all."""
     results.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", path)
+
+
+def write_report(report: results.Report, json_path: Path | None, records_path: Path | None) -> None:
+    """Write what --json and --records ask for: the report, and its items with all details."""
+    if json_path:
+        results.write_json(report, json_path)
+    if records_path:
+        write_records(records_of(report), records_path)
 
 
 def task_inputs(paths: tuple[str, ...]) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from lmeval.report.compression import (
     Bound,
-    benchmark_table,
     compression_table,
     image_compression_table,
     images_table,
@@ -18,7 +17,6 @@ from lmeval.report.tasks import compare_table, task_tables
 __all__ = [
     "Bound",
     "DemoRow",
-    "benchmark_table",
     "check_folder",
     "compare_table",
     "compression_table",
