@@ -11,6 +11,8 @@ PACKAGE = ROOT / "lmeval"
 # A module may import those of lower layers, and inside its own folder. Equal layers do not import each other.
 LAYERS = {
     "errors": 0,
+    "interrupts": 0,
+    "lazy": 0,
     "messages": 0,
     "progress": 0,
     "stats": 1,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from lmeval import compression
+from lmeval import compression, models
 from lmeval.cli.progress import drawn_progress
 from lmeval.cli.shared import (
     check_outputs,
@@ -16,11 +16,11 @@ from lmeval.cli.shared import (
     json_option,
     lanes_option,
     lanes_per_pass_option,
+    loading,
     one_process,
     records_option,
     write_report,
 )
-from lmeval.compression import CompressSettings
 from lmeval.errors import EmptyInput
 from lmeval.report.terminal import print_blocks
 from lmeval.report.views import view
@@ -29,7 +29,7 @@ from lmeval.report.views import view
 @click.command("benchmark")
 @click.argument("paths", nargs=-1, metavar="PATH...")
 @click.option(
-    "--model", "-m", "models", multiple=True, help="As for compress; may be given several times.  [default: bundled]"
+    "--model", "-m", "names", multiple=True, help="As for compress; may be given several times.  [default: bundled]"
 )
 @click.option(
     "--adapt",
@@ -46,7 +46,7 @@ from lmeval.report.views import view
 @records_option
 def benchmark_command(
     paths: tuple[str, ...],
-    models: tuple[str, ...],
+    names: tuple[str, ...],
     levels: tuple[str, ...],
     lanes: int | None,
     lanes_per_pass: int | None,
@@ -63,17 +63,14 @@ def benchmark_command(
         raise EmptyInput("no file given: name one or more files to compress")
     check_outputs([path for path in (json_path, records_path) if path], paths)
     corpora = list(_corpora(paths))
-    settings = CompressSettings(lanes=lanes, lanes_per_pass=lanes_per_pass)
-    place = one_process(device)
+    names = names or ("bundled",)
+    with loading(", ".join(names)):
+        place = one_process(device)
+        loaded = [models.load_model(name, device=place.device, dtype=dtype) for name in names]
+        settings = compression.CompressSettings(lanes=lanes, lanes_per_pass=lanes_per_pass)
     with drawn_progress() as progress:
         report = compression.benchmark(
-            corpora,
-            models or ("bundled",),
-            settings,
-            levels=levels or ("none", "full"),
-            dtype=dtype,
-            place=place,
-            progress=progress,
+            corpora, loaded, settings, levels=levels or ("none", "full"), place=place, progress=progress
         )
     print_blocks(view(report))
     write_report(report, json_path, records_path)

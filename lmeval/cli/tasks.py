@@ -11,13 +11,14 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lmeval import report, results
+from lmeval import models, prompting, report, results
 from lmeval.cli.shared import (
     BatchSize,
     check_outputs,
     device_option,
     dtype_option,
     json_option,
+    loading,
     model_option,
     print_table,
     write_json_data,
@@ -26,18 +27,6 @@ from lmeval.compute import gather
 from lmeval.data.documents import local_files
 from lmeval.data.resources import BUNDLED_FOR_TASKS
 from lmeval.errors import InputError
-from lmeval.models import as_model
-from lmeval.perplexity import Settings, perplexity
-from lmeval.prompting import (
-    RunSettings,
-    compare_runs,
-    read_records,
-    run_task,
-    summarise,
-    task_path,
-    write_records,
-)
-from lmeval.prompting.records import RecordSet
 from lmeval.prompting.task import SAMPLERS, Task, task_of
 from lmeval.results import Report
 from lmeval.specs.tasks import ROLLING, RollingTask, read_keys, rolling_task, task_corpus
@@ -101,21 +90,24 @@ def run_command(
 
     TASK is a task file (lm-evaluation-harness's YAML), or the name of one in tasks/.
     """
-    files = [task_path(task) for task in tasks]
+    files = [prompting.task_path(task) for task in tasks]
     read = _read(files, data_dir, allow_code=allow_code)
     check_outputs([p for p in (json_path, records_path) if p], tuple(i for task in read.values() for i in _inputs(task)))
     prompted = [task for task in read.values() if isinstance(task, Task)]
     if records_path and not prompted:
         raise InputError("--records keeps what is found of items, and plain text has none: leave it out")
-    settings = RunSettings(num_fewshot, sampler, limit, seed, shot_seeds, batch_size, unconditional, path)
-    group = gather.connect(device)
-    loaded = as_model(BUNDLED_FOR_TASKS if model == "bundled" and prompted else model, group.device, dtype)
+    settings = prompting.RunSettings(num_fewshot, sampler, limit, seed, shot_seeds, batch_size, unconditional, path)
+    with loading(model):
+        from lmeval.perplexity import Settings, perplexity
+
+        group = gather.connect(device)
+        loaded = models.as_model(BUNDLED_FOR_TASKS if model == "bundled" and prompted else model, group.device, dtype)
     reports: dict[str, Report] = {}
-    records: list[RecordSet] = []
+    records: list[prompting.RecordSet] = []
     for name, task in read.items():
         if isinstance(task, Task):
             with _progress(name, show=group.rank == 0) as progress:
-                found = run_task(task, loaded, settings, device=device, progress=progress)
+                found = prompting.run_task(task, loaded, settings, device=device, progress=progress)
             reports[name] = found.report
             records.append(found.records)
         else:
@@ -136,8 +128,8 @@ def rescore_command(records_path: Path, json_path: Path | None) -> None:
     """Compute all scores of `run --records` again, without the model."""
     check_outputs([json_path] if json_path else [], (str(records_path),))
     reports: dict[str, Report] = {}
-    for found in read_records(records_path):
-        reports[str(found.header["task"])] = summarise(found)
+    for found in prompting.read_records(records_path):
+        reports[str(found.header["task"])] = prompting.summarise(found)
     _write(reports, [], json_path, None)
     for i, found in enumerate(reports.values()):
         _print(found, first=i == 0)
@@ -154,7 +146,7 @@ def compare_command(a: Path, b: Path, metrics: tuple[str, ...], json_path: Path 
     A and B are what `lmeval run` wrote with --json or --records.
     """
     check_outputs([json_path] if json_path else [], (str(a), str(b)))
-    rows = compare_runs(a, b, metrics)
+    rows = prompting.compare_runs(a, b, metrics)
     if json_path:
         write_json_data({"schema": results.SCHEMA, "a": str(a), "b": str(b), "comparisons": rows}, json_path)
     print_table(report.compare_table(rows, str(a), str(b)))
@@ -189,13 +181,15 @@ def _print(found: Report, *, first: bool) -> None:
         click.echo(f"lmeval: {notice}", err=True)
 
 
-def _write(reports: dict[str, Report], records: list[RecordSet], json_path: Path | None, records_path: Path | None) -> None:
+def _write(
+    reports: dict[str, Report], records: "list[prompting.RecordSet]", json_path: Path | None, records_path: Path | None
+) -> None:
     """One task is a report of its own; several are one file with all of them."""
     if json_path:
         data: Any = results.as_json(results.together("run", tuple(reports.values()), {}))
         write_json_data(data, json_path)
     if records_path:
-        write_records(records, records_path)
+        prompting.write_records(records, records_path)
 
 
 @contextmanager

@@ -5,12 +5,18 @@ together, `encoding` makes token ids of them, `run` scores them; `records` keeps
 `summary` make the report of it; `runs` and `compare` set two runs side by side.
 """
 
-from lmeval.prompting.asking import RunSettings
-from lmeval.prompting.records import Record, RecordSet, ScoredChoice, read_records, write_records
-from lmeval.prompting.run import TaskRun, run_task, task_path
-from lmeval.prompting.runs import compare_runs
-from lmeval.prompting.summary import summarise
-from lmeval.prompting.task import Task, read_task
+from typing import TYPE_CHECKING
+
+from lmeval import lazy
+
+if TYPE_CHECKING:
+    from lmeval.prompting.asking import RunSettings
+    from lmeval.prompting.records import Record, RecordSet, ScoredChoice, read_records, write_records
+    from lmeval.prompting.run import TaskRun, run_task, task_path
+    from lmeval.prompting.runs import compare_runs
+    from lmeval.prompting.summary import summarise
+    from lmeval.prompting.task import Task, read_task
+
 
 __all__ = [
     "Record",
@@ -27,3 +33,5 @@ __all__ = [
     "task_path",
     "write_records",
 ]
+
+lazy.attach(__name__)
