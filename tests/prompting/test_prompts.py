@@ -21,7 +21,7 @@ from lmeval.errors import InputError, LmevalError
 from lmeval.prompting import RunSettings, Task, asking, read_task
 from lmeval.prompting.asking import Asking, ask
 from lmeval.prompting.task import task_of
-from lmeval.specs.tasks import TaskKeys, read_keys
+from lmeval.specs.tasks import TASK_FILE, TaskKeys, read_keys
 
 logging.getLogger("lm_eval").setLevel(logging.CRITICAL)
 Config = dict[str, Any]
@@ -49,7 +49,7 @@ def asked(task: Task, rows: list[Config], n: int = 0, **changes: Any) -> Asking:
 
 
 def task_from(config: Mapping[str, Any], path: Path = Path("folder/tiny.yaml")) -> Task:
-    return task_of(TaskKeys(path, config, {}))
+    return task_of(TaskKeys(path, TASK_FILE, config, {}))
 
 
 def ours(task: Task, rows: list[Config], n: int) -> list[Pairs]:
