@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.console import Group, RenderableType
 from rich.markup import escape
 
-from lmeval.compression.container.archive import ADAPTED, KINDS, ONLINE
 from lmeval.report.tables import plain_table, speed
 
 if TYPE_CHECKING:
@@ -26,9 +25,9 @@ def compression_table(name: str, found: "Compression") -> RenderableType:
     rate = f"  {found.bits_per_byte:.4f} bits/byte" if found.n_bytes else ""
     table.add_row("input", f"{escape(name)}  {found.n_bytes:,} bytes")
     table.add_row("archive", f"{found.n_archive_bytes:,} bytes{rate}")
-    kinds = [f"{n:,} {kind}" for kind, n in zip(KINDS, found.n_blocks, strict=True) if n]
+    kinds = [f"{n:,} {kind}" for kind, n in found.n_blocks.items() if n]
     table.add_row("blocks", ", ".join(kinds) or "none")
-    if found.n_blocks[ADAPTED] or found.n_blocks[ONLINE]:
+    if found.n_blocks["adapted"] or found.n_blocks["online"]:
         table.add_row("online models", found.adapt)
     if found.settings is not None and found.model_bytes:
         settings, length = found.settings, found.length
@@ -37,7 +36,7 @@ def compression_table(name: str, found: "Compression") -> RenderableType:
         table.add_row("layout", lanes)
         table.add_row("tolerance", f"{settings.epsilon:.2g} nats beyond a drift of {settings.drift:.2g} between passes here")
         table.add_row("ideal", f"{length.ideal / 8:,.0f} bytes  {length.ideal / found.model_bytes:.4f} bits/byte")
-        adaptation = [("adaptation", length.adaptation)] if found.n_blocks[ADAPTED] else []
+        adaptation = [("adaptation", length.adaptation)] if found.n_blocks["adapted"] else []
         extras = [("grid", length.grid), ("phases", length.phases), *adaptation, ("coder", length.coder)]
         extras += [("framing", 8.0 * found.n_framing_bytes), ("header", 8.0 * found.n_header_bytes)]
         table.add_row("on top", ", ".join(f"{what} {100 * bits / length.ideal:.3f}%" for what, bits in extras))
@@ -62,7 +61,7 @@ def image_compression_table(name: str, found: "ImageCompression", bounds: Sequen
     table, wanted = plain_table("", ""), found.settings
     table.add_row("input", f"{escape(name)}  {found.n_bytes:,} bytes, {found.n_images:,} images of {found.n_dims:,} numbers")
     table.add_row("archive", f"{found.n_archive_bytes:,} bytes  {_per_dim(found.gross_bits_per_dim)}")
-    kinds = [f"{n:,} {kind}" for kind, n in zip(KINDS, found.n_blocks, strict=True) if n]
+    kinds = [f"{n:,} {kind}" for kind, n in found.n_blocks.items() if n]
     table.add_row("blocks", ", ".join(kinds) or "none")
     grid = f"{wanted.n_latent:,} latents on a grid of 1/{1 << wanted.step_bits:,}"
     table.add_row("density", escape(f"{wanted.name}, {wanted.observation}, {wanted.levels:,} levels, {grid}"))

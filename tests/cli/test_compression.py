@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import subprocess
@@ -9,8 +10,10 @@ from commands import Run, assert_one_line
 from samples import PROSE, ROOT, babble, command, talker
 from vaes import npy
 
-from lmeval.compression.container import archive
+from lmeval.compression.container import frame
 from lmeval.models.toys import byte_tokenizer
+
+BLOCKS = importlib.import_module("lmeval.compression.text.blocks")
 
 
 def test_a_file_comes_back(run: Run, model: Path, text: Path):
@@ -74,9 +77,9 @@ def test_online_models_are_named(run: Run, text: Path, adapt: str):
 
 
 def test_what_online_models_code_alone_needs_no_model(run: Run, text: Path, model: Path, monkeypatch: pytest.MonkeyPatch):
-    stored = partial(archive.Block, archive.STORED, 0, n_lanes=0, n_tokens=0, group_tokens=0)  # a codec may win otherwise
+    stored = partial(frame.Block, "stored", 0, n_lanes=0, n_units=0, parameter=0)  # a codec may win otherwise
     monkeypatch.setattr(
-        archive, "plain_block", lambda d, at: stored(offset=at, n_bytes=len(d), digest=archive.digest(d), payload=d)
+        BLOCKS, "plain_block", lambda d, at: stored(offset=at, n_bytes=len(d), digest=frame.digest(d), payload=d)
     )
     before = b"".join(b"%d;%d\n" % (i, i * i % 97) for i in range(400))
     text.write_bytes(before)
@@ -187,7 +190,3 @@ def test_mistakes_with_images_are_one_line(run: Run, text: Path, tmp_path: Path)
     assert_one_line(run("compress", path, "-m", "lmeval-mnist-vae-v1"), "784 numbers")
     assert_one_line(run("compress", path, "-m", "lmeval-digits-flow-v1"), "kind flow")
     assert not path.with_name("digits.npy.lmz").exists()
-
-
-def test_kinds_have_names():
-    assert archive.KINDS[archive.MODEL] == "model" and archive.KINDS[archive.STORED] == "stored"

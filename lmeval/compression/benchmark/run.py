@@ -10,7 +10,6 @@ from lmeval.compression.benchmark.corpora import identify
 from lmeval.compression.benchmark.decoder_size import model_bytes, source_bytes
 from lmeval.compression.benchmark.summary import Corpus, Result, summary
 from lmeval.compression.compress import compress_to
-from lmeval.compression.container.archive import KINDS
 from lmeval.compression.decompress import DecompressSettings, decompress_to
 from lmeval.compression.text.account import Compression
 from lmeval.compression.text.plan import CompressSettings
@@ -122,7 +121,7 @@ def _compressed_by_model(
         encode_seconds=encoded - began,
         decode_seconds=ended - encoded,
         verified=decoded.getvalue() == data,
-        n_blocks={kind: n for kind, n in zip(KINDS, account.n_blocks, strict=True) if n},
+        n_blocks={kind: n for kind, n in account.n_blocks.items() if n},
     )
 
 

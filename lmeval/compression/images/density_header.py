@@ -8,7 +8,7 @@ from lmeval.compression.images.bitsback import MAX_PARTICLE_BITS, IntegerVAE, in
 from lmeval.compression.images.imagefile import DTYPES
 from lmeval.compression.images.latent_tables import FEWEST_STEP_BITS, MAX_STEP_BITS
 from lmeval.data.resources import bundled_by_fingerprint
-from lmeval.densities.modelfile import LoadedDensity, is_density, load_density
+from lmeval.densities.modelfile import LoadedDensity, load_density, names_density
 from lmeval.densities.networks import OBSERVATIONS, LayeredVAE
 from lmeval.errors import CorruptArchive, ModelError, ModelMismatch
 
@@ -79,11 +79,6 @@ def short_name(density: LoadedDensity) -> str:
     """A density's name without the folders that lead to it: an archive says nothing of the machine it was made on."""
     path = Path(density.name)
     return path.stem if path.suffix in (".yaml", ".yml") else path.name
-
-
-def names_density(model: Any) -> bool:
-    """Whether this is a density, or the name of one."""
-    return isinstance(model, LoadedDensity) or (isinstance(model, str | Path) and is_density(str(model)))
 
 
 def whole_numbers(density: LoadedDensity) -> IntegerVAE:
