@@ -64,7 +64,7 @@ def benchmark_command(
     check_outputs([path for path in (json_path, records_path) if path], paths)
     corpora = list(_corpora(paths))
     names = names or ("bundled",)
-    with loading(", ".join(names)):
+    with loading(f"model {', '.join(names)}"):
         place = one_process(device)
         loaded = [models.load_model(name, device=place.device, dtype=dtype) for name in names]
         settings = compression.CompressSettings(lanes=lanes, lanes_per_pass=lanes_per_pass)

@@ -97,7 +97,7 @@ def run_command(
     if records_path and not prompted:
         raise InputError("--records keeps what is found of items, and plain text has none: leave it out")
     settings = prompting.RunSettings(num_fewshot, sampler, limit, seed, shot_seeds, batch_size, unconditional, path)
-    with loading(model):
+    with loading(f"model {model}"):
         from lmeval.perplexity import Settings, perplexity
 
         group = gather.connect(device)
