@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmeval.compression.images import pixels
-from lmeval.compression.images.bitsback import MAX_PARTICLE_BITS, IntegerVAE, integer_vae
+from lmeval.compression.images.bitsback import MAX_PARTICLE_BITS
 from lmeval.compression.images.imagefile import DTYPES
+from lmeval.compression.images.integer_vae import IntegerVAE, integer_vae
 from lmeval.compression.images.latent_tables import FEWEST_STEP_BITS, MAX_STEP_BITS
 from lmeval.data.resources import bundled_by_fingerprint
 from lmeval.densities.modelfile import LoadedDensity, load_density, names_density
