@@ -116,6 +116,7 @@ def needed_density(wanted: DensitySettings, given: Any, data_dir: str | None) ->
             f"{density.name} has the weights of {wanted.name}, but its file puts them together differently: give the "
             "density file that encoded with --model"
         )
-    if (vae.observation, vae.levels, vae.n_dims, vae.n_latent) != wanted[3:7]:
+    described = (wanted.observation, wanted.levels, wanted.n_dims, wanted.n_latent)
+    if (vae.observation, vae.levels, vae.n_dims, vae.n_latent) != described:
         raise CorruptArchive("the archive's header contradicts the density that it names")
     return vae
