@@ -1,4 +1,4 @@
-"""Tables of compression: one archive, what it says of itself, the benchmark."""
+"""Tables of compression: one archive, and what it says of itself."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,6 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 
 from lmeval.report.tables import plain_table, speed
-from lmeval.results import Report
 
 if TYPE_CHECKING:
     from lmeval.compression import Compression, ImageCompression
@@ -132,51 +131,3 @@ def _inspected(found: Mapping[str, Any]) -> list[RenderableType]:
 
 def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def benchmark_table(report: Report) -> RenderableType:
-    """One table for all corpora and compressors; then what others have published about the same files."""
-    names = (
-        "corpus",
-        "compressor",
-        "bytes",
-        "archive",
-        "bits/byte",
-        "ideal",
-        "overhead",
-        "total",
-        "encode",
-        "decode",
-        "decoded",
-        "blocks",
-    )
-    measured = plain_table(*names)
-    published = plain_table(
-        "corpus", "compressor", "archive", "bits/byte", "total", "source", title="published, not measured here"
-    )
-    last = ""
-    for row in report.tables["benchmark"]:
-        if row["published"]:
-            total = "" if row["total_bytes"] is None else f"{row['total_bytes']:,}"
-            cells = (f"{row['archive_bytes']:,}", f"{row['bits_per_byte']:.3f}", total, escape(row["note"]))
-            published.add_row(escape(row["corpus"]), escape(row["compressor"]), *cells)
-            continue
-        if last and last != row["corpus"]:
-            measured.add_row()
-        last = row["corpus"]
-        measured.add_row(*_benchmark_cells(row))
-    notes = [
-        "ideal: the model's own code length; overhead: of the archive without its header over it, where nothing is adapted",
-        "total: archive, model files and lmeval's compressed source, as the Hutter Prize counts",
-    ]
-    return Group(measured, "", *notes, *(["", published] if published.row_count else []))
-
-
-def _benchmark_cells(row: Mapping[str, Any]) -> list[str]:
-    ideal = "" if row["ideal_bits_per_byte"] is None else f"{row['ideal_bits_per_byte']:.4f}"
-    overhead = "" if row["overhead"] is None else f"{100 * row['overhead']:.2f}%"
-    total = "" if row["total_bytes"] is None else f"{row['total_bytes']:,}"
-    speeds = [speed(row[f"{way}_bytes_per_second"]) for way in ("encode", "decode")]
-    size = [f"{row['n_bytes']:,}", f"{row['archive_bytes']:,}", f"{row['bits_per_byte']:.4f}"]
-    decoded = "equal" if row["verified"] else "DIFFERENT"
-    return [escape(row["corpus"]), escape(row["compressor"]), *size, ideal, overhead, total, *speeds, decoded, row["note"]]

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmeval.compression.images import pixels
-from lmeval.compression.images.bitsback import MAX_PARTICLE_BITS, IntegerVAE, integer_vae
+from lmeval.compression.images.bitsback import MAX_PARTICLE_BITS
 from lmeval.compression.images.imagefile import DTYPES
+from lmeval.compression.images.integer_vae import IntegerVAE, integer_vae
 from lmeval.compression.images.latent_tables import FEWEST_STEP_BITS, MAX_STEP_BITS
 from lmeval.data.resources import bundled_by_fingerprint
 from lmeval.densities.modelfile import LoadedDensity, load_density, names_density
@@ -115,6 +116,7 @@ def needed_density(wanted: DensitySettings, given: Any, data_dir: str | None) ->
             f"{density.name} has the weights of {wanted.name}, but its file puts them together differently: give the "
             "density file that encoded with --model"
         )
-    if (vae.observation, vae.levels, vae.n_dims, vae.n_latent) != wanted[3:7]:
+    described = (wanted.observation, wanted.levels, wanted.n_dims, wanted.n_latent)
+    if (vae.observation, vae.levels, vae.n_dims, vae.n_latent) != described:
         raise CorruptArchive("the archive's header contradicts the density that it names")
     return vae

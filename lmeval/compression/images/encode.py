@@ -17,14 +17,7 @@ from lmeval.compression.container.frame import MAX_BLOCK_BYTES, Block, digest
 from lmeval.compression.container.kinds import REGISTRY
 from lmeval.compression.container.plain import plain_block, roughly_plain_size
 from lmeval.compression.images import bitsback
-from lmeval.compression.images.bitsback import (
-    MAX_PARTICLE_BITS,
-    Coded,
-    IntegerVAE,
-    Scheme,
-    blocks_together,
-    particle_numbers,
-)
+from lmeval.compression.images.bitsback import MAX_PARTICLE_BITS, Coded, Scheme, blocks_together
 from lmeval.compression.images.density_header import (
     DensityLike,
     DensitySettings,
@@ -34,7 +27,9 @@ from lmeval.compression.images.density_header import (
     whole_numbers,
 )
 from lmeval.compression.images.imagefile import ImageFile, bytes_of, levels_of, read_layout
+from lmeval.compression.images.integer_vae import ROWS, IntegerVAE, chosen_step_bits, particle_numbers
 from lmeval.compression.images.kinds import BITSBACK
+from lmeval.compression.images.latent_tables import FEWEST_STEP_BITS
 from lmeval.densities.networks import LayeredVAE
 from lmeval.errors import InputError, ModelError
 from lmeval.stats import Estimate, mean_estimate
@@ -139,8 +134,8 @@ def compress_images_to(
     layout = read_layout(data, vae.n_dims)
     for first, n in _spans(layout, BLOCK_IMAGES):
         levels_of(data, layout, first, n, vae.levels, loaded.name)  # refused here, before anything is written
-    sample = levels_of(data, layout, 0, min(layout.n, bitsback.ROWS), vae.levels, loaded.name)
-    step_bits = bitsback.chosen_step_bits(vae, sample) if layout.n else bitsback.FEWEST_STEP_BITS
+    sample = levels_of(data, layout, 0, min(layout.n, ROWS), vae.levels, loaded.name)
+    step_bits = chosen_step_bits(vae, sample) if layout.n else FEWEST_STEP_BITS
     wanted = DensitySettings(
         short_name(loaded),
         loaded.weights_sha256,
