@@ -7,10 +7,8 @@ from lmeval import lazy
 if TYPE_CHECKING:
     from lmeval.report.compression import (
         Bound,
-        compression_table,
         image_compression_table,
         images_table,
-        inspect_table,
         running_rate,
     )
     from lmeval.report.demo import DemoRow, demo_table, demo_task_table
@@ -24,12 +22,10 @@ __all__ = [
     "DemoRow",
     "check_folder",
     "compare_table",
-    "compression_table",
     "demo_table",
     "demo_task_table",
     "image_compression_table",
     "images_table",
-    "inspect_table",
     "perplexity_tables",
     "running_rate",
     "save_figures",
