@@ -7,7 +7,6 @@ from lmeval import lazy
 if TYPE_CHECKING:
     from lmeval.report.compression import (
         Bound,
-        benchmark_table,
         compression_table,
         image_compression_table,
         images_table,
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bound",
-    "benchmark_table",
     "check_folder",
     "compare_table",
     "compression_table",
