@@ -9,7 +9,7 @@ from samples import PROSE, random_text, tiny_llama
 
 from lmeval import report
 from lmeval.compression import CompressedSize
-from lmeval.perplexity import Settings, perplexity
+from lmeval.perplexity import PerplexitySettings, perplexity
 from lmeval.prompting import RunSettings, run_task
 from lmeval.report.tables import plain_table
 from lmeval.results import Report, find
@@ -35,7 +35,7 @@ LOSSY = {
 
 @pytest.fixture(scope="module")
 def found() -> Report:
-    return perplexity(tiny_llama(), [random_text(1500), "", PROSE], Settings(stride=32))
+    return perplexity(tiny_llama(), [random_text(1500), "", PROSE], PerplexitySettings(stride=32))
 
 
 def test_every_measurement_is_shown_with_its_interval(found: Report):

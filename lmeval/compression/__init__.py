@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from lmeval import lazy
 
 if TYPE_CHECKING:
+    from lmeval.compression.adapted import AdaptedLength, measure_adapted
     from lmeval.compression.benchmark.baselines import BASELINES, STANDARD_LIBRARY, CompressedSize, compressed_sizes
     from lmeval.compression.benchmark.run import benchmark
     from lmeval.compression.compress import code_length, compress, compress_to
@@ -28,6 +29,7 @@ __all__ = [
     "BASELINES",
     "LEVELS",
     "STANDARD_LIBRARY",
+    "AdaptedLength",
     "CodeLength",
     "CompressSettings",
     "CompressedSize",
@@ -47,6 +49,7 @@ __all__ = [
     "decompress_to",
     "first_images",
     "inspect",
+    "measure_adapted",
     "salvage",
 ]
 
