@@ -5,10 +5,11 @@ import io
 import numpy as np
 import pytest
 import torch
+from inspected import inspected
 from samples import ROOT, shared
 from vaes import density, drawn, fitting_vae, npy, random_vae
 
-from lmeval.compression import ImageCompression, ImageSettings, compress, compress_images_to, decompress, inspect
+from lmeval.compression import ImageCompression, ImageSettings, compress, compress_images_to, decompress
 from lmeval.compression.images.encode import bound_draws
 from lmeval.data.images import binarise, read_images
 from lmeval.densities.modelfile import LoadedDensity, load_density
@@ -33,7 +34,7 @@ def compressed(data: bytes, model: LoadedDensity, **settings: object) -> tuple[b
 
 
 def kinds(data: bytes) -> list[str]:
-    return [block["kind"] for part in inspect(memoryview(data)) for block in part["blocks"]]
+    return [block["kind"] for part in inspected(memoryview(data)) for block in part["blocks"]]
 
 
 @pytest.mark.parametrize("dtype", ["u1", "?", "<i8", ">i2", "<f4"])
@@ -64,7 +65,7 @@ def test_many_blocks(monkeypatch: pytest.MonkeyPatch):
     made, found = compressed(data, toy())
     assert found.n_blocks["bits-back"] == 15
     assert decompress(made, toy()) == data
-    sizes = [block["n_images"] for block in inspect(memoryview(made))[0]["blocks"] if block["kind"] == "bits-back"]
+    sizes = [block["n_images"] for block in inspected(memoryview(made))[0]["blocks"] if block["kind"] == "bits-back"]
     assert sum(sizes) == 100 and max(sizes) - min(sizes) <= 1
 
 
@@ -93,7 +94,7 @@ def test_bytes_that_other_bytes_could_stand_for_come_back():
 def test_the_account_adds_up():
     data = npy(own(300))
     made, found = compressed(data, toy(), particles=1)
-    (shown,) = inspect(memoryview(made))
+    (shown,) = inspected(memoryview(made))
     words = sum(block["payload_bytes"] for block in shown["blocks"] if block["kind"] == "bits-back")
     assert 8 * words == found.net_bits + found.initial_bits
     assert found.net_bits_per_dim == found.net_bits / (300 * 60)
@@ -174,7 +175,7 @@ def test_bundled_densities_by_name():
 
 def test_an_archive_says_nothing_of_the_machine():
     made, _ = compressed(npy(own(30)), density(fitting_vae(5), "/home/someone/models/mine.yaml"))
-    assert inspect(memoryview(made))[0]["density"]["name"] == "mine"
+    assert inspected(memoryview(made))[0]["density"]["name"] == "mine"
 
 
 @pytest.mark.slow
