@@ -16,9 +16,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from lmeval import results
 from lmeval.data.documents import Corpus, DataSource, column, dataset_corpus, file_corpus, local_files, table_corpus
+from lmeval.data.locate import find_spec
 from lmeval.errors import EmptyInput, InputError, InputNotFound, OutputError
 from lmeval.models import DTYPES
-from lmeval.specs.tasks import find_task, read_rolling_task, task_corpus
+from lmeval.specs.tasks import read_rolling_task, task_corpus
 
 model_option = click.option(
     "--model", "-m", default="bundled", show_default=True, help="'bundled', a folder in Hugging Face format, or a hub id."
@@ -74,7 +75,7 @@ def write_json_data(data: Any, path: Path) -> None:
 
 def task_inputs(paths: tuple[str, ...]) -> tuple[str, ...]:
     """The files that the tasks among the paths are read from."""
-    tasks = [read_rolling_task(file) for path in paths if (file := find_task(path))]
+    tasks = [read_rolling_task(file) for path in paths if (file := find_spec(path))]
     return tuple(name for task in tasks for name in (*task.files, *local_files(task.source)))
 
 
@@ -86,7 +87,7 @@ def corpus_of(paths: tuple[str, ...], text_column: str | None, source: DataSourc
         return dataset_corpus(source, column(text_column))
     if not paths:
         raise EmptyInput("no text given: name files, folders, '-' for standard input, a task, or --dataset")
-    tasks = [task for path in paths if (task := find_task(path))]
+    tasks = [task for path in paths if (task := find_spec(path))]
     if tasks:
         if len(paths) > 1:
             raise InputError(f"{tasks[0]} is a task: score one task at a time, by itself")

@@ -27,6 +27,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from lmeval.data.locate import find_in
 from lmeval.errors import EmptyInput, InputError, InputNotFound, MixedSpaces, first_line
 from lmeval.messages import shown
 
@@ -226,17 +227,11 @@ def read_images(
 
 def find_file(source: str | Path, data_dir: str | Path | None = None) -> Path:
     """The file `source`, from the working folder or else from `data_dir`. Raises InputNotFound."""
-    places = [Path(source)] + ([Path(data_dir) / source] if data_dir is not None else [])
-    folder = False
-    for path in places:
-        try:
-            if path.is_file():
-                return path
-            folder = folder or path.is_dir()
-        except (OSError, ValueError):  # a name that no file can have
-            continue
+    path = find_in([Path(), data_dir], source, Path.is_file)
+    if path is not None:
+        return path
     name = f"{shown(source):.100}"
-    if folder:
+    if find_in([Path(), data_dir], source, Path.is_dir):
         raise InputNotFound(f"{name} is a folder: name a file of images, {KINDS}")
     where = "" if data_dir is None else f" here or in {data_dir}"
     raise InputNotFound(f"no file {name}{where}: name a file of images ({KINDS}), or {DIGITS!r}")

@@ -10,9 +10,9 @@ import torch
 from lmeval import results
 from lmeval.compute import gather
 from lmeval.compute.place import Place
-from lmeval.data.resources import BUNDLED_FOR_TASKS, data_folder
-from lmeval.errors import ContextTooLong, InputError, InputNotFound
-from lmeval.messages import nearest
+from lmeval.data.locate import named_spec, shipped_specs
+from lmeval.data.resources import BUNDLED_FOR_TASKS
+from lmeval.errors import ContextTooLong, InputError
 from lmeval.models import CausalLM, ModelLike, as_model, describe_model
 from lmeval.prompting.asking import Asked, Asking, RunSettings, ask
 from lmeval.prompting.encoding import Encoded, encode_prompts
@@ -22,7 +22,7 @@ from lmeval.prompting.summary import summarise
 from lmeval.prompting.task import Task, read_task
 from lmeval.results import Report
 from lmeval.scoring import Scored, SharedScores, score_shared
-from lmeval.specs.tasks import CHOICE, find_task
+from lmeval.specs.tasks import CHOICE
 
 MAX_LISTED = 20  # items too long for the context, in the ledger
 
@@ -95,13 +95,7 @@ def run_task(
 
 def task_path(task: str | Path) -> Path:
     """The file of a task that is named by its path or, for those that ship, by its name. Raises InputNotFound."""
-    path = find_task(str(task))
-    if path is None:
-        shipped = [file.stem for file in data_folder("tasks").glob("[!_]*.yaml")]
-        if str(task) in shipped:
-            raise InputNotFound(f"task {task} is hidden by a file or folder of that name here: start lmeval elsewhere")
-        raise InputNotFound(f"no task {task}: give a YAML file, or the name of one in tasks/{nearest(str(task), shipped)}")
-    return path
+    return named_spec(str(task), "task", shipped_specs())
 
 
 def _check_metrics(task: Task, asking: Asking) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 from lmeval.data.documents import DATA_SUFFIXES, DataSource
 from lmeval.errors import InputNotFound, TaskFileError, first_line
 from lmeval.messages import nearest, shown
-from lmeval.specs.tasks import CHOICE, LIKELIHOOD, SPLITS, TaskKeys, data_source, read_keys, scored_split
+from lmeval.specs.tasks import CHOICE, LIKELIHOOD, OWN, SPLITS, TaskKeys, data_source, read_keys, scored_split
 from lmeval.specs.templates import check_template
 
 Field = str | int | Sequence[str] | Mapping[str, str] | Callable[[Mapping[str, Any]], Any]
@@ -118,7 +118,7 @@ def task_of(keys: TaskKeys, data_folder: Path | None = None) -> Task:
         keep=keep,
         template=template,
         description=_checked(values.get("description") or "", keys.where("description")),
-        n_shots=_count(keys),
+        n_shots=values.get("num_fewshot") or 0,
         shots=_shots(keys, template, ours),
         metrics=_metrics(keys),
         cluster=_optional_text(ours, "cluster", keys),
@@ -150,7 +150,7 @@ def _local(
     keep = local.pop("filter", None) or {}
     if not all(isinstance(wanted, dict) for wanted in keep.values()):
         raise TaskFileError(f"{keys.where('metadata.lmeval.local.filter')} must give for each split the wanted fields")
-    ours = {**ours, **{name: local.pop(name) for name in ("cluster", "neutral", "unconditional") if name in local}}
+    ours = {**ours, **{name: local.pop(name) for name in OWN if name in local}}
     wanted = {s: local.get(s, keys.values.get(s)) for s in (*SPLITS, "fewshot_split")}
     scored = next((wanted[s] for s in SPLITS if wanted[s]), None)
     if scored in found and not found[scored].is_file():
@@ -212,13 +212,6 @@ def _default(value: str | None, default: str) -> str:
 def _checked(source: str, where: str) -> str:
     check_template(source, where)
     return source
-
-
-def _count(keys: TaskKeys) -> int:
-    count = keys.values.get("num_fewshot") or 0
-    if count < 0:
-        raise TaskFileError(f"{keys.where('num_fewshot')} must be at least 0, not {count}")
-    return count
 
 
 def _shots(keys: TaskKeys, template: Template, ours: Mapping[str, Any]) -> Shots:
