@@ -13,7 +13,7 @@ from lmeval.data.resources import metric_module
 from lmeval.errors import LmevalError
 from lmeval.models import CausalLM, ModelLike, from_pair, load_model
 from lmeval.perplexity import Settings, Watch, perplexity
-from lmeval.prompting import RunSettings, Task, TaskRun, run_task
+from lmeval.prompting import RunSettings, Task, run_task
 from lmeval.results import Measurement, Report, find, write_json
 from lmeval.scoring import Request, score
 
@@ -33,7 +33,6 @@ __all__ = [
     "RunSettings",
     "Settings",
     "Task",
-    "TaskRun",
     "Watch",
     "compress",
     "compress_to",

@@ -8,15 +8,14 @@ from typing import Any, Literal, NamedTuple
 from lmeval.data.documents import DATA_SUFFIXES, DataSource
 from lmeval.errors import InputNotFound, TaskFileError, first_line
 from lmeval.messages import nearest, shown
+from lmeval.prompting.rules import RULES
 from lmeval.specs.tasks import CHOICE, LIKELIHOOD, OWN, SPLITS, TaskKeys, data_source, read_keys, scored_split
 from lmeval.specs.templates import check_template
 
 Field = str | int | Sequence[str] | Mapping[str, str] | Callable[[Mapping[str, Any]], Any]
 """How a row becomes text, target or choices: a field's name, a template, literal values, or a function of the row."""
 
-METRICS = frozenset(
-    {"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "f1", "mcc", "brier_score", "exact_match", "perplexity"}
-)
+METRICS = frozenset({"f1", "mcc", "brier_score", "exact_match", "perplexity", *(rule.metric for rule in RULES.values())})
 _LOCAL_SUFFIXES = {suffix: DATA_SUFFIXES[suffix] for suffix in (".jsonl", ".json", ".csv", ".parquet")}
 Sampler = Literal["default", "fixed", "balanced", "first_n"]
 SAMPLERS: Mapping[str, str] = {

@@ -76,9 +76,9 @@ def test_the_command_writes_what_the_function_returns(run: Run, model: Path, her
     succeeded(
         run("run", path, "-m", model, *options, "--dtype=float64", "--device=cpu", "--json=o.json", "--records=r.jsonl")
     )
-    settings = RunSettings(2, "fixed", 6, 5, 2, 4, path="plain")
+    settings = RunSettings(2, "fixed", 6, 5, 2, 4, strategy="plain")
     found = run_task(path, load_model(str(model), dtype="float64"), settings, device="cpu")
-    expected = json.loads(json.dumps(as_json(found.report)))
+    expected = json.loads(json.dumps(as_json(found)))
     ours = read(here / "o.json")
     assert list(ours) == [
         "schema",
@@ -96,7 +96,7 @@ def test_the_command_writes_what_the_function_returns(run: Run, model: Path, her
     assert ours["provenance"]["settings"] == expected["provenance"]["settings"]
     assert ours["provenance"]["model"]["dtype"] == "float64"
     [records] = read_records(here / "r.jsonl")
-    assert records.records == found.records.records
+    assert records.records == records_in(found)
 
 
 def test_results_keep_to_the_contract(run: Run, model: Path, here: Path):
@@ -174,7 +174,7 @@ def test_several_tasks_are_scored_at_once(run: Run, model: Path, here: Path, tmp
     assert [row["task"] for row in found["results"]] == [t for t, part in found["tasks"].items() for _ in part["results"]]
     loaded = load_model(str(model))
     for path in paths[:2]:
-        expected = json.loads(json.dumps(as_json(run_task(path, loaded).report)))
+        expected = json.loads(json.dumps(as_json(run_task(path, loaded))))
         assert found["tasks"][path.stem]["results"] == expected["results"]
     expected = as_json(perplexity(loaded, task_corpus(read_rolling_task(paths[2]))))
     assert found["tasks"]["corpus"]["results"] == json.loads(json.dumps(expected))["results"]
@@ -234,7 +234,7 @@ def test_names_are_shown_as_they_are(run: Run, model: Path, here: Path, tmp_path
 def test_ties_and_the_boundary_are_said(run: Run, model: Path, here: Path, tmp_path: Path):
     rows = [{**row, "options": ["same", "same", "other"]} for row in ROWS]
     found = run_task(task_file(tmp_path, CHOICES, rows, output_type="multiple_choice"), load_model(str(model)))
-    n_ties = found.report.ledger["n_ties"]
+    n_ties = found.ledger["n_ties"]
     assert n_ties
     assert f"{n_ties} tie" in succeeded(run("run", tmp_path / "odd_ones.yaml", "-m", model))
 
