@@ -6,16 +6,21 @@
 True
 """
 
-from lmeval import densities, likelihood
-from lmeval.compression import CompressSettings, DecompressSettings, compress, compress_to, decompress, decompress_to
-from lmeval.data.documents import Corpus, Document, file_corpus, text_corpus
-from lmeval.data.resources import metric_module
-from lmeval.errors import LmevalError
-from lmeval.models import CausalLM, ModelLike, from_pair, load_model
-from lmeval.perplexity import Settings, Watch, perplexity
-from lmeval.prompting import RunSettings, Task, run_task
-from lmeval.results import Measurement, Report, find, write_json
-from lmeval.scoring import Request, score
+from typing import TYPE_CHECKING
+
+from lmeval import lazy
+
+if TYPE_CHECKING:
+    from lmeval import densities, likelihood
+    from lmeval.compression import CompressSettings, DecompressSettings, compress, compress_to, decompress, decompress_to
+    from lmeval.data.documents import Corpus, Document, file_corpus, text_corpus
+    from lmeval.data.resources import metric_module
+    from lmeval.errors import LmevalError
+    from lmeval.models import CausalLM, ModelLike, from_pair, load_model
+    from lmeval.perplexity import Settings, Watch, perplexity
+    from lmeval.prompting import RunSettings, Task, run_task
+    from lmeval.results import Measurement, Report, find, write_json
+    from lmeval.scoring import Request, score
 
 __version__ = "0.1.0"
 
@@ -51,3 +56,5 @@ __all__ = [
     "text_corpus",
     "write_json",
 ]
+
+lazy.attach(__name__)

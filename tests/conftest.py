@@ -14,8 +14,27 @@ from torch.distributions import Distribution
 from lmeval.models import CausalLM, load_model
 
 # Equal runs for equal code; the first example compiles and loads, which says nothing about the code's speed.
-hypothesis.settings.register_profile("lmeval", derandomize=True, deadline=None, max_examples=60)
-hypothesis.settings.load_profile("lmeval")
+for profile, n_examples in {"fast": 20, "thorough": 300}.items():
+    hypothesis.settings.register_profile(profile, derandomize=True, deadline=None, max_examples=n_examples)
+hypothesis.settings.load_profile(os.environ.get("LMEVAL_HYPOTHESIS", "fast"))
+
+LIMIT = 5.0  # seconds of processor time, of this process and those that it waited for, that an unmarked test may take
+
+
+def processor_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """A test that takes long and does not say so fails: then `--quick` stays quick."""
+    began = processor_seconds()
+    result = yield
+    took = processor_seconds() - began
+    if took > LIMIT and item.get_closest_marker("slow") is None and not os.environ.get("LMEVAL_ANY_SPEED"):
+        pytest.fail(f"took {took:.1f} s of processor time and is not marked slow: the limit is {LIMIT} s", pytrace=False)
+    return result
 
 
 @pytest.fixture(autouse=True)

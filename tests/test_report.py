@@ -1,9 +1,7 @@
 import dataclasses
 import io
-import re
 
 import pytest
-from prompted import LABELS, chain, task_file
 from rich.console import Console, RenderableType
 from samples import PROSE, random_text, tiny_llama
 

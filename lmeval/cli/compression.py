@@ -7,12 +7,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import click
-import torch
 from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from lmeval import compression, report, results
+from lmeval import compression, densities, likelihood, models, report, results
 from lmeval.cli.shared import (
     byte_progress,
     check_new,
@@ -23,16 +22,13 @@ from lmeval.cli.shared import (
     input_bytes,
     json_option,
     labelled_progress,
+    loading,
     output_bytes,
     print_table,
 )
-from lmeval.compression import CompressSettings, DecompressSettings, ImageCompression, ImageSettings
 from lmeval.compute import gather
 from lmeval.compute.place import Place
-from lmeval.densities.modelfile import LoadedDensity, is_density, load_density
 from lmeval.errors import ArchiveError, EmptyInput, InputError
-from lmeval.likelihood import log_likelihood
-from lmeval.models import load_model
 
 SUFFIX = ".lmz"
 BOUND_EVALUATIONS = 1 << 20  # of a decoder, for the importance-weighted bound beside the code length of images
@@ -105,7 +101,8 @@ def compress_command(
     INPUT is any file, or '-' for standard input (the archive then goes to standard output); for a density it is a .npy or
     idx file of images. The archive says which model it needs, decodes on other machines, and has checksums of its content.
     """
-    images = is_density(model)
+    with loading(model):
+        images = densities.is_density(model)
     _check_options(context_of, images=images)
     if output is None and source != "-":
         output = Path(source + SUFFIX)
@@ -118,12 +115,15 @@ def compress_command(
         elif sys.stdout.isatty():
             raise InputError("an archive would go to the terminal: name a file with -o, or redirect standard output")
         if images:
-            settings = ImageSettings(particles, not no_verify)
-            _compress_images(source, data, output, load_density(model, data_dir), settings)
+            with loading(model):
+                settings = compression.ImageSettings(particles, not no_verify)
+                density = densities.load_density(model, data_dir)
+            _compress_images(source, data, output, density, settings)
             return
-        place = _one_process(device)
-        loaded = load_model(model, device=place.device, dtype=dtype)
-        settings = CompressSettings(lanes, tolerance, context, overlap, not no_verify, lanes_per_pass, adapt)
+        with loading(model):
+            place = _one_process(device)
+            loaded = models.load_model(model, device=place.device, dtype=dtype)
+            settings = compression.CompressSettings(lanes, tolerance, context, overlap, not no_verify, lanes_per_pass, adapt)
         on_progress = stack.enter_context(_two_bars(len(data), verify=not no_verify))
         with output_bytes(output) as out:
             found = compression.compress_to(out, data, loaded, settings, progress=on_progress)
@@ -153,7 +153,11 @@ def _check_options(context: click.Context, *, images: bool) -> None:
 
 
 def _compress_images(
-    source: str, data: memoryview, output: Path | None, density: LoadedDensity, settings: ImageSettings
+    source: str,
+    data: memoryview,
+    output: Path | None,
+    density: "densities.LoadedDensity",
+    settings: "compression.ImageSettings",
 ) -> None:
     with _two_bars(len(data), verify=settings.verify) as on_progress, output_bytes(output) as out:
         found = compression.compress_images_to(out, data, density, settings, progress=on_progress)
@@ -161,13 +165,17 @@ def _compress_images(
     print_table(report.image_compression_table(source, found, bounds), to_stderr=output is None)
 
 
-def _bounds(density: LoadedDensity, data: memoryview, found: ImageCompression) -> list[report.Bound]:
+def _bounds(
+    density: "densities.LoadedDensity", data: memoryview, found: "compression.ImageCompression"
+) -> "list[report.Bound]":
     """The bound that several particles come near to, on as many images as do not take long."""
     particles = found.settings.n_particles
     if particles == 1:
         return []
+    import torch  # `lmeval inspect` is in this module, and needs none
+
     x = torch.from_numpy(compression.first_images(data, found, BOUND_EVALUATIONS // particles)).to(torch.float32)
-    bound = log_likelihood(density.model, x, method="iwae", particles=particles, seed=0).mean if len(x) else None
+    bound = likelihood.log_likelihood(density.model, x, method="iwae", particles=particles, seed=0).mean if len(x) else None
     return [] if bound is None else [report.Bound(f"-IWAE, {particles} samples", bound.value, bound.stderr, len(x))]
 
 
@@ -235,7 +243,8 @@ def decompress_command(
         if output is not None:
             check_new(output, force=force)
             check_outputs([output], (source,))
-        settings = DecompressSettings(str(_one_process(device).device), lanes_per_pass, data_dir)
+        with loading("PyTorch"):
+            settings = compression.DecompressSettings(str(_one_process(device).device), lanes_per_pass, data_dir)
         on_progress = stack.enter_context(byte_progress("decoding", None, show=True))
         with output_bytes(output) as out:
             if salvage:
@@ -292,7 +301,7 @@ def inspect_command(source: str, as_json: bool) -> None:
 @click.command("benchmark")
 @click.argument("paths", nargs=-1, metavar="PATH...")
 @click.option(
-    "--model", "-m", "models", multiple=True, help="As for compress; may be given several times.  [default: bundled]"
+    "--model", "-m", "names", multiple=True, help="As for compress; may be given several times.  [default: bundled]"
 )
 @click.option(
     "--adapt",
@@ -308,7 +317,7 @@ def inspect_command(source: str, as_json: bool) -> None:
 @json_option
 def benchmark_command(
     paths: tuple[str, ...],
-    models: tuple[str, ...],
+    names: tuple[str, ...],
     levels: tuple[str, ...],
     lanes: int | None,
     lanes_per_pass: int | None,
@@ -328,9 +337,11 @@ def benchmark_command(
     for path in paths:
         with input_bytes(path) as data:
             corpora.append((Path(path).name, bytes(data)))
-    place = _one_process(device)
-    loaded = [load_model(model, device=place.device, dtype=dtype) for model in models or ("bundled",)]
-    settings = CompressSettings(lanes=lanes, lanes_per_pass=lanes_per_pass)
+    wanted = names or ("bundled",)
+    with loading(", ".join(wanted)):
+        place = _one_process(device)
+        loaded = [models.load_model(name, device=place.device, dtype=dtype) for name in wanted]
+        settings = compression.CompressSettings(lanes=lanes, lanes_per_pass=lanes_per_pass)
     with labelled_progress("benchmark", None, show=True) as on_progress:
         found = compression.benchmark(corpora, loaded, settings, on_progress, levels=levels or ("none", "full"))
     print_table(report.benchmark_table(found))

@@ -6,14 +6,10 @@ from pathlib import Path
 import click
 from rich.console import Group
 
-from lmeval import compression, report, results
-from lmeval.cli.shared import byte_progress, check_outputs, device_option, json_option, print_table, write_json_data
-from lmeval.compression import STANDARD_LIBRARY, CompressSettings, compressed_sizes
+from lmeval import compression, models, prompting, report, results
+from lmeval.cli.shared import byte_progress, check_outputs, device_option, json_option, loading, print_table, write_json_data
 from lmeval.compute import gather
 from lmeval.data.documents import Corpus, file_corpus, python_manual
-from lmeval.models import CausalLM, load_model
-from lmeval.perplexity import Settings, Watch, perplexity
-from lmeval.prompting import run_task
 
 TASK = "sentiment"
 
@@ -28,15 +24,16 @@ def demo_command(files: tuple[str, ...], device: str, json_path: Path | None) ->
     On this Python's manual, on your own text files, and on short reviews that ship with lmeval.
     """
     check_outputs([json_path] if json_path else [], files)
-    group = gather.connect(device)
-    model = load_model("bundled", device=group.device)
+    with loading("the bundled model"):
+        group = gather.connect(device)
+        model = models.load_model("bundled", device=group.device)
     texts: list[tuple[str, Callable[[], Corpus]]] = [("Python manual (pydoc_data.topics)", python_manual)]
     texts += [(file, lambda file=file: file_corpus([file])) for file in files]
     for _, read in texts[1:]:
         read()  # a file that is missing is named before the work begins, not after it
     rows = [_row(model, name, read, device) for name, read in texts]
     print_table(report.demo_table(rows))
-    task = run_task(TASK, "bundled", place=device)
+    task = prompting.run_task(TASK, "bundled", place=device)
     print_table(Group("", report.demo_task_table(task)))
     if json_path:
         write_json_data({"texts": [_json(row) for row in rows], "task": results.as_json(task)}, json_path)
@@ -44,7 +41,9 @@ def demo_command(files: tuple[str, ...], device: str, json_path: Path | None) ->
         raise click.ClickException("a decoded archive differs from its text: this must never happen; please report it")
 
 
-def _row(model: CausalLM, name: str, read: Callable[[], Corpus], device: str) -> report.DemoRow:
+def _row(model: "models.CausalLM", name: str, read: Callable[[], Corpus], device: str) -> "report.DemoRow":
+    from lmeval.perplexity import Settings, Watch, perplexity
+
     window = model.context_length or 2
     corpus = read()
     with byte_progress(f"{name}: scoring", corpus.n_bytes_hint, show=True) as on_progress:
@@ -52,15 +51,18 @@ def _row(model: CausalLM, name: str, read: Callable[[], Corpus], device: str) ->
         settings = Settings(stride=window - window // 8)
         found = perplexity(model, corpus, settings, device=device, watch=Watch(on_progress))
     data = b"".join(piece.encode() for document in read().documents for piece in document.pieces)
+    settings = compression.CompressSettings(verify=False)
     with byte_progress(f"{name}: compressing", len(data), show=True) as on_progress:
-        archive = compression.compress(data, model, CompressSettings(verify=False), progress=lambda _, n, __: on_progress(n))
+        archive = compression.compress(data, model, settings, progress=lambda _, n, __: on_progress(n))
     with byte_progress(f"{name}: decoding", len(data), show=True) as on_progress:
         decoded = compression.decompress(archive, model, progress=on_progress) == data
-    return report.DemoRow(name, found, len(archive), decoded, compressed_sizes([data], STANDARD_LIBRARY))
+    return report.DemoRow(
+        name, found, len(archive), decoded, compression.compressed_sizes([data], compression.STANDARD_LIBRARY)
+    )
 
 
-def _json(row: report.DemoRow) -> dict[str, object]:
+def _json(row: "report.DemoRow") -> dict[str, object]:
     baselines = [{**size._asdict(), "bits_per_byte": size.bits_per_byte} for size in row.sizes]
     archive = {"n_bytes": row.archive_bytes, "bits_per_byte": row.archive_bits_per_byte, "decoded_and_equal": row.decoded}
-    archive["adapt"] = CompressSettings().adapt
+    archive["adapt"] = compression.CompressSettings().adapt
     return {**results.as_json(row.report), "archive": archive, "baselines": baselines}

@@ -4,11 +4,9 @@ import io
 from pathlib import Path
 
 import click
-import numpy as np
 
 from lmeval import report, results
-from lmeval.cli.shared import check_new, check_outputs, force_option, print_table
-from lmeval.data.images import binarise, find_file, limited, read_images, threshold
+from lmeval.cli.shared import check_new, check_outputs, force_option, loading, print_table
 from lmeval.errors import InputError
 
 
@@ -51,6 +49,10 @@ def images_command(
     if output.suffix != ".npy":
         raise InputError(f"{output} does not end in .npy: images are written in NumPy's format")
     check_new(output, force=force)
+    with loading("PyTorch"):
+        import numpy as np
+
+        from lmeval.data.images import binarise, find_file, limited, read_images, threshold
     check_outputs([output], () if source == "digits" else (str(find_file(source, data_dir)),))
     images = read_images(source, _sizes(shape), data_dir, split)
     if seed is not None:

@@ -4,18 +4,19 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lmeval import report, results
-from lmeval.cli.shared import check_outputs, device_option, json_option, print_table, write_json_data
+from lmeval.cli.shared import check_outputs, device_option, json_option, loading, print_table, write_json_data
 from lmeval.compute import gather
-from lmeval.likelihood.compare import compare
-from lmeval.likelihood.prepare import changed, costs, prepare, with_plans
-from lmeval.likelihood.spec import Spec, locate, read_spec, spec_path
-from lmeval.likelihood.summary import Comparison, as_json, records
+
+if TYPE_CHECKING:
+    from lmeval.likelihood.spec import Spec
+    from lmeval.likelihood.summary import Comparison
 
 RECORDS_KIND = "lmeval.likelihood"
 
@@ -57,12 +58,18 @@ def likelihood_command(
       bounds       list of: elbo, iwae, ais, smc; or with settings: {smc: {particles, temperatures or gap, start}}
       seed, paired (the model that the others are compared with)
     """
+    with loading("PyTorch"):
+        from lmeval.likelihood.compare import compare
+        from lmeval.likelihood.prepare import changed, costs, prepare, with_plans
+        from lmeval.likelihood.spec import read_spec, spec_path
     wanted = changed(read_spec(spec_path(spec)), limit, seed)
     check_outputs([path for path in (json_path, records_path) if path], _inputs(wanted, data_dir))
     if folder:
         report.check_folder(folder)
     group = gather.connect(device)
-    prepared = with_plans(prepare(wanted, data_dir, group.device), group)
+    with loading("the models"):
+        prepared = prepare(wanted, data_dir, group.device)
+    prepared = with_plans(prepared, group)
     if group.rank == 0:
         for line in costs(prepared):
             click.echo(line, err=True)
@@ -74,14 +81,18 @@ def likelihood_command(
     gather.disconnect(group)
 
 
-def _inputs(spec: Spec, data_dir: Path | None) -> tuple[str, ...]:
+def _inputs(spec: "Spec", data_dir: Path | None) -> tuple[str, ...]:
     """Files that the run reads, which no output may take the place of."""
+    from lmeval.likelihood.spec import locate
+
     named = [spec.data.images.images, *(model.model for model in spec.models)]
     named += [model.kde.held_out.images for model in spec.models if model.kde and model.kde.held_out]
     return (str(spec.path), *(str(path) for name in named if (path := locate(name, spec, data_dir))))
 
 
-def _write(found: Comparison, json_path: Path | None, records_path: Path | None, folder: Path | None) -> None:
+def _write(found: "Comparison", json_path: Path | None, records_path: Path | None, folder: Path | None) -> None:
+    from lmeval.likelihood.summary import as_json, records
+
     if json_path:
         write_json_data(as_json(found), json_path)
     if records_path:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import click
 
-from lmeval import compression, report, results
+from lmeval import compression, models, report, results
 from lmeval.cli.shared import (
     BatchSize,
     byte_progress,
@@ -19,18 +19,18 @@ from lmeval.cli.shared import (
     device_option,
     dtype_option,
     json_option,
+    loading,
     mapped,
     model_option,
     print_table,
     task_inputs,
 )
-from lmeval.compression import CompressSettings
 from lmeval.compute import gather
 from lmeval.data.documents import Corpus, DataSource, Document
 from lmeval.errors import InputError
-from lmeval.models import CausalLM, load_model
-from lmeval.perplexity import Settings, Watch, document_row, perplexity
-from lmeval.perplexity.tally import DocumentSums
+
+if TYPE_CHECKING:
+    from lmeval.perplexity.tally import DocumentSums
 
 
 @click.command("perplexity")
@@ -85,13 +85,17 @@ def perplexity_command(
     """
     check_outputs([path for path in (json_path, documents_path) if path], (*paths, *task_inputs(paths)))
     corpus = corpus_of(paths, text_column, DataSource(dataset, dataset_name, split) if dataset else None)
-    group = gather.connect(device)
+    with loading(model):
+        from lmeval.perplexity import Settings, Watch, perplexity
+
+        group = gather.connect(device)
     leader = group.rank == 0
     if adapt and group.size > 1:
         raise InputError(f"--adapt is for one process, not for {group.size}: start lmeval without a launcher")
-    loaded = load_model(model, device=group.device, dtype=dtype)
-    if adapt:
-        compression.check_codable(loaded)
+    with loading(model):
+        loaded = models.load_model(model, device=group.device, dtype=dtype)
+        if adapt:
+            compression.check_codable(loaded)
     with ExitStack() as stack:
         kept = _Kept(stack.enter_context(tempfile.TemporaryFile()), []) if adapt else None
         on_document = stack.enter_context(_document_lines(documents_path)) if documents_path and leader else None
@@ -116,10 +120,12 @@ def perplexity_command(
 
 
 @contextmanager
-def _document_lines(path: Path) -> Iterator[Callable[[DocumentSums], None]]:
+def _document_lines(path: Path) -> Iterator[Callable[["DocumentSums"], None]]:
+    from lmeval.perplexity import document_row
+
     with results.atomic_writer(path) as stream:
 
-        def write(document: DocumentSums) -> None:
+        def write(document: "DocumentSums") -> None:
             stream.write(json.dumps(document_row(document)) + "\n")
 
         yield write
@@ -149,10 +155,10 @@ def _keeping(corpus: Corpus, kept: _Kept) -> Corpus:
     return replace(corpus, documents=map(copied, corpus.documents))
 
 
-def _with_adapted(found: results.Report, model: CausalLM, kept: _Kept, adapt: str) -> results.Report:
+def _with_adapted(found: results.Report, model: "models.CausalLM", kept: _Kept, adapt: str) -> results.Report:
     """The report with the code length of the same documents under the model and its online models, each coded on its own."""
     kept.spool.flush()
-    settings, coded, first = CompressSettings(adapt=adapt), [], 0
+    settings, coded, first = compression.CompressSettings(adapt=adapt), [], 0
     show = byte_progress("coding", sum(kept.lengths), show=True)
     with mapped(kept.spool) as text, show as on_progress:
         for n_bytes in kept.lengths:

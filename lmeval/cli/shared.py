@@ -2,6 +2,7 @@
 
 import json
 import mmap
+import os
 import shutil
 import sys
 import tempfile
@@ -14,11 +15,11 @@ import click
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from lmeval import results
+from lmeval import interrupts, results
 from lmeval.data.documents import Corpus, DataSource, column, dataset_corpus, file_corpus, local_files, table_corpus
 from lmeval.data.locate import find_spec
 from lmeval.errors import EmptyInput, InputError, InputNotFound, OutputError
-from lmeval.models import DTYPES
+from lmeval.models.dtypes import DTYPES
 from lmeval.specs.tasks import read_rolling_task, task_corpus
 
 model_option = click.option(
@@ -44,6 +45,24 @@ class BatchSize(click.ParamType):
         if not str(value).isdecimal() or int(value) < 1:
             self.fail(f"{value!r} is neither auto nor a whole number of at least 1", param, ctx)
         return int(value)
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """While the block imports libraries and loads a model: a line on the terminal, and Ctrl-C ends the process at once.
+
+    The line is taken back in the end. Nothing may be open for writing in the block.
+    """
+    show = sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"  # one of several processes speaks for all
+    line = f"loading {what} ..."
+    if show:
+        click.echo(line, nl=False, err=True)
+    try:
+        with interrupts.leaving_at_once():
+            yield
+    finally:
+        if show:
+            click.echo("\r" + " " * len(line) + "\r", nl=False, err=True)
 
 
 def print_table(table: RenderableType, *, to_stderr: bool = False) -> None:

@@ -3,10 +3,11 @@
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from lmeval import report, results
+from lmeval import models, prompting, report, results
 from lmeval.cli.progress import drawn_progress
 from lmeval.cli.shared import (
     BatchSize,
@@ -14,6 +15,7 @@ from lmeval.cli.shared import (
     device_option,
     dtype_option,
     json_option,
+    loading,
     model_option,
     print_table,
 )
@@ -22,9 +24,7 @@ from lmeval.compute.place import Place, describe_place
 from lmeval.data.documents import local_files
 from lmeval.data.resources import BUNDLED_FOR_TASKS
 from lmeval.errors import InputError
-from lmeval.models import CausalLM, as_model, describe_model
-from lmeval.perplexity import Settings, perplexity
-from lmeval.prompting import STRATEGIES, RunSettings, read_old_records, rescore, run_task, task_path
+from lmeval.prompting.instances import STRATEGIES
 from lmeval.prompting.task import SAMPLERS, Task, task_of
 from lmeval.report.terminal import print_blocks
 from lmeval.report.views import view
@@ -35,6 +35,9 @@ from lmeval.results.records import read_records, records_of, write_records
 from lmeval.results.reduction import rescore_items
 from lmeval.results.report import with_of
 from lmeval.specs.tasks import ROLLING, RollingTask, read_keys, rolling_task, task_corpus
+
+if TYPE_CHECKING:
+    from lmeval.perplexity import Settings
 
 
 @click.command("run")
@@ -98,28 +101,31 @@ def run_command(
     json_path: Path | None,
     records_path: Path | None,
 ) -> None:
-    """Score tasks through next-token probabilities.
+    """Score prompted tasks and texts through next-token probabilities.
 
     TASK is a task file (lm-evaluation-harness's YAML), or the name of one in tasks/.
 
     'bundled' is lmeval-reviews-4m-v1 where a task is prompted, and the model of `lmeval perplexity` where all are plain text
     (loglikelihood_rolling).
     """
-    files = [task_path(task) for task in tasks]
+    files = [prompting.task_path(task) for task in tasks]
     read = _read_tasks(files, data_dir, allow_code=allow_code)
     check_outputs([p for p in (json_path, records_path) if p], tuple(i for task in read.values() for i in _inputs(task)))
     prompted = [task for task in read.values() if isinstance(task, Task)]
     if records_path and not prompted:
         raise InputError("--records keeps what is found of items, and plain text has none: leave it out")
-    settings = RunSettings(num_fewshot, sampler, limit, seed, shot_seeds, batch_size, unconditional, strategy)
+    settings = prompting.RunSettings(num_fewshot, sampler, limit, seed, shot_seeds, batch_size, unconditional, strategy)
+    with loading(model):
+        from lmeval.perplexity import Settings
+
+        place = gather.as_place(device)
+        loaded = models.as_model(BUNDLED_FOR_TASKS if model == "bundled" and prompted else model, place.device, dtype)
     windows = Settings(context, stride, batch_size=batch_size)
-    place = gather.as_place(device)
-    loaded = as_model(BUNDLED_FOR_TASKS if model == "bundled" and prompted else model, place.device, dtype)
     parts: list[Report] = []
     for task in read.values():
         if isinstance(task, Task):
             with drawn_progress(show=place.is_first) as progress:
-                parts.append(run_task(task, loaded, settings, place=place, progress=progress))
+                parts.append(prompting.run_task(task, loaded, settings, place=place, progress=progress))
         else:
             parts.append(_score_text(task, loaded, windows, limit, device))
         if place.is_first:
@@ -139,8 +145,8 @@ def rescore_command(records_path: Path, json_path: Path | None) -> None:
     """
     check_outputs([json_path] if json_path else [], (str(records_path),))
     parts = tuple(
-        rescore(records) if records.header.report == "run" else rescore_items(records)
-        for records in read_records(records_path, read_old_records)
+        prompting.rescore(records) if records.header.report == "run" else rescore_items(records)
+        for records in read_records(records_path, prompting.read_old_records)
     )
     inputs = {"records": {"file": str(records_path), "sha256": results.files_sha256([str(records_path)])}}
     rescored = results.together(parts[0].kind, parts, results.provenance(parts[0].kind, inputs=inputs))
@@ -154,12 +160,14 @@ def rescore_command(records_path: Path, json_path: Path | None) -> None:
 @click.option("--metric", "metrics", multiple=True, help="Measure to compare; may be given again.  [default: the main one]")
 @json_option
 def compare_command(a: Path, b: Path, metrics: tuple[str, ...], json_path: Path | None) -> None:
-    """Compare two results on the same items: paired difference with interval, correlation, tests with Holm's adjustment.
+    """Compare two results on the same items, with paired intervals.
+
+    The differences have correlations, tests and Holm's adjustment.
 
     A and B are what `lmeval run`, `perplexity`, `likelihood` or `benchmark` wrote with --json or --records, of one kind.
     """
     check_outputs([json_path] if json_path else [], (str(a), str(b)))
-    reports = [read_results(path, read_old_records) for path in (a, b)]
+    reports = [read_results(path, prompting.read_old_records) for path in (a, b)]
     compared = compare_reports(reports[0], reports[1], metrics, (str(a), str(b)))
     _write(compared, json_path, None)
     print_blocks(view(compared))
@@ -183,16 +191,18 @@ def _inputs(task: Task | RollingTask) -> tuple[str, ...]:
     return (*task.files, *local_files(task.source), *(local_files(shots) if shots else ()))
 
 
-def _score_text(task: RollingTask, model: CausalLM, windows: Settings, limit: int | None, device: str) -> Report:
+def _score_text(task: RollingTask, model: "models.CausalLM", windows: "Settings", limit: int | None, device: str) -> Report:
     """Perplexity of a task that names plain text, of its first `limit` documents."""
+    from lmeval.perplexity import perplexity
+
     corpus = task_corpus(task)
     corpus = replace(corpus, documents=islice(corpus.documents, limit))
     return with_of(perplexity(model, corpus, windows, device=device), task=task.name)
 
 
-def _together(parts: list[Report], model: CausalLM, place: Place) -> Report:
+def _together(parts: list[Report], model: "models.CausalLM", place: Place) -> Report:
     """One task is a report of its own; several are one report with each as a part."""
-    provenance = results.provenance("run", models=[describe_model(model)], place=describe_place(place))
+    provenance = results.provenance("run", models=[models.describe_model(model)], place=describe_place(place))
     return results.together("run", tuple(parts), provenance)
 
 

@@ -8,11 +8,10 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from lmeval.compression.container import archive
-from lmeval.compression.container.archive import Block, Header
+from lmeval.compression.container.archive import LEVELS, Block, Header
 from lmeval.compression.images.decode import DensityHolder, decoded_images
 from lmeval.compression.images.density_header import DensityLike, names_density
 from lmeval.compression.text import tree
-from lmeval.compression.text.adaptive import LEVELS
 from lmeval.compression.text.decode import decode_blocks, stepwise_log_odds
 from lmeval.compression.text.model_header import ModelSettings, check_model, from_header, where_model_is
 from lmeval.compression.text.online_only import online_data

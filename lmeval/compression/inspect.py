@@ -3,7 +3,6 @@
 from typing import Any
 
 from lmeval.compression.container import archive
-from lmeval.compression.text.online_only import online_level
 from lmeval.errors import CorruptArchive
 
 
@@ -54,7 +53,7 @@ def _block(block: archive.Block, position: int) -> dict[str, Any]:
             "extra_space": extra,
         }
     if block.kind == archive.ONLINE:
-        found |= {"n_lanes": block.n_lanes, "n_tokens": block.n_tokens, "level": online_level(block)}
+        found |= {"n_lanes": block.n_lanes, "n_tokens": block.n_tokens, "level": archive.online_level(block)}
     if block.kind == archive.BITSBACK:
         found |= {"n_images": block.n_tokens, "n_initial_words": block.group_tokens}
     return found

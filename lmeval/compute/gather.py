@@ -8,12 +8,13 @@ dead-lock, and nothing is padded with duplicates that would have to be removed a
 
 import os
 from collections.abc import Mapping
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from lmeval.compute.place import Place
 from lmeval.errors import DeviceError, WorkerError, first_line
+
+if TYPE_CHECKING:
+    import torch
 
 
 def connect(device: str = "auto") -> Place:
@@ -37,7 +38,9 @@ def as_place(place: Place | str, memory: int | None = None) -> Place:
     return connect(place)._replace(memory=memory) if isinstance(place, str) else place
 
 
-def _checked_device(device: str) -> torch.device:
+def _checked_device(device: str) -> "torch.device":
+    import torch
+
     if device == "auto":
         found = torch.accelerator.current_accelerator()
         return torch.device("cpu") if found is None else found
@@ -91,6 +94,10 @@ def agree(value: int, place: Place) -> int:
 
 
 def disconnect(place: Place) -> None:
-    """Leave the place in good order: without it, process groups complain when the interpreter exits."""
-    if place.size > 1 and torch.distributed.is_initialized():
+    """Leave the processes in good order: without it, process groups complain when the interpreter exits."""
+    if place.size == 1:
+        return
+    import torch
+
+    if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -1,8 +1,9 @@
 """Where a job runs: this process among its peers, its device, and the memory that it may use. A value that is passed on."""
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 class Place(NamedTuple):
@@ -15,7 +16,7 @@ class Place(NamedTuple):
 
     rank: int
     size: int
-    device: torch.device
+    device: "torch.device"
     memory: int | None = None
 
     @property
@@ -29,11 +30,15 @@ class Place(NamedTuple):
         return self.device.type != "cpu"
 
 
-def alone(device: torch.device | str = "cpu") -> Place:
+def alone(device: "torch.device | str" = "cpu") -> Place:
     """The place of a process without peers."""
+    import torch
+
     return Place(0, 1, torch.device(device))
 
 
 def describe_place(place: Place) -> dict[str, Any]:
     """Device, processes and threads, JSON-ready, for provenance."""
+    import torch
+
     return {"device": str(place.device), "n_processes": place.size, "n_threads": torch.get_num_threads()}

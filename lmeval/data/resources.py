@@ -1,6 +1,8 @@
 """Where the project's data folders lie: beside the package in a checkout, inside it when installed from a wheel."""
 
 import json
+import os
+import sys
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -39,6 +41,16 @@ def bundled_by_fingerprint(weights_sha256: str) -> str | None:
     known = json.loads((_PACKAGE / "reference" / "fingerprints.json").read_text(encoding="utf-8"))
     name = known.get(weights_sha256)
     return None if name is None else str(reference_folder(name))
+
+
+def user_cache() -> Path:
+    """The folder `lmeval` in the user's cache, for what can be made again. It need not exist.
+
+    Raises RuntimeError for a user without a home.
+    """
+    named = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    caches = Path(named or ("~/Library/Caches" if sys.platform == "darwin" else "~/.cache"))
+    return caches.expanduser() / "lmeval"
 
 
 def data_folder(name: str) -> Path:

@@ -4,32 +4,37 @@
 `observations` and `networks` are our own, which `modelfile` loads, and `spaces` says what numbers on images mean.
 """
 
-from lmeval.data.images import ImageSet, Tags, binarise, image_set, limited, read_images, require_same_space, threshold
-from lmeval.densities.adapters import Flow, TokenImages, from_autoencoder_kl, from_causal_lm, from_flow, from_pythae
-from lmeval.densities.modelfile import LoadedDensity, is_density, load_density
-from lmeval.densities.networks import DequantizedFlow, Generator, LayeredVAE, Made
-from lmeval.densities.protocols import (
-    Exact,
-    Implicit,
-    Kind,
-    Latent,
-    LatentShape,
-    checked_exact,
-    checked_latent,
-    draw,
-    kind_of,
-)
-from lmeval.densities.spaces import (
-    Logit,
-    bits_per_dim,
-    check_normalised,
-    dequantised,
-    from_logits,
-    in_logit_space,
-    log_mean_exp,
-    to_logits,
-    uniform_levels,
-)
+from typing import TYPE_CHECKING
+
+from lmeval import lazy
+
+if TYPE_CHECKING:
+    from lmeval.data.images import ImageSet, Tags, binarise, image_set, limited, read_images, require_same_space, threshold
+    from lmeval.densities.adapters import Flow, TokenImages, from_autoencoder_kl, from_causal_lm, from_flow, from_pythae
+    from lmeval.densities.modelfile import LoadedDensity, is_density, load_density
+    from lmeval.densities.networks import DequantizedFlow, Generator, LayeredVAE, Made
+    from lmeval.densities.protocols import (
+        Exact,
+        Implicit,
+        Kind,
+        Latent,
+        LatentShape,
+        checked_exact,
+        checked_latent,
+        draw,
+        kind_of,
+    )
+    from lmeval.densities.spaces import (
+        Logit,
+        bits_per_dim,
+        check_normalised,
+        dequantised,
+        from_logits,
+        in_logit_space,
+        log_mean_exp,
+        to_logits,
+        uniform_levels,
+    )
 
 __all__ = [
     "DequantizedFlow",
@@ -72,3 +77,5 @@ __all__ = [
     "to_logits",
     "uniform_levels",
 ]
+
+lazy.attach(__name__)

@@ -1,8 +1,16 @@
 """Likelihoods: log p(x) of latent-variable models bounded from both sides, beside models that know theirs."""
 
-from lmeval.likelihood.estimate import log_likelihood
-from lmeval.likelihood.planner import Planned, plan
-from lmeval.likelihood.rows import LogLikelihood
-from lmeval.likelihood.simulate import Sandwich, sandwich
+from typing import TYPE_CHECKING
+
+from lmeval import lazy
+
+if TYPE_CHECKING:
+    from lmeval.likelihood.estimate import log_likelihood
+    from lmeval.likelihood.planner import Planned, plan
+    from lmeval.likelihood.rows import LogLikelihood
+    from lmeval.likelihood.simulate import Sandwich, sandwich
+
 
 __all__ = ["LogLikelihood", "Planned", "Sandwich", "log_likelihood", "plan", "sandwich"]
+
+lazy.attach(__name__)

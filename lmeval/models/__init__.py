@@ -4,9 +4,16 @@
 weights, `toys` are exact models with closed-form answers.
 """
 
-from lmeval.models.causal import DTYPES, CausalLM, ModelLike, as_model, describe_model, from_pair, load_model
-from lmeval.models.logprobs import Head, target_log_probs
-from lmeval.models.tokens import TokenRun, encode, encode_documents, encode_texts, special_prefix, text_encoder
+from typing import TYPE_CHECKING
+
+from lmeval import lazy
+
+if TYPE_CHECKING:
+    from lmeval.models.causal import CausalLM, ModelLike, as_model, describe_model, from_pair, load_model
+    from lmeval.models.dtypes import DTYPES
+    from lmeval.models.logprobs import Head, target_log_probs
+    from lmeval.models.tokens import TokenRun, encode, encode_documents, encode_texts, special_prefix, text_encoder
+
 
 __all__ = [
     "DTYPES",
@@ -25,3 +32,5 @@ __all__ = [
     "target_log_probs",
     "text_encoder",
 ]
+
+lazy.attach(__name__)

@@ -16,9 +16,8 @@ from transformers.utils import logging as transformers_logging
 from lmeval.data.resources import BUNDLED_MODEL, bundled_densities, bundled_names, reference_folder
 from lmeval.errors import ModelError, ModelNotFound, VocabularyMismatch, first_line
 from lmeval.models import fingerprints, tokens
+from lmeval.models.dtypes import DTYPES
 from lmeval.models.logprobs import Head, examine
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length")
 _NO_LIMIT = 1_000_000  # tokenizers write absurd lengths where they know none
@@ -89,7 +88,7 @@ def load_model(name: str = "bundled", *, device: str | torch.device = "cpu", dty
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source,
-                dtype=DTYPES[dtype],
+                dtype=getattr(torch, dtype),
                 device_map={"": torch.device(device)},
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are named below

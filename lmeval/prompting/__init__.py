@@ -2,16 +2,21 @@
 
 `task` reads a task file, `shots` chooses few-shot examples, `prompts` writes the texts, `instances` puts together all that
 is to be scored, `encoding` makes token ids of it, `run` scores it; `records` keeps what each item gave, `rules`, `measures`
-and `summary` make the report of it, and `rescore` makes it again from a records file.
+and `summary` make the report of it, and `rescoring` makes it again from a records file.
 """
 
-from lmeval.prompting.instances import STRATEGIES, RunSettings
-from lmeval.prompting.records import Record, ScoredChoice, records_of_items
-from lmeval.prompting.rescore import read_old_records, rescore
-from lmeval.prompting.rules import RULES, Rule
-from lmeval.prompting.run import run_task, task_path
-from lmeval.prompting.summary import summarise
-from lmeval.prompting.task import Task, read_task
+from typing import TYPE_CHECKING
+
+from lmeval import lazy
+
+if TYPE_CHECKING:
+    from lmeval.prompting.instances import STRATEGIES, RunSettings
+    from lmeval.prompting.records import Record, ScoredChoice, records_of_items
+    from lmeval.prompting.rescoring import read_old_records, rescore
+    from lmeval.prompting.rules import RULES, Rule
+    from lmeval.prompting.run import run_task, task_path
+    from lmeval.prompting.summary import summarise
+    from lmeval.prompting.task import Task, read_task
 
 __all__ = [
     "RULES",
@@ -29,3 +34,5 @@ __all__ = [
     "summarise",
     "task_path",
 ]
+
+lazy.attach(__name__)

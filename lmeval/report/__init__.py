@@ -1,18 +1,24 @@
 """Results for people: aligned tables on a terminal. Reads reports, never a model."""
 
-from lmeval.report.compression import (
-    Bound,
-    benchmark_table,
-    compression_table,
-    image_compression_table,
-    images_table,
-    inspect_table,
-    running_rate,
-)
-from lmeval.report.demo import DemoRow, demo_table, demo_task_table
-from lmeval.report.figures import check_folder, save_figures
-from lmeval.report.likelihood import likelihood_tables
-from lmeval.report.perplexity import perplexity_tables, withheld_notice
+from typing import TYPE_CHECKING
+
+from lmeval import lazy
+
+if TYPE_CHECKING:
+    from lmeval.report.compression import (
+        Bound,
+        benchmark_table,
+        compression_table,
+        image_compression_table,
+        images_table,
+        inspect_table,
+        running_rate,
+    )
+    from lmeval.report.demo import DemoRow, demo_table, demo_task_table
+    from lmeval.report.figures import check_folder, save_figures
+    from lmeval.report.likelihood import likelihood_tables
+    from lmeval.report.perplexity import perplexity_tables, withheld_notice
+
 
 __all__ = [
     "Bound",
@@ -31,3 +37,5 @@ __all__ = [
     "save_figures",
     "withheld_notice",
 ]
+
+lazy.attach(__name__)

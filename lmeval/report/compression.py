@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
 
-from lmeval.compression import Compression, ImageCompression
 from lmeval.compression.container.archive import ADAPTED, KINDS, ONLINE
-from lmeval.data.images import ImageSet
 from lmeval.report.tables import plain_table, speed
 from lmeval.results import Report
+
+if TYPE_CHECKING:
+    from lmeval.compression import Compression, ImageCompression
+    from lmeval.data.images import ImageSet
 
 
 def running_rate(n_archive_bytes: int, n_bytes: int) -> str:
@@ -19,7 +21,7 @@ def running_rate(n_archive_bytes: int, n_bytes: int) -> str:
     return f"{8 * n_archive_bytes / n_bytes:.3f} bits/byte" if n_bytes and n_archive_bytes else ""
 
 
-def compression_table(name: str, found: Compression) -> RenderableType:
+def compression_table(name: str, found: "Compression") -> RenderableType:
     """Size and speed of one compression, and where the bits went."""
     table = plain_table("", "")
     rate = f"  {found.bits_per_byte:.4f} bits/byte" if found.n_bytes else ""
@@ -55,7 +57,7 @@ class Bound(NamedTuple):
     n: int
 
 
-def image_compression_table(name: str, found: ImageCompression, bounds: Sequence[Bound] = ()) -> RenderableType:
+def image_compression_table(name: str, found: "ImageCompression", bounds: Sequence[Bound] = ()) -> RenderableType:
     """Size and speed of one compression of images, beside the bound that its net length comes near to; `bounds` are further
     ones on the same images, or on the first of them."""
     table, wanted = plain_table("", ""), found.settings
@@ -83,7 +85,7 @@ def image_compression_table(name: str, found: ImageCompression, bounds: Sequence
     return table
 
 
-def images_table(name: str, images: ImageSet) -> RenderableType:
+def images_table(name: str, images: "ImageSet") -> RenderableType:
     """A set of images: its size, what its numbers are, and its hash."""
     table = plain_table("", "")
     shape = " x ".join(str(size) for size in images.shape)

@@ -1,14 +1,16 @@
 """Tables of the demo: texts scored and compressed, and a task."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import RenderableType
 from rich.markup import escape
 
-from lmeval.compression import CompressedSize
 from lmeval.report.tables import interval, plain_table
 from lmeval.results import Report, find
+
+if TYPE_CHECKING:
+    from lmeval.compression import CompressedSize
 
 
 class DemoRow(NamedTuple):
@@ -19,7 +21,7 @@ class DemoRow(NamedTuple):
     report: Report
     archive_bytes: int
     decoded: bool
-    sizes: Sequence[CompressedSize]
+    sizes: "Sequence[CompressedSize]"
 
     @property
     def archive_bits_per_byte(self) -> float:

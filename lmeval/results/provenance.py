@@ -15,13 +15,13 @@ def versions() -> dict[str, str]:
     """Versions of the interpreter and of every library whose arithmetic or parsing a number depends on."""
     names = ("lmeval", "torch", "transformers", "tokenizers", "accelerate", "datasets")
     names += ("numpy", "scipy", "scikit-learn", "zuko")
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in names:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed
 
 
 def now() -> str:

@@ -79,15 +79,10 @@ def facts(*pairs: tuple[str, str]) -> Table:
     return Table((words("label", ""), words("value", "")), rows)
 
 
-def as_rows(table: Table) -> list[dict[str, Any]]:
-    """The rows as mappings of the table's columns alone, in their order."""
-    return [{column.name: row.get(column.name) for column in table.columns} for row in table.rows]
-
-
 def as_json(table: Table) -> dict[str, Any]:
-    """The table as JSON-ready data: every column's description, and every row as a mapping."""
+    """The table as JSON-ready data: every column's description, and every row with all that it holds."""
     columns = [column._asdict() for column in table.columns]
-    return {"title": table.title, "columns": columns, "rows": as_rows(table), "notes": list(table.notes)}
+    return {"title": table.title, "columns": columns, "rows": [dict(row) for row in table.rows], "notes": list(table.notes)}
 
 
 def from_json(data: Mapping[str, Any]) -> Table:

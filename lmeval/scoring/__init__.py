@@ -1,9 +1,15 @@
 """The engine: requests (context, target) in, log-probabilities of the target tokens out, in input order."""
 
-from lmeval.scoring.engine import LogProbs, score
-from lmeval.scoring.requests import Request, request
-from lmeval.scoring.shared import Cost, Scored, SharedScores, score_shared
-from lmeval.scoring.windows import BosPolicy, Window, Windowing, WindowRequest, rolling_requests, windows
+from typing import TYPE_CHECKING
+
+from lmeval import lazy
+
+if TYPE_CHECKING:
+    from lmeval.scoring.engine import LogProbs, score
+    from lmeval.scoring.requests import Request, request
+    from lmeval.scoring.shared import Cost, Scored, SharedScores, score_shared
+    from lmeval.scoring.windows import BosPolicy, Window, Windowing, WindowRequest, rolling_requests, windows
+
 
 __all__ = [
     "BosPolicy",
@@ -21,3 +27,5 @@ __all__ = [
     "score_shared",
     "windows",
 ]
+
+lazy.attach(__name__)

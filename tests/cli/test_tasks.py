@@ -49,7 +49,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object, **__: object) -> None:
         raise AssertionError("a model was loaded")
 
-    for name in ("lmeval.models.causal.load_model", "lmeval.cli.tasks.as_model", "lmeval.prompting.run.as_model"):
+    for name in ("lmeval.models.causal.load_model", "lmeval.models.as_model", "lmeval.prompting.run.as_model"):
         monkeypatch.setattr(name, refused)
 
 

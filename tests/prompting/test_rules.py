@@ -73,9 +73,7 @@ def test_tasks_that_do_not_name_what_a_rule_needs_do_without_it(tmp_path: Path):
     asked = run_task(task_file(tmp_path, CHOICES), chain()[0], RunSettings(unconditional=True))
     assert list(rule_scores(records_in(asked)))[-1] == "pmi"
     refused = task_file(tmp_path, CHOICES, lmeval={"unconditional": "?"})
-    assert "acc_mutual_info" not in [
-        m.name for m in run_task(refused, chain()[0], RunSettings(unconditional=False)).results
-    ]
+    assert "acc_mutual_info" not in [m.name for m in run_task(refused, chain()[0], RunSettings(unconditional=False)).results]
 
 
 def test_choices_without_a_question_stand_behind_the_bos(tmp_path: Path):

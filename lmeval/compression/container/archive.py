@@ -23,6 +23,8 @@ STORED, BZIP2, XZ, MODEL, BITSBACK, ADAPTED, ONLINE = range(7)
 KINDS = ("stored", "bzip2", "xz", "model", "bits-back", "adapted", "online")
 BY_MODEL = (MODEL, ADAPTED)
 """Kinds whose blocks hold tokens of a language model."""
+LEVELS = ("none", "light", "full")
+"""Levels of online models, by the number that the format gives them."""
 EXTRA_SPACE = 1  # flag: the first token's leading space is not data
 
 MAX_HEADER_BYTES = 1 << 20
@@ -74,6 +76,14 @@ class Entry(NamedTuple):
     stored: int
     offset: int  # of its data in the archive's data
     n_bytes: int
+
+
+def online_level(block: Block) -> str:
+    """Level of the online models that coded a block. Raises CorruptArchive where its payload names none."""
+    level = block.payload[0] if block.payload else 0
+    if not 1 <= level < len(LEVELS):
+        raise CorruptArchive("an online block is of a level of online models that there is none of")
+    return LEVELS[level]
 
 
 def digest(data: bytes | memoryview) -> bytes:

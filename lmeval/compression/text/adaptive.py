@@ -17,7 +17,6 @@ from jaxtyping import Int, Int32, Int64
 from lmeval.compression.text.online.recipes import recipe_for
 from lmeval.compression.text.online.state import State, decide_step, learn_step, open_state, run_steps
 
-LEVELS = ("none", "light", "full")
 FIXED_BYTES = 40 << 20  # maps behind the mixer, mostly
 LANE_BYTES = 4096
 _STEPS_AT_ONCE = 64  # between two calls of `progress`

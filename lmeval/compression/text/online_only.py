@@ -32,7 +32,7 @@ def online_block(data: bytes, offset: int, level: str, progress: Callable[[int],
     even = np.broadcast_to(np.int32(EVEN), (len(ids), BYTE_BITS))
     adapted = adaptive.adapt_known(_opened(level, len(ids)), even, ids, progress)
     words = coder.encode_bits(tree.path_bits(ids, BYTE_BITS).reshape(-1), adapted.reshape(-1))
-    payload = bytes([adaptive.LEVELS.index(level)]) + words
+    payload = bytes([archive.LEVELS.index(level)]) + words
     return archive.Block(archive.ONLINE, 0, offset, len(data), 1, len(data), 0, archive.digest(data), payload)
 
 
@@ -40,17 +40,9 @@ def _opened(level: str, n_bytes: int) -> adaptive.Adaptive:
     return adaptive.open_adaptive(level, BYTE_BITS, n_bytes, 1, use_model=False)
 
 
-def online_level(block: archive.Block) -> str:
-    """Level of the online models that coded a block. Raises CorruptArchive where its payload names none."""
-    level = block.payload[0] if block.payload else 0
-    if not 1 <= level < len(adaptive.LEVELS):
-        raise CorruptArchive("an online block is of a level of online models that there is none of")
-    return adaptive.LEVELS[level]
-
-
 def online_data(block: archive.Block, progress: Callable[[int], None] | None = None) -> bytes:
     """The data of such a block. Raises CorruptArchive where they do not match their checksum."""
-    level, words = online_level(block), block.payload[1:]
+    level, words = archive.online_level(block), block.payload[1:]
     if len(words) % 4 or (words and not any(words[-4:])):
         raise CorruptArchive("the coded data of a block cannot have been written by the encoder")
     state = _opened(level, block.n_tokens).state

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from lmeval.compression.container import archive
-from lmeval.compression.text.adaptive import LEVELS
+from lmeval.compression.container.archive import LEVELS
 from lmeval.compression.text.survey import COLD_START_SHARE, Survey
 from lmeval.errors import InputError
 from lmeval.models import CausalLM

@@ -10,7 +10,7 @@ from samples import ODD_BYTES, PROSE
 
 from lmeval.compression import LEVELS, decompress
 from lmeval.compression.container import archive
-from lmeval.compression.text.online_only import online_block, online_data, online_level
+from lmeval.compression.text.online_only import online_block, online_data
 from lmeval.errors import CorruptArchive
 
 TEXT = (PROSE * 3).encode()
@@ -23,7 +23,7 @@ def test_any_bytes_come_back(kind: str, level: str):
     seen: list[int] = []
     block = online_block(data, 7, level, seen.append)
     assert block[:7] == (archive.ONLINE, 0, 7, len(data), 1, len(data), 0)
-    assert online_level(block) == level
+    assert archive.online_level(block) == level
     assert online_data(block, seen.append) == data
     assert sum(seen) == 2 * len(data)
 

@@ -6,7 +6,7 @@ unsigned 64-bit numbers and never meet signed ones in one operation (Numba would
 
 import functools
 import hashlib
-import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numba  # pyright: ignore[reportMissingTypeStubs]
+import numba.core.caching  # pyright: ignore[reportMissingTypeStubs]
 import numba.core.config  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
+
+from lmeval.data.resources import user_cache
 
 Int = int | np.int64
 """A whole number inside compiled code, where all of them have 64 bits."""
@@ -25,52 +28,93 @@ _HALF = np.uint64(29)
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """The function, compiled when it is first called; the machine code is kept on disk where there is a place for it."""
-    folder = _folder()
-    with _kept_in(folder):
-        found: Any = numba.njit(cache=folder is not None, nogil=True, error_model="numpy")(function)
-    if folder is not None:
-        _forgive(found._cache)
-    return found
+    """The function, compiled when it is first called. Its machine code is kept on disk where it may be."""
+    dispatcher: Any = numba.njit(nogil=True, error_model="numpy")(function)
+    dispatcher._cache = _LenientCache(function)
+    return dispatcher
 
 
-def _forgive(cache: Any) -> None:
-    """Let code that cannot be read be compiled again, and code that cannot be written be forgotten: Numba would give up."""
-    load, save = cache.load_overload, cache.save_overload
+class _LenientCache(numba.core.caching._Cache):
+    """Machine code of one function on disk. It is looked for when the function is first called, not when it is defined.
 
-    def loaded(*given: Any) -> Any:
-        try:
-            return load(*given)
-        except Exception:  # whatever unpickling may raise
-            return None
+    Code that cannot be read is compiled again, and code that cannot be written is forgotten: Numba would give up.
+    """
 
-    def saved(*given: Any) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    @functools.cached_property
+    def _files(self) -> Any:
+        folder = _folder()
+        if folder is None:
+            return numba.core.caching.NullCache()
+        with _kept_in(folder):
+            return numba.core.caching.FunctionCache(self._function)
+
+    @property
+    def cache_path(self) -> Any:
+        return self._files.cache_path
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        loaded = None
+        with suppress(Exception):  # whatever unpickling may raise
+            loaded = self._files.load_overload(sig, target_context)
+        if loaded is None:
+            _announce()
+        return loaded
+
+    def save_overload(self, sig: Any, data: Any) -> None:
         with suppress(Exception):  # a full disk, or an index that cannot be read
-            save(*given)
+            self._files.save_overload(sig, data)
 
-    cache.load_overload, cache.save_overload = loaded, saved
+    def enable(self) -> None:
+        self._files.enable()
+
+    def disable(self) -> None:
+        self._files.disable()
+
+    def flush(self) -> None:
+        self._files.flush()
+
+
+@functools.cache
+def _announce() -> None:
+    """Say once, on a terminal, why the first call takes a while."""
+    if sys.stderr.isatty():
+        folder = _folder()
+        kept = f"kept in {folder}" if folder else "not kept: no cache folder can be written, set NUMBA_CACHE_DIR to one"
+        print(f"lmeval: compiling the online models for this machine, up to a minute ({kept})", file=sys.stderr)
 
 
 @functools.cache
 def _folder() -> Path | None:
-    """Where machine code is kept: beside Python's own, or in the user's cache.
+    """The folder of machine code, made where it is missing: in NUMBA_CACHE_DIR, else in the user's cache, else nowhere.
 
-    Numba looks only at the file of a function for changes, not at those of the functions that it calls. So the folder's
-    name is a digest of all the files: code that an older version compiled is never run.
+    There is no third place: Numba would run what others can put into a folder for temporary files. Numba looks only at the
+    file of a function for changes, not at those of the functions that it calls. So the folder's name is a digest of all the
+    files: code that an older version compiled is never run.
     """
     sources = sorted(Path(__file__).parent.glob("*.py"))
     digest = hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()[:16]
-    user = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or "~/.cache"
-    for parent in (Path(__file__).parent / "__pycache__", Path(user) / "lmeval"):
+    for parent in _caches():
+        folder = parent / f"numba-{digest}"
         try:
-            folder = parent.expanduser() / f"numba-{digest}"
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
             _drop_damaged(folder)
-        except (OSError, RuntimeError):  # not to be written to, or a user without a home
+        except OSError:  # not to be written to
             continue
         return folder
     return None
+
+
+def _caches() -> Iterator[Path]:
+    """Folders that may hold machine code, the best first."""
+    config: Any = numba.core.config
+    if config.CACHE_DIR:
+        yield Path(config.CACHE_DIR)
+    with suppress(RuntimeError):  # a user without a home
+        yield user_cache()
 
 
 def _drop_damaged(folder: Path) -> None:

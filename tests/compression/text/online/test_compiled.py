@@ -1,4 +1,5 @@
 import importlib
+import io
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,16 +16,19 @@ module: Any = importlib.import_module("lmeval.compression.text.online.compiled")
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of the package's sources, in a folder where one may write, that the module takes for its own."""
+    """A copy of the package's sources that the module takes for its own; the user's cache is the folder `user` beside it."""
     folder = tmp_path / "online"
     folder.mkdir()
     for source in Path(module.__file__).parent.glob("*.py"):
         (folder / source.name).write_bytes(source.read_bytes())
     monkeypatch.setattr(module, "__file__", str(folder / "compiled.py"))
+    monkeypatch.setattr(numba.core.config, "CACHE_DIR", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
     module._folder.cache_clear()
+    module._announce.cache_clear()
     yield folder
     module._folder.cache_clear()
+    module._announce.cache_clear()
 
 
 def _folder() -> Path | None:
@@ -32,12 +36,44 @@ def _folder() -> Path | None:
     return module._folder()
 
 
-def test_machine_code_is_kept_beside_pythons_own(package: Path):
+def _files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_machine_code_is_kept_in_the_users_cache(package: Path, tmp_path: Path):
+    before = _files(package)
     folder = _folder()
     assert folder is not None
-    assert folder.parent == package / "__pycache__"
-    assert folder.is_dir()
-    assert list(folder.iterdir()) == []
+    assert folder.parent == tmp_path / "user" / "lmeval"
+    assert module.compiled(_doubled)(21) == 42
+    assert [name.split(".")[-1] for name in _files(folder)] == ["nbc", "nbi"]
+    assert _files(package) == before
+
+
+def test_nothing_is_written_before_a_function_is_called(package: Path, tmp_path: Path):
+    doubled = module.compiled(_doubled)
+    assert not (tmp_path / "user").exists()
+    assert doubled(21) == 42
+    assert (tmp_path / "user").exists()
+
+
+def test_machine_code_is_read_back(package: Path):
+    first, second = module.compiled(_doubled), module.compiled(_doubled)
+    assert (first(21), second(21)) == (42, 42)
+    assert sum(first.stats.cache_misses.values()) == 1 and not first.stats.cache_hits
+    assert sum(second.stats.cache_hits.values()) == 1 and not second.stats.cache_misses
+
+
+def test_a_folder_that_the_user_names_comes_first(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(numba.core.config, "CACHE_DIR", str(tmp_path / "named"))
+    folder = _folder()
+    assert folder is not None
+    assert folder.parent == tmp_path / "named"
+    (tmp_path / "file").write_text("a file stands here")
+    monkeypatch.setattr(numba.core.config, "CACHE_DIR", str(tmp_path / "file"))
+    folder = _folder()
+    assert folder is not None
+    assert folder.parent == tmp_path / "user" / "lmeval"
 
 
 def test_machine_code_of_other_sources_is_kept_elsewhere(package: Path):
@@ -56,18 +92,29 @@ def test_machine_code_of_equal_sources_is_kept_in_one_place(package: Path):
     assert _folder() == before
 
 
-def test_machine_code_is_kept_for_the_user_where_the_package_cannot_be_written(package: Path, tmp_path: Path):
-    (package / "__pycache__").write_text("a file stands here")
-    folder = _folder()
-    assert folder is not None
-    assert folder.parent == tmp_path / "user" / "lmeval"
-    assert folder.is_dir()
-
-
 def test_no_machine_code_is_kept_where_nothing_can_be_written(package: Path, tmp_path: Path):
-    (package / "__pycache__").write_text("a file stands here")
-    (tmp_path / "user").write_text("and here")
+    (tmp_path / "user").write_text("a file stands here")
     assert _folder() is None
+    module._folder.cache_clear()
+    assert module.compiled(_doubled)(21) == 42
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_first_compilation_is_announced_on_a_terminal(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    screen, pipe = _Terminal(), io.StringIO()
+    monkeypatch.setattr(module.sys, "stderr", screen)
+    assert [module.compiled(_doubled)(21), module.compiled(_tripled)(14)] == [42, 42]
+    [line] = screen.getvalue().splitlines()
+    assert line.startswith("lmeval: compiling the online models") and str(tmp_path / "user") in line
+    module._announce.cache_clear()
+    assert module.compiled(_doubled)(21) == 42  # read from disk: nothing to announce
+    monkeypatch.setattr(module.sys, "stderr", pipe)
+    assert module.compiled(_negated)(42) == -42
+    assert [len(screen.getvalue().splitlines()), pipe.getvalue()] == [1, ""]
 
 
 def test_functions_run_without_a_place_for_machine_code(monkeypatch: pytest.MonkeyPatch):
@@ -107,11 +154,6 @@ def test_a_user_without_a_home_needs_none(package: Path, monkeypatch: pytest.Mon
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.delenv("LOCALAPPDATA", raising=False)
     monkeypatch.setattr(Path, "expanduser", lambda path: _homeless(path))
-    folder = _folder()
-    assert folder is not None
-    assert folder.parent == package / "__pycache__"
-    (package / "__pycache__").rename(package / "elsewhere")
-    (package / "__pycache__").write_text("a file stands here")
     assert _folder() is None
 
 
@@ -135,3 +177,11 @@ def test_code_that_cannot_be_kept_is_compiled_all_the_same(
 
 def _doubled(number: int) -> int:
     return 2 * number
+
+
+def _tripled(number: int) -> int:
+    return 3 * number
+
+
+def _negated(number: int) -> int:
+    return -number
