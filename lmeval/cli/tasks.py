@@ -24,15 +24,11 @@ from lmeval.compute.place import Place, describe_place
 from lmeval.data.documents import local_files
 from lmeval.data.resources import BUNDLED_FOR_TASKS
 from lmeval.errors import InputError
-from lmeval.prompting.instances import STRATEGIES
-from lmeval.prompting.task import SAMPLERS, Task, task_of
+from lmeval.prompting.task import SAMPLERS, STRATEGIES, Task, task_of
 from lmeval.report.terminal import print_blocks
 from lmeval.report.views import view
 from lmeval.results import Report
-from lmeval.results.compare import compare_reports
-from lmeval.results.reading import read_results
 from lmeval.results.records import read_records, records_of, write_records
-from lmeval.results.reduction import rescore_items
 from lmeval.results.report import with_of
 from lmeval.specs.tasks import ROLLING, RollingTask, read_keys, rolling_task, task_corpus
 
@@ -143,6 +139,8 @@ def rescore_command(records_path: Path, json_path: Path | None) -> None:
 
     RECORDS is what `lmeval run`, `perplexity`, `likelihood` or `benchmark` wrote with --records.
     """
+    from lmeval.results.reduction import rescore_items
+
     check_outputs([json_path] if json_path else [], (str(records_path),))
     parts = tuple(
         prompting.rescore(records) if records.header.report == "run" else rescore_items(records)
@@ -166,6 +164,9 @@ def compare_command(a: Path, b: Path, metrics: tuple[str, ...], json_path: Path 
 
     A and B are what `lmeval run`, `perplexity`, `likelihood` or `benchmark` wrote with --json or --records, of one kind.
     """
+    from lmeval.results.compare import compare_reports
+    from lmeval.results.reading import read_results
+
     check_outputs([json_path] if json_path else [], (str(a), str(b)))
     reports = [read_results(path, prompting.read_old_records) for path in (a, b)]
     compared = compare_reports(reports[0], reports[1], metrics, (str(a), str(b)))
@@ -202,7 +203,9 @@ def _score_text(task: RollingTask, model: "models.CausalLM", windows: "Settings"
 
 def _together(parts: list[Report], model: "models.CausalLM", place: Place) -> Report:
     """One task is a report of its own; several are one report with each as a part."""
-    provenance = results.provenance("run", models=[models.describe_model(model)], place=describe_place(place))
+    provenance = results.provenance(
+        "run", models=[models.describe_model(model)], place=describe_place(place._replace(device=model.device))
+    )
     return results.together("run", tuple(parts), provenance)
 
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from lmeval import lazy
 
 if TYPE_CHECKING:
-    from lmeval.prompting.instances import STRATEGIES, RunSettings
+    from lmeval.prompting.instances import RunSettings
     from lmeval.prompting.records import Record, ScoredChoice, records_of_items
     from lmeval.prompting.rescoring import read_old_records, rescore
     from lmeval.prompting.rules import RULES, Rule
     from lmeval.prompting.run import run_task, task_path
     from lmeval.prompting.summary import summarise
-    from lmeval.prompting.task import Task, read_task
+    from lmeval.prompting.task import STRATEGIES, Task, read_task
 
 __all__ = [
     "RULES",

@@ -9,10 +9,8 @@ from lmeval.messages import nearest
 from lmeval.prompting import shots
 from lmeval.prompting.prompts import Prompt, Question, description, prompt, question, shot_text
 from lmeval.prompting.rules import RULES
-from lmeval.prompting.task import SAMPLERS, Sampler, Task
+from lmeval.prompting.task import SAMPLERS, STRATEGIES, Sampler, Task
 from lmeval.specs.templates import value
-
-STRATEGIES = ("auto", "tree", "plain")
 
 
 class RunSettings(NamedTuple):

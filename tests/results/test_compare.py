@@ -1,5 +1,5 @@
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,11 @@ WEIGHT = ItemMetric("weight", "kg", "weight")
 def row_of(compared: Report) -> Mapping[str, Any]:
     [row] = compared.tables["differences"]
     return row
+
+
+def compared_pair(pair: Iterable[Report]) -> Report:
+    a, b = pair
+    return compare_reports(a, b)
 
 
 def compared_values(a: np.ndarray, b: np.ndarray, clusters: list[str] | None = None) -> Report:
@@ -74,7 +79,7 @@ def test_results_change_places(seed: int, n: int, kind: str, clustered: bool, or
         metric = ACC if kind == "answers" else WEIGHT
         named = [{metric.numerator: v > 0 if kind == "answers" else v} for v in values]
         made = [report_with(v, [metric], clusters) for v in named]
-    there, back = (compare_reports(*pair) for pair in (made, made[::-1]))
+    there, back = (compared_pair(pair) for pair in (made, made[::-1]))
     a, b = there.results[0], back.results[0]
     assert a.value == pytest.approx(-b.value, abs=1e-15)
     assert a.stderr == pytest.approx(b.stderr, rel=1e-9)
@@ -119,7 +124,7 @@ def test_items_are_paired_by_name_and_not_by_place():
 
 def test_a_ratio_s_difference_is_that_of_the_ratios():
     a, b = two_rates(np.random.default_rng(2), 60, 0.1)
-    compared = compare_reports(*(report_with(v, [RATE], kind="perplexity") for v in (a, b)))
+    compared = compared_pair(report_with(v, [RATE], kind="perplexity") for v in (a, b))
     rates = [v["nll_nats"].sum() / v["n_bytes"].sum() / np.log(2) for v in (a, b)]
     row = row_of(compared)
     assert (row["a"], row["b"]) == (pytest.approx(rates[0], rel=1e-12), pytest.approx(rates[1], rel=1e-12))
@@ -152,14 +157,14 @@ def test_clusters_reach_the_difference_and_choose_the_test():
 def test_clusters_of_either_result_count(turned: bool):
     right = np.arange(12) % 2
     made = [report_with({"acc": right}, clusters=[f"c{i % 4}" for i in range(12)]), report_with({"acc": 1 - right})]
-    row = row_of(compare_reports(*(made[::-1] if turned else made)))
+    row = row_of(compared_pair(made[::-1] if turned else made))
     assert (row["n_clusters"], row["test"]) == (4, "t")
 
 
 def test_seeds_are_averaged_before_results_are_compared():
     several = [item(f"i{i}", {"acc": float(s < i)}, seed=s) for i in range(4) for s in range(2)]
     once = [item(f"i{i}", {"acc": 1.0}, seed=0) for i in range(4)]
-    row = row_of(compare_reports(*(Report("run", items=Items((ACC,), tuple(made))) for made in (several, once))))
+    row = row_of(compared_pair(Report("run", items=Items((ACC,), tuple(made))) for made in (several, once)))
     assert (row["n"], row["a"], row["b"], row["test"], row["right_in_a_only"]) == (4, 0.625, 1.0, "t", None)
 
 
@@ -237,7 +242,7 @@ def test_what_two_results_have_of_the_same_is_paired_with_itself():
 
 def test_models_of_different_names_are_compared():
     made = [report_with({"acc": [1, 0, 1]}, of={"model": name, "task": "t"}) for name in ("a", "b")]
-    compared = compare_reports(*made)
+    compared = compared_pair(made)
     assert row_of(compared)["of"] == {"task": "t"}
     assert dict(compared.results[0].of) == {"task": "t", "model_a": "a", "model_b": "b"}
 

@@ -22,7 +22,7 @@ def item(
 
 
 def report_with(
-    values: Mapping[str, Sequence[float]],
+    values: Mapping[str, Sequence[float] | np.ndarray],
     metrics: Sequence[ItemMetric] = (ACC,),
     clusters: Sequence[str] | None = None,
     kind: str = "run",

@@ -47,8 +47,8 @@ def test_what_each_result_is_of_stands_beside_its_file():
 
 
 def test_what_has_no_task_is_told_by_its_metric():
-    values = [report_with({"nll_nats": [1.0, 2.0, 4.0], "n_bytes": [3.0, 3.0, 3.0]}, [RATE], kind="perplexity", of={})] * 2
-    text = shown(*values)
+    rates = report_with({"nll_nats": [1.0, 2.0, 4.0], "n_bytes": [3.0, 3.0, 3.0]}, [RATE], kind="perplexity", of={})
+    text = shown(rates, rates)
     assert re.search(r"^bits_per_byte +3 ", text, re.M) and "bits_per_byte: lower is better" in text
 
 
