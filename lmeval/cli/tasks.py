@@ -24,7 +24,7 @@ from lmeval.compute.place import Place, describe_place
 from lmeval.data.documents import local_files
 from lmeval.data.resources import BUNDLED_FOR_TASKS
 from lmeval.errors import InputError
-from lmeval.prompting.task import SAMPLERS, STRATEGIES, Task, task_of
+from lmeval.prompting.task import SAMPLERS, STRATEGIES, Task, task_of, task_path
 from lmeval.report.terminal import print_blocks
 from lmeval.report.views import view
 from lmeval.results import Report
@@ -104,14 +104,14 @@ def run_command(
     'bundled' is lmeval-reviews-4m-v1 where a task is prompted, and the model of `lmeval perplexity` where all are plain text
     (loglikelihood_rolling).
     """
-    files = [prompting.task_path(task) for task in tasks]
+    files = [task_path(task) for task in tasks]
     read = _read_tasks(files, data_dir, allow_code=allow_code)
     check_outputs([p for p in (json_path, records_path) if p], tuple(i for task in read.values() for i in _inputs(task)))
     prompted = [task for task in read.values() if isinstance(task, Task)]
     if records_path and not prompted:
         raise InputError("--records keeps what is found of items, and plain text has none: leave it out")
     settings = prompting.RunSettings(num_fewshot, sampler, limit, seed, shot_seeds, batch_size, unconditional, strategy)
-    with loading(model):
+    with loading(f"model {model}"):
         from lmeval.perplexity import Settings
 
         place = gather.as_place(device)

@@ -112,7 +112,8 @@ def _checked(keys: Node) -> Node:
     check(keys, {"density": needed(choice(KINDS))}, others=True)
     kind = KINDS[keys.values["density"]]
     check(keys, kind.keys, f" for density {kind.name}")
-    keys = keys._replace(values={"binarisation": None, "trained_on": "", **keys.values})
+    given = {key: value for key, value in keys.values.items() if value is not None}
+    keys = keys._replace(values={"binarisation": None, "trained_on": "", **given})
     kind.check(keys)
     if keys.values["binarisation"] is not None and keys.values["levels"] != 2:
         raise DensityError(f"{keys.where('binarisation')} must be null where levels is {keys.values['levels']}, not 2")

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from lmeval.prompting.records import Record, ScoredChoice, records_of_items
     from lmeval.prompting.rescoring import read_old_records, rescore
     from lmeval.prompting.rules import RULES, Rule
-    from lmeval.prompting.run import run_task, task_path
+    from lmeval.prompting.run import run_task
     from lmeval.prompting.summary import summarise
-    from lmeval.prompting.task import STRATEGIES, Task, read_task
+    from lmeval.prompting.task import STRATEGIES, Task, read_task, task_path
 
 __all__ = [
     "RULES",

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from lmeval import results
 from lmeval.compute.gather import as_place
 from lmeval.compute.place import Place, describe_place
-from lmeval.data.locate import named_spec, shipped_specs
 from lmeval.data.resources import BUNDLED_FOR_TASKS
 from lmeval.errors import ContextTooLong, InputError
 from lmeval.models import CausalLM, ModelLike, as_model, describe_model
@@ -18,7 +17,7 @@ from lmeval.prompting.instances import Instance, RunSettings, TaskInstances, bui
 from lmeval.prompting.prompts import Prompt
 from lmeval.prompting.records import Record, ScoredChoice, ids_sha256
 from lmeval.prompting.summary import summarise
-from lmeval.prompting.task import Task, read_task
+from lmeval.prompting.task import Task, read_task, task_path
 from lmeval.results import Report
 from lmeval.scoring import Cost, Scored, score_shared
 from lmeval.specs.tasks import CHOICE
@@ -85,11 +84,6 @@ def run_task(
     )
     of = {"model": loaded.name, "task": task.name}
     return summarise(records, of, _ledger(task, settings, instances, selection, cost), provenance)
-
-
-def task_path(task: str | Path) -> Path:
-    """The file of a task that is named by its path or, for those that ship, by its name. Raises InputNotFound."""
-    return named_spec(str(task), "task", shipped_specs())
 
 
 def _check_metrics(task: Task, instances: TaskInstances) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from lmeval.data.documents import DATA_SUFFIXES, DataSource
+from lmeval.data.locate import named_spec, shipped_specs
 from lmeval.errors import InputNotFound, TaskFileError, first_line
 from lmeval.messages import nearest, shown
 from lmeval.specs.tasks import CHOICE, LIKELIHOOD, OWN, SPLITS, TaskKeys, data_source, read_keys, scored_split
@@ -78,6 +79,11 @@ class Task:
     version: str
     local_files: tuple[str, ...]
     files: tuple[str, ...]
+
+
+def task_path(task: str | Path) -> Path:
+    """The file of a task that is named by its path or, for those that ship, by its name. Raises InputNotFound."""
+    return named_spec(str(task), "task", shipped_specs())
 
 
 def read_task(path: Path, *, data_folder: Path | None = None, allow_code: bool = False) -> Task:

@@ -5,6 +5,7 @@
 A value of null counts as not given.
 """
 
+import datetime
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -43,7 +44,7 @@ Keys = Mapping[str, Key]
 
 def _advice_for_text(value: Any) -> str:
     """A number or a date where text is meant lacks its quotes."""
-    return "" if isinstance(value, dict | list) else ": put it in quotes"
+    return ": put it in quotes" if isinstance(value, int | float | datetime.date) else ""
 
 
 def _advice_for_number(value: Any) -> str:

@@ -138,11 +138,11 @@ def _check_mapping(node: Node, key: Key, of: str = "") -> None:
     keys = key.keys or {}
     for name in map(str, node.values):
         _check_name(name, key, node.line_of(name), node.kind, of or _inside(node.at))
+    for name, value in node.values.items():
+        if value is not None and name in keys:
+            _check_value(node, name, value, keys[name])
     for name, inner in keys.items():
-        value = node.values.get(name)
-        if value is not None:
-            _check_value(node, name, value, inner)
-        elif inner.needed:
+        if inner.needed and node.values.get(name) is None:
             raise node.kind.error(f"{node.line_of()}: key '{name}' must be given{of}, as {inner.description}")
 
 
@@ -171,6 +171,8 @@ def _brief(value: Any) -> str:
     """A value for a message, cut short."""
     if value is None or isinstance(value, bool):
         return "nothing" if value is None else str(value).lower()
+    if callable(value):
+        return "a function"
     try:
         return f"{value!r:.60}"
     except ValueError:  # Python writes out no whole number of several thousand digits

@@ -57,7 +57,7 @@ def test_a_remedy_is_told_where_there_is_one():
     assert choice(["prior", "pilot"]).remedy("prio") == " (did you mean 'prior'?)"
     assert [choice(["prior"]).remedy(value) for value in ("xyz", 3, ["prio"])] == ["", "", ""]
     assert TEXT.remedy(3) == ": put it in quotes"
-    assert TEXT.remedy(["a"]) == ""
+    assert [TEXT.remedy(value) for value in (["a"], {}, "", len)] == [""] * 4
     assert "such as 1.0e-3" in real(0).remedy("1e-3")
     assert [real(0).remedy(value) for value in ("many", -1, "1-e")] == ["", "", ""]
 

@@ -123,6 +123,7 @@ def test_every_value_has_its_place(tmp_path: Path):
         ("menu: 3", "line 1: menu must be text, not 3: put it in quotes"),
         ("menu: true", "line 1: menu must be text, not true: put it in quotes"),
         ("menu: [a]", "line 1: menu must be text, not ['a']"),
+        ("table: 0\nmenu: 3", "line 1: table must be a whole number"),  # in the file's order
         ("menu: a\ntable: 0", "line 2: table must be a whole number from 1 to 99, not 0"),
         ("menu: a\ntable: 0x" + "f" * 5000, "line 2: table must be a whole number from 1 to 99, not a number of very"),
         ("menu: a\ndishes: []", "line 2: dishes must be a list with at least one entry, not []"),
@@ -207,6 +208,8 @@ def test_a_tag_of_ones_own_is_made_by_its_constructor_after_all_names_are_checke
         "words": ["B", "1"],
     }
     assert made == ["a", "b"]
+    with pytest.raises(TaskFileError, match=r"line 1: table must be .* from 1 to 99, not a function$"):
+        read(tmp_path, "table: !len x", len=lambda loader, node: len)
     with pytest.raises(TaskFileError, match="unknown key"):
         read(tmp_path, "menu: !shout a\nnotes: {cook: b}\ndishes: [{nam: c}]", shout=shout)
     assert made == ["a", "b"]
