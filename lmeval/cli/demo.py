@@ -33,7 +33,7 @@ def demo_command(files: tuple[str, ...], device: str, json_path: Path | None) ->
         read()  # a file that is missing is named before the work begins, not after it
     rows = [_row(model, name, read, device) for name, read in texts]
     print_table(report.demo_table(rows))
-    task = prompting.run_task(TASK, "bundled", device=device).report
+    task = prompting.run_task(TASK, "bundled", place=device)
     print_table(Group("", report.demo_task_table(task)))
     if json_path:
         write_json_data({"texts": [_json(row) for row in rows], "task": results.as_json(task)}, json_path)

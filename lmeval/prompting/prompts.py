@@ -86,27 +86,27 @@ def question(task: Task, template: Template, row: Row) -> Question:
     return Question((text,), (target,), (target,), (0,), target, prefix)
 
 
-def shot_text(task: Task, asked: Question) -> str:
+def shot_text(task: Task, example: Question) -> str:
     """A few-shot example as it stands in a prompt."""
     template = task.shots.template
-    shown = asked.texts[0] if not asked.inside else asked.texts[asked.gold[0]]
-    if not asked.answer:
-        return _with_prefix(shown, asked.prefix, template.target_delimiter)
-    if asked.prefix:
-        gap = " " if _needs_space(asked.prefix, asked.answer) else ""
-        shown = _with_prefix(shown, asked.prefix, template.target_delimiter)
-        return shown + gap + asked.answer + template.fewshot_delimiter
-    return shown + template.target_delimiter + asked.answer + template.fewshot_delimiter
+    shown = example.texts[0] if not example.inside else example.texts[example.gold[0]]
+    if not example.answer:
+        return _with_prefix(shown, example.prefix, template.target_delimiter)
+    if example.prefix:
+        gap = " " if _needs_space(example.prefix, example.answer) else ""
+        shown = _with_prefix(shown, example.prefix, template.target_delimiter)
+        return shown + gap + example.answer + template.fewshot_delimiter
+    return shown + template.target_delimiter + example.answer + template.fewshot_delimiter
 
 
-def prompt(task: Task, asked: Question, head: str) -> Prompt:
+def prompt(task: Task, item: Question, head: str) -> Prompt:
     """A question behind `head`, the description and the few-shot examples."""
     delimiter = task.template.target_delimiter
-    texts = (_with_prefix(text, asked.prefix, "" if asked.inside else delimiter) for text in asked.texts)
+    texts = (_with_prefix(text, item.prefix, "" if item.inside else delimiter) for text in item.texts)
     contexts = tuple(head + text for text in texts)
     joint = delimiter if task.output_type == CHOICE else ""
-    continuations = tuple(joint + continuation for continuation in asked.continuations)
-    return Prompt(contexts if asked.inside else contexts * len(continuations), continuations, asked.choices, asked.gold)
+    continuations = tuple(joint + continuation for continuation in item.continuations)
+    return Prompt(contexts if item.inside else contexts * len(continuations), continuations, item.choices, item.gold)
 
 
 def description(task: Task, row: Row) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from lmeval.data.documents import DATA_SUFFIXES, DataSource
+from lmeval.data.locate import named_spec, shipped_specs
 from lmeval.errors import InputNotFound, TaskFileError, first_line
 from lmeval.messages import nearest, shown
 from lmeval.specs.tasks import CHOICE, LIKELIHOOD, OWN, SPLITS, TaskKeys, data_source, read_keys, scored_split
@@ -14,10 +15,9 @@ from lmeval.specs.templates import check_template
 Field = str | int | Sequence[str] | Mapping[str, str] | Callable[[Mapping[str, Any]], Any]
 """How a row becomes text, target or choices: a field's name, a template, literal values, or a function of the row."""
 
-METRICS = frozenset(
-    {"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "f1", "mcc", "brier_score", "exact_match", "perplexity"}
-)
+MEASURES = ("f1", "mcc", "brier_score", "exact_match", "perplexity")  # that a task may name, beside every rule's accuracy
 _LOCAL_SUFFIXES = {suffix: DATA_SUFFIXES[suffix] for suffix in (".jsonl", ".json", ".csv", ".parquet")}
+STRATEGIES = ("auto", "tree", "plain")
 Sampler = Literal["default", "fixed", "balanced", "first_n"]
 SAMPLERS: Mapping[str, str] = {
     "default": "drawn for each item by seed and item",
@@ -79,6 +79,11 @@ class Task:
     version: str
     local_files: tuple[str, ...]
     files: tuple[str, ...]
+
+
+def task_path(task: str | Path) -> Path:
+    """The file of a task that is named by its path or, for those that ship, by its name. Raises InputNotFound."""
+    return named_spec(str(task), "task", shipped_specs())
 
 
 def read_task(path: Path, *, data_folder: Path | None = None, allow_code: bool = False) -> Task:
@@ -268,17 +273,21 @@ def _is_row(found: Any) -> bool:
 
 
 def _metrics(keys: TaskKeys) -> tuple[str, ...]:
-    found = []
+    """The metrics that a task names: measures, and the accuracies of scoring rules."""
+    from lmeval.prompting.rules import RULES  # only here are numbers needed
+
+    known = frozenset({*MEASURES, *(rule.metric for rule in RULES.values())})
+    metrics = []
     for entry in keys.values.get("metric_list") or []:
         metric = entry.get("metric") if isinstance(entry, dict) else entry
         if metric is None:
-            raise TaskFileError(f"{keys.where('metric_list')}: an entry has no metric{nearest('', METRICS)}")
+            raise TaskFileError(f"{keys.where('metric_list')}: an entry has no metric{nearest('', known)}")
         if not isinstance(metric, str):
             raise TaskFileError(f"{keys.where('metric_list')}: a metric that is code of the file's own is not run here")
-        if metric not in METRICS:
-            raise TaskFileError(f"{keys.where('metric_list')}: unknown metric {metric!r}{nearest(metric, METRICS)}")
-        found.append(metric)
-    return tuple(found)
+        if metric not in known:
+            raise TaskFileError(f"{keys.where('metric_list')}: unknown metric {metric!r}{nearest(metric, known)}")
+        metrics.append(metric)
+    return tuple(metrics)
 
 
 def _check_filters(keys: TaskKeys) -> None:

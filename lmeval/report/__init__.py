@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from lmeval.report.demo import DemoRow, demo_table, demo_task_table
     from lmeval.report.figures import check_folder, save_figures
     from lmeval.report.perplexity import perplexity_tables, withheld_notice
-    from lmeval.report.tasks import compare_table, task_tables
 
 
 __all__ = [
@@ -25,7 +24,6 @@ __all__ = [
     "DemoRow",
     "benchmark_table",
     "check_folder",
-    "compare_table",
     "compression_table",
     "demo_table",
     "demo_task_table",
@@ -35,7 +33,6 @@ __all__ = [
     "perplexity_tables",
     "running_rate",
     "save_figures",
-    "task_tables",
     "withheld_notice",
 ]
 

@@ -51,8 +51,8 @@ def demo_table(rows: Sequence[DemoRow]) -> RenderableType:
 def demo_task_table(report: Report) -> RenderableType:
     """Accuracy of a task with its interval, in a line."""
     acc, loss = find(report, "acc"), find(report, "log_loss")
-    title = f"prompted task ({report.provenance['model']['name']}, no examples in the prompt)"
+    title = f"prompted task ({acc.of['model']}, no examples in the prompt)"
     table = plain_table("task", "items", "accuracy", "95% interval", "log loss", "95% interval", title=title)
     shown = (f"{acc.value:.3f}", interval(acc, 3), f"{loss.value:.3f}", interval(loss, 3))
-    table.add_row(escape(report.provenance["task"]), f"{report.ledger['n_items_scored']:,}", *shown)
+    table.add_row(escape(acc.of["task"]), f"{report.ledger['n_items_scored']:,}", *shown)
     return table

@@ -8,7 +8,8 @@ from lmeval.errors import InputError, InputNotFound
 from lmeval.messages import nearest
 from lmeval.prompting import shots
 from lmeval.prompting.prompts import Prompt, Question, description, prompt, question, shot_text
-from lmeval.prompting.task import SAMPLERS, Sampler, Task
+from lmeval.prompting.rules import RULES
+from lmeval.prompting.task import SAMPLERS, STRATEGIES, Sampler, Task
 from lmeval.specs.templates import value
 
 
@@ -17,7 +18,8 @@ class RunSettings(NamedTuple):
     automatic, `unconditional` where the task asks for it.
 
     `shot_seeds` > 1 scores every item under that many seeds (`seed`, `seed` + 1, ...), to show what the choice of examples
-    is worth. `path` is "auto", "tree" (shared prefixes) or "plain" (each prompt by itself).
+    is worth. `strategy` is "auto", "tree" (shared prefixes are computed once) or "plain" (each prompt by itself); both give
+    the same scores.
     """
 
     num_fewshot: int | None = None
@@ -27,12 +29,16 @@ class RunSettings(NamedTuple):
     shot_seeds: int = 1
     batch_size: int | None = None
     unconditional: bool | None = None
-    path: str = "auto"
+    strategy: str = "auto"
 
 
-class Asked(NamedTuple):
-    """One item under one seed: indices into `Asking.prompts` of its own prompt, of its choices behind no question, and of
-    its content-free ones."""
+class Instance(NamedTuple):
+    """One item under one seed of few-shot examples.
+
+    `row` is the item, `shots` are the ids of the rows shown before it, `cluster` names what it shares with other items.
+    `main`, `unconditional` and `neutral` are indices into `TaskInstances.prompts`: of its own prompt, of its choices after
+    no question, and of its content-free prompts.
+    """
 
     row: Row
     seed: int
@@ -43,17 +49,17 @@ class Asked(NamedTuple):
     neutral: tuple[int, ...]
 
 
-class Asking(NamedTuple):
+class TaskInstances(NamedTuple):
     """All that is to be scored; equal prompts stand once. `n_rows` counts the split's rows before any limit."""
 
-    items: tuple[Asked, ...]
+    items: tuple[Instance, ...]
     prompts: tuple[Prompt, ...]
     n_shots: int
     sampler: Sampler
     n_rows: int
 
 
-def ask(task: Task, settings: RunSettings) -> Asking:
+def build_instances(task: Task, settings: RunSettings) -> TaskInstances:
     """Read the task's rows and write its prompts. Raises InputError and its kin, naming file and item."""
     rows = _scored_rows(task)
     n_shots = task.n_shots if settings.num_fewshot is None else settings.num_fewshot
@@ -66,15 +72,15 @@ def ask(task: Task, settings: RunSettings) -> Asking:
     items = []
     for row in rows[: settings.limit]:
         own, before, cluster = question(task, task.template, row), description(task, row), _cluster(task, row)
-        free_of_content = _neutral(task, row)
+        without_content = _neutral(task, row)
         for seed in range(settings.seed, settings.seed + settings.shot_seeds):
             drawn = _drawn(task, pool, row, n_shots, sampler, seed) if pool else ()
             head = before + "".join(map(shown, drawn))
             main = prompt(task, own, head)
-            neutral = [prompt(task, asked, head)._replace(gold=()) for asked in free_of_content]
+            neutral = [prompt(task, replaced, head)._replace(gold=()) for replaced in without_content]
             free = _unconditional(task, main, own) if _wants_unconditional(task, settings) else None
             items.append(
-                Asked(
+                Instance(
                     row=row,
                     seed=seed,
                     shots=tuple(pool.rows[i].id for i in drawn) if pool else (),
@@ -84,7 +90,7 @@ def ask(task: Task, settings: RunSettings) -> Asking:
                     neutral=tuple(numbers.setdefault(one, len(numbers)) for one in neutral),
                 )
             )
-    return Asking(tuple(items), tuple(numbers), n_shots, sampler, len(rows))
+    return TaskInstances(tuple(items), tuple(numbers), n_shots, sampler, len(rows))
 
 
 def _scored_rows(task: Task) -> list[Row]:
@@ -98,8 +104,8 @@ def _scored_rows(task: Task) -> list[Row]:
 
 
 def _check(settings: RunSettings, n_shots: int, sampler: str) -> None:
-    if settings.path not in ("auto", "tree", "plain"):
-        raise InputError(f"unknown path '{settings.path}': use auto, tree or plain")
+    if settings.strategy not in STRATEGIES:
+        raise InputError(f"unknown strategy '{settings.strategy}': use {', '.join(STRATEGIES)}")
     if sampler not in SAMPLERS:
         raise InputError(f"unknown sampler '{sampler}'{nearest(sampler, SAMPLERS)}")
     for name, least in (("limit", 1), ("shot_seeds", 1), ("num_fewshot", 0), ("batch_size", 1)):
@@ -166,7 +172,9 @@ def _neutral(task: Task, row: Row) -> list[Question]:
 def _wants_unconditional(task: Task, settings: RunSettings) -> bool:
     if settings.unconditional is not None:
         return settings.unconditional
-    return task.unconditional is not None or "acc_mutual_info" in task.metrics
+    return task.unconditional is not None or any(
+        rule.unconditional and rule.metric in task.metrics for rule in RULES.values()
+    )
 
 
 def _unconditional(task: Task, main: Prompt, own: Question) -> Prompt | None:
