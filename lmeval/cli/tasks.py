@@ -16,6 +16,7 @@ from lmeval.cli.shared import (
     dtype_option,
     json_option,
     loading,
+    memory_option,
     model_option,
     print_table,
 )
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
 @click.option("--stride", type=click.IntRange(min=1), help="Tokens from window to window.  [default: the context]")
 @click.option("--allow-code", is_flag=True, help="Run the functions that a task file names by !function.")
 @device_option
+@memory_option
 @dtype_option
 @json_option
 @click.option(
@@ -93,6 +95,7 @@ def run_command(
     stride: int | None,
     allow_code: bool,
     device: str,
+    memory: int | None,
     dtype: str,
     json_path: Path | None,
     records_path: Path | None,
@@ -114,7 +117,7 @@ def run_command(
     with loading(f"model {model}"):
         from lmeval.perplexity import Settings
 
-        place = gather.as_place(device)
+        place = gather.as_place(device, memory)
         loaded = models.as_model(BUNDLED_FOR_TASKS if model == "bundled" and prompted else model, place.device, dtype)
     windows = Settings(context, stride, batch_size=batch_size)
     parts: list[Report] = []

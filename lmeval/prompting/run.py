@@ -11,7 +11,7 @@ from lmeval.compute.place import Place, describe_place
 from lmeval.data.resources import BUNDLED_FOR_TASKS
 from lmeval.errors import ContextTooLong, InputError
 from lmeval.models import CausalLM, ModelLike, as_model, describe_model
-from lmeval.progress import SILENT, Progress, counting
+from lmeval.progress import SILENT, Progress
 from lmeval.prompting.encoding import Encoded, encode_prompts
 from lmeval.prompting.instances import Instance, RunSettings, TaskInstances, build_instances
 from lmeval.prompting.prompts import Prompt
@@ -136,7 +136,7 @@ def _score(
         place,
         batch_size=settings.batch_size,
         path=settings.strategy,
-        progress=counting(progress, place.size),
+        progress=progress,
     )
     by_prompt, first = {}, 0
     for i in selection.prompts:
