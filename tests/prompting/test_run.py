@@ -319,11 +319,11 @@ def test_the_report_says_what_was_scored(tmp_path: Path):
 
 
 def test_the_bundled_model_reads_plain_reviews():
-    found = run_task("sentiment", "bundled", place="cpu")
+    found = run_task("sentiment", "bundled", RunSettings(limit=200), place="cpu")
     kinds = [json.loads(line)["kind"] for line in (ROOT / "tasks/data/sentiment.test.jsonl").read_text().splitlines()]
     assert found.items is not None
     plain = [item.values["acc"] for item in found.items.records if kinds[item.detail["row"]] == "plain"]
-    assert len(plain) > 100 and sum(plain) / len(plain) > 0.9
+    assert len(plain) > 80 and sum(plain) / len(plain) > 0.9
 
 
 @pytest.mark.slow
