@@ -12,6 +12,7 @@ from lmeval.cli.progress import drawn_progress
 from lmeval.cli.shared import (
     BatchSize,
     check_outputs,
+    data_dir_option,
     device_option,
     dtype_option,
     json_option,
@@ -47,12 +48,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of their choice.")
 @click.option("--shot-seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Score under that many seeds.")
 @click.option("--limit", type=click.IntRange(min=1), help="Score the first N rows only.")
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    envvar="LMEVAL_DATA",
-    help="Folder with the files that a task names as local; without it data sets come from the hub.",
-)
+@data_dir_option
 @click.option("--batch-size", type=BatchSize(), default=None, help="Rows at once.  [default: auto]")
 @click.option(
     "--unconditional/--no-unconditional",
