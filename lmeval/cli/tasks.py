@@ -12,10 +12,12 @@ from lmeval.cli.progress import drawn_progress
 from lmeval.cli.shared import (
     BatchSize,
     check_outputs,
+    data_dir_option,
     device_option,
     dtype_option,
     json_option,
     loading,
+    memory_option,
     model_option,
     print_table,
 )
@@ -46,12 +48,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of their choice.")
 @click.option("--shot-seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Score under that many seeds.")
 @click.option("--limit", type=click.IntRange(min=1), help="Score the first N rows only.")
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    envvar="LMEVAL_DATA",
-    help="Folder with the files that a task names as local; without it data sets come from the hub.",
-)
+@data_dir_option
 @click.option("--batch-size", type=BatchSize(), default=None, help="Rows at once.  [default: auto]")
 @click.option(
     "--unconditional/--no-unconditional",
@@ -69,6 +66,7 @@ if TYPE_CHECKING:
 @click.option("--stride", type=click.IntRange(min=1), help="Tokens from window to window.  [default: the context]")
 @click.option("--allow-code", is_flag=True, help="Run the functions that a task file names by !function.")
 @device_option
+@memory_option
 @dtype_option
 @json_option
 @click.option(
@@ -93,6 +91,7 @@ def run_command(
     stride: int | None,
     allow_code: bool,
     device: str,
+    memory: int | None,
     dtype: str,
     json_path: Path | None,
     records_path: Path | None,
@@ -114,7 +113,7 @@ def run_command(
     with loading(f"model {model}"):
         from lmeval.perplexity import Settings
 
-        place = gather.as_place(device)
+        place = gather.as_place(device, memory)
         loaded = models.as_model(BUNDLED_FOR_TASKS if model == "bundled" and prompted else model, place.device, dtype)
     windows = Settings(context, stride, batch_size=batch_size)
     parts: list[Report] = []

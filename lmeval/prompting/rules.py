@@ -15,7 +15,7 @@ for choices inside the context those of the context's option, as the harness has
 (an unconditional score, neutral inputs, the same choices for every item) is not there, rather than replaced by another.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -99,7 +99,7 @@ def _normalised(nats: np.ndarray) -> np.ndarray:
     return nats - logsumexp(nats, axis=-1, keepdims=True)
 
 
-RULES: Mapping[str, Rule] = {
+RULES: dict[str, Rule] = {
     "sum": Rule("acc", "log p(choice | context)", _sums),
     "per_character": Rule("acc_norm", "... per character", _divided(lambda r: [c.n_characters for c in r.choices])),
     "per_byte": Rule("acc_bytes", "... per byte", _divided(lambda r: [c.n_bytes for c in r.choices])),

@@ -87,20 +87,20 @@ def summarise(
         InputError: The records do not fit the metrics, or each other.
     """
     is_choice = ledger.get("output_type") == CHOICE
-    made = _choice_summary(records, ledger.get("metrics", ())) if is_choice else _target_summary(records)
+    summary = _choice_summary(records, ledger.get("metrics", ())) if is_choice else _target_summary(records)
     ledger = {**ledger, "interval": _interval(records)}
     if is_choice:
         ledger["n_ties"] = measures.ties(RULES["sum"].scores(records) or [])
     of = {"model": of["model"], "task": of["task"]}
-    rows = zip(records, made.values, made.predicted, strict=True)
+    rows = zip(records, summary.values, summary.predicted, strict=True)
     items = tuple(as_item(record, of, values, predicted) for record, values, predicted in rows)
     return Report(
         kind="run",
-        results=tuple(m._replace(of={**of, **m.of}) for m in made.results),
-        tables=made.tables,
+        results=tuple(m._replace(of={**of, **m.of}) for m in summary.results),
+        tables=summary.tables,
         ledger=ledger,
         provenance=provenance,
-        items=Items(made.metrics, items, records_only=RECORDS_ONLY),
+        items=Items(summary.metrics, items, records_only=RECORDS_ONLY),
     )
 
 

@@ -29,8 +29,8 @@ class ItemRecord(NamedTuple):
 
     `item` identifies it in every run over the same data. `of` says what was measured (model, task, bound ...). `values` are
     the numbers that metrics are made of. `cluster` names what items share that are not independent, `seed` the draw of
-    examples or noise behind the values; both None where there is no such thing. `detail` is whatever else the capability
-    needs to compute every score again, JSON-ready.
+    examples or noise that the values depend on; both None where there is no such thing. `detail` is whatever else the
+    capability needs to compute every score again, JSON-ready.
     """
 
     item: str

@@ -14,6 +14,7 @@ from lmeval.results.report import SCHEMA, Report
 
 DAMAGED = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError)
 BITS = 1.4426950408889634  # bits in a nat
+OLD_LIKELIHOOD = '{"kind": "lmeval.likelihood"'  # the beginning of records of `likelihood` of schema 1
 
 
 def read_results(path: Path, old: OldReader | None = None) -> Report:
@@ -32,7 +33,10 @@ def read_results(path: Path, old: OldReader | None = None) -> Report:
         return parts[0] if len(parts) == 1 else Report(parts[0].kind, parts=parts)
     wrong = f"{path} is neither results JSON nor records of lmeval"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if text.startswith(OLD_LIKELIHOOD):
+            return _old_likelihood([json.loads(line) for line in text.splitlines()])
+        data = json.loads(text)
         schema = data["schema"]
         if schema in (1, SCHEMA):
             return report_data.from_json(data) if schema == SCHEMA else _old_report(data)
@@ -116,6 +120,17 @@ def _old_files(rows: Sequence[Mapping[str, Any]], model: Mapping[str, str], task
         if not row["published"]
     )
     return Items((metric,), tuple(records))
+
+
+def _old_likelihood(rows: Sequence[Mapping[str, Any]]) -> Report:
+    """Records of `likelihood` of schema 1: a header, then log p of each datum under each bound."""
+    header, metric = rows[0], ItemMetric("log_likelihood_nats", "nats/datum", "log_likelihood_nats", higher_is_better=True)
+    records = []
+    for row in rows[1:]:
+        of = {**{key: _name(row[key]) for key in ("model", "bound", "side")}, "data": _name(header["ledger"]["data"])}
+        records.append(ItemRecord(str(int(row["datum"])), of, {"log_likelihood_nats": float(row["nats"])}))
+    items = Items((metric,), tuple(records))
+    return Report("likelihood", ledger=header["ledger"], provenance=header["provenance"], items=items)
 
 
 OLD_ITEMS = {

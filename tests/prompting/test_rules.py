@@ -9,8 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prompted import CHOICES, LABELS, ROWS, TARGETS, chain, random_records, record, records_in, task_file
 
-from lmeval.prompting import RunSettings, run_task
-from lmeval.prompting.rules import RULES, rule_scores, same_choices
+from lmeval.errors import TaskFileError
+from lmeval.prompting import Record, RunSettings, run_task
+from lmeval.prompting.rules import RULES, Rule, rule_scores, same_choices
+from lmeval.results import as_json, find
+from lmeval.results.compare import compare_reports
+from lmeval.results.report import from_json
 
 NEUTRAL = ["N/A", "", "[MASK]"]
 
@@ -139,3 +143,24 @@ def test_labels_are_the_same_choices_in_the_same_order():
     assert same_choices([a, a]) and not same_choices([a, b])
     assert not same_choices([record("i0", [-1.0])])  # nothing to choose from
     assert "batch" not in rule_scores([a, b])
+
+
+def test_a_rule_is_one_registration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def shortest(records: Sequence[Record]) -> list[np.ndarray]:
+        return [-np.array([float(choice.n_characters) for choice in record.choices]) for record in records]
+
+    path = task_file(tmp_path, CHOICES, metric_list=["correct_if_shortest"])
+    with pytest.raises(TaskFileError, match="unknown metric 'correct_if_shortest'"):
+        run_task(path, chain()[0])
+    monkeypatch.setitem(RULES, "shortest", Rule("correct_if_shortest", "the fewest characters", shortest))
+    report = run_task(path, chain()[0])
+    expected = np.mean([np.argmin([len(option) for option in row["options"]]) == row["label"] for row in ROWS])
+    assert find(report, "correct_if_shortest", rule="shortest").value == pytest.approx(expected)
+    assert report.tables["rules"].column("rule")[-1] == "shortest"
+    compared = compare_reports(report, report, ["correct_if_shortest"])
+    assert compared["correct_if_shortest_difference"] == 0.0 and compared.tables["differences"][0]["test"] == "mcnemar"
+    data = as_json(report)
+    assert from_json(data).items is not None
+    data["items"]["rows"][0]["values"]["correct_if_shortest"] = 7.0
+    with pytest.raises(ValueError, match=r"correct_if_shortest is 7.0, which is no share"):
+        from_json(data)

@@ -10,6 +10,7 @@ import torch
 from prompted import CHOICES, LABELS, ROWS, TARGETS, chain, records_in, task_file, uniform
 from samples import ROOT, SHARED, fast, gpt2_config, llama_config, network, shared
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from told import Told
 
 from lmeval.data.resources import reference_folder
 from lmeval.errors import ContextTooLong, EmptyInput, InputError, InputNotFound, NoCache
@@ -32,20 +33,6 @@ SHOTS: dict[str, Any] = CHOICES | {
 def random_model(dtype: torch.dtype = torch.float32, context: int = 256, kind: str = "llama") -> CausalLM:
     config = llama_config(context) if kind == "llama" else gpt2_config(context)
     return from_pair(network(config, dtype=dtype), byte_tokenizer(), name="random")
-
-
-class Heard:
-    """A progress that remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.stages: list[tuple[str, int | None, str]] = []
-        self.steps: list[int] = []
-
-    def stage(self, name: str, total: int | None, unit: str) -> None:
-        self.stages.append((name, total, unit))
-
-    def advance(self, n: int, note: str = "") -> None:
-        self.steps.append(n)
 
 
 def by_item(run: Report) -> dict[tuple[str, int], Record]:
@@ -261,10 +248,10 @@ def test_a_token_across_context_and_choice_is_counted_and_scored_whole(tmp_path:
 
 
 def test_progress_ends_at_all_requests(tmp_path: Path):
-    heard = Heard()
-    run = run_task(task_file(tmp_path, CHOICES), random_model(), progress=heard)
-    assert heard.stages == [("odd_ones", run.ledger["n_requests"], "requests")]
-    assert sum(heard.steps) == run.ledger["n_requests"] and min(heard.steps) >= 0
+    told = Told()
+    run = run_task(task_file(tmp_path, CHOICES), random_model(), progress=told)
+    assert told.stages == [("odd_ones", run.ledger["n_requests"], "requests")]
+    assert sum(told.numbers) == run.ledger["n_requests"] and min(told.numbers) >= 0
 
 
 def test_a_model_may_be_two_objects_and_a_task_one(tmp_path: Path):
@@ -319,11 +306,11 @@ def test_the_report_says_what_was_scored(tmp_path: Path):
 
 
 def test_the_bundled_model_reads_plain_reviews():
-    found = run_task("sentiment", "bundled", place="cpu")
+    found = run_task("sentiment", "bundled", RunSettings(limit=200), place="cpu")
     kinds = [json.loads(line)["kind"] for line in (ROOT / "tasks/data/sentiment.test.jsonl").read_text().splitlines()]
     assert found.items is not None
     plain = [item.values["acc"] for item in found.items.records if kinds[item.detail["row"]] == "plain"]
-    assert len(plain) > 100 and sum(plain) / len(plain) > 0.9
+    assert len(plain) > 80 and sum(plain) / len(plain) > 0.9
 
 
 @pytest.mark.slow
