@@ -91,8 +91,8 @@ class DiscretizedLogistic(Distribution):
     def mean(self) -> Tensor:
         """The expected level, sum_k k P(k) = sum_{k > 0} P(X >= k) with P(X >= k) = S((m - k + 1/2)/s).
 
-        It is what a reconstruction shows; `mean_level`, the place of the logistic before it is rounded and its tails are cut,
-        lies outside the levels as often as not.
+        It is what a reconstruction shows. `mean_level` is the place of the logistic before it is rounded and its tails are
+        cut, and may lie far outside the levels.
         """
         location = self.mean_level.double()
         inverse_scale = torch.exp(-self.log_scale.double().clamp(-LOG_SCALE_LIMIT, LOG_SCALE_LIMIT))

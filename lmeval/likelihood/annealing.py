@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lmeval.densities.spaces import log_mean_exp
 from lmeval.likelihood.hmc import Move, gather_states, hmc_step
 from lmeval.likelihood.noise import Streams
 from lmeval.likelihood.paths import State, Target, init_particles, log_prob_and_grad
@@ -58,11 +59,6 @@ def effective_size(log_weight: Tensor) -> Tensor:
     """
     found = torch.exp(2 * torch.logsumexp(log_weight, 0) - torch.logsumexp(2 * log_weight, 0))
     return torch.nan_to_num(found, nan=0.0)
-
-
-def log_mean_exp(log_weight: Tensor) -> Tensor:
-    """log (1/k sum_i exp(log_weight_i)) over the first axis."""
-    return torch.logsumexp(log_weight, 0) - torch.log(torch.tensor(float(len(log_weight)), dtype=torch.float64))
 
 
 def forward(target: Target, ladder: Ladder, k: int, streams: Streams, tick: Callable[[int], None]) -> Annealed:

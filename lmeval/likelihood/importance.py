@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmeval.compute.seeds import seeded
 from lmeval.densities.protocols import CheckedLatent
 from lmeval.errors import DensityError
 from lmeval.likelihood.diagnostics import log_estimate_stderr, pareto_k, tail_size
-from lmeval.likelihood.noise import Streams, own_seed
+from lmeval.likelihood.noise import Streams
 from lmeval.likelihood.paths import (
     Target,
     encoder_start,
@@ -110,7 +111,7 @@ def _encoded_weights(target: Target, n: int, streams: Streams) -> Tensor:
     with torch.no_grad():
         for i, seed in enumerate(streams.torch_seeds()):
             q = target.model.encode(target.x[i : i + 1])
-            with own_seed(seed):
+            with seeded(seed, target.x.device):
                 z = q.sample(torch.Size([n]))  # [n, 1, d]
             one = target._replace(x=target.x[i : i + 1])
             w = log_observation(one, z).double() + log_prior(one, z).double() - q.log_prob(z).double()

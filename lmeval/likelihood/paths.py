@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, constraints
 
+from lmeval.compute.seeds import seeded
 from lmeval.densities.protocols import CheckedLatent
 from lmeval.errors import DensityError, NonFiniteScore
-from lmeval.likelihood.noise import Streams, own_seed
+from lmeval.likelihood.noise import Streams
 from lmeval.likelihood.pixels import log_prob_of
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
@@ -200,7 +201,7 @@ def sample_prior(prior: Distribution, k: int, streams: Streams) -> Tensor:
     """Draws from any prior, [k, batch, d], each datum's from its own seed."""
     drawn = []
     for seed in streams.torch_seeds():
-        with own_seed(seed):
+        with seeded(seed, streams.device):
             drawn.append(prior.sample(torch.Size([k])))
     return torch.stack(drawn, dim=1)
 

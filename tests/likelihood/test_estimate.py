@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from samples import ROOT, SHARED, shared
+from told import Told
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Laplace, Normal, Uniform
 from toy_densities import (
@@ -18,7 +19,6 @@ from toy_densities import (
     PRIORS,
     Amortised,
     Encoded,
-    Listening,
     Simple,
     assert_below,
     assert_mean,
@@ -295,10 +295,10 @@ def test_evaluations_are_counted(method: str):
 @pytest.mark.parametrize("method", METHODS)
 def test_progress_reaches_its_end(method: str):
     model = linear(3, 6, 0.3, kind=Amortised)
-    listening = Listening()
-    log_likelihood(model, model.sample(5), method, BoundSettings(particles=7, temperatures=4), progress=listening)
-    [(name, total, done)] = listening.stages
-    assert name == method and done == total > 0
+    told = Told()
+    log_likelihood(model, model.sample(5), method, BoundSettings(particles=7, temperatures=4), progress=told)
+    [(name, total, unit)] = told.stages
+    assert (name, unit) == (method, "evaluations") and sum(told.numbers) == total
 
 
 def test_exact_models():

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from samples import ROOT, SHARED, shared
+from told import Told
 from torch import Tensor
 from torch.distributions import Independent, Normal
-from toy_densities import ASYMMETRIC, PRIORS, Amortised, Listening, assert_below, assert_mean, linear, quadrature, standard
+from toy_densities import ASYMMETRIC, PRIORS, Amortised, assert_below, assert_mean, linear, quadrature, standard
 
 from lmeval.densities.modelfile import load_density
 from lmeval.errors import DensityError, InputError
@@ -139,11 +140,11 @@ def test_the_lower_side_is_what_anyone_would_get():
 
 def test_both_sides_cost_the_same_and_are_told():
     model = linear(3, 6, 0.2)
-    listening = Listening()
-    found = sandwich(model, 4, BoundSettings(temperatures=6, particles=5), progress=listening)
+    told = Told()
+    found = sandwich(model, 4, BoundSettings(temperatures=6, particles=5), progress=told)
     assert found.lower.n_gradients == found.upper.n_gradients
-    [(name, total, done)] = listening.stages
-    assert name == "sandwich" and done == total > 0
+    [(name, total, _)] = told.stages
+    assert name == "sandwich" and sum(told.numbers) == total
     assert found.upper.method == "conditional smc" and found.lower.method == "smc"
     assert found.x.shape == (4, 6) and found.z.shape == (4, 3)
     assert found.gap == paired_difference(found.upper.nats, found.lower.nats)

@@ -244,20 +244,6 @@ def silent(_: int) -> None:
     pass
 
 
-class Listening:
-    """A progress that remembers what it was told: of each stage its name, its total, and how far it came."""
-
-    def __init__(self) -> None:
-        self.stages: list[list[Any]] = []
-
-    def stage(self, name: str, total: int | None, unit: str) -> None:
-        self.stages.append([name, total, 0])
-
-    def advance(self, n: int, note: str = "") -> None:
-        assert n > 0
-        self.stages[-1][2] += n
-
-
 def mean_and_se(values: Any) -> tuple[float, float]:
     values = np.asarray(values, dtype=np.float64).ravel()
     return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
