@@ -381,7 +381,7 @@ def speed(options: argparse.Namespace, console: Console) -> Found:
 def speed_contestants(model: Any, x: Tensor, times: int) -> list[Contestant]:
     d, n = model.prior.event_shape[0], len(x)
     repeated, z = x.repeat(CHAINS, 1), torch.randn(CHAINS * n, d)
-    density, batch = check_latent(model, x), Batch(x, tuple(range(n)), keys_of(x))
+    density, batch = check_latent(model, x), Batch(x, tuple(range(n)), keys_of(x), CHAINS * n)
     settings = fix_settings(BoundSettings(temperatures=RUN_TEMPERATURES), CHAINS)
     with quiet_distributions():
         prepared = prepare_run(density, batch, settings)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lmeval.cli.progress import drawn_progress
-from lmeval.cli.shared import check_outputs, device_option, json_option, loading
+from lmeval.cli.shared import check_outputs, device_option, json_option, loading, memory_option
 from lmeval.report.figures import check_folder, save_figures
 from lmeval.report.terminal import print_blocks
 from lmeval.report.views import view
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--limit", type=click.IntRange(min=1), help="Score the first N images only.  [default: the spec's]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of all draws.  [default: the spec's, else 0]")
 @device_option
+@memory_option
 @json_option
 @click.option(
     "--records", "records_path", type=click.Path(path_type=Path), help="Write every datum's values here, as JSON lines."
@@ -39,6 +40,7 @@ def likelihood_command(
     limit: int | None,
     seed: int | None,
     device: str,
+    memory: int | None,
     json_path: Path | None,
     records_path: Path | None,
     folder: Path | None,
@@ -55,7 +57,7 @@ def likelihood_command(
       seed, paired (the model that the others are compared with)
     """
     with loading("PyTorch"):
-        from lmeval.compute.gather import connect, disconnect
+        from lmeval.compute.gather import as_place, disconnect
         from lmeval.likelihood.compare import compare
         from lmeval.likelihood.cost import cost_lines
         from lmeval.likelihood.prepare import plan_gaps, prepare, with_overrides
@@ -64,7 +66,7 @@ def likelihood_command(
     check_outputs([path for path in (json_path, records_path) if path], _inputs(wanted, data_dir))
     if folder:
         check_folder(folder)
-    place = connect(device)
+    place = as_place(device, memory)
     with loading("the models"):
         prepared = prepare(wanted, data_dir, place)
     prepared = plan_gaps(prepared, place)

@@ -69,7 +69,7 @@ def plan_temperatures(density: CheckedLatent, x: Tensor, settings: FixedSettings
     some, keys = x[places], keys_of(x[places])
     with quiet_distributions(), one_thread(x.device) as n_threads:
         began = time.perf_counter()
-        run = prepare_run(density, Batch(some, tuple(places), keys), settings)
+        run = prepare_run(density, Batch(some, tuple(places), keys, len(places) * settings.particles), settings)
         pilot_seconds = time.perf_counter() - began
         steps = FIRST_TRY
         while True:

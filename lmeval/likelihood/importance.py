@@ -18,7 +18,6 @@ from lmeval.likelihood.paths import (
     log_observation,
     log_prior,
     log_weights,
-    rows_at_once,
     sample_start,
     target_of,
 )
@@ -63,7 +62,7 @@ def _weigh_batch(density: CheckedLatent, purpose: str, settings: FixedSettings, 
     start = None if from_prior else encoder_start(density.model, batch.x, 1.0)
     target = target_of(density, batch.x, batch.ids, start)
     streams = Streams(settings.seed, purpose, batch.keys, batch.x)
-    at_once = max(1, rows_at_once(batch.x) // len(batch.ids))
+    at_once = max(1, batch.rows // len(batch.ids))
     return weigh(target, settings.particles, streams, at_once, encoded=not from_prior and start is None)
 
 

@@ -20,7 +20,7 @@ from lmeval.densities.protocols import CheckedLatent, check_latent, kind_of
 from lmeval.errors import DensityError, InputError
 from lmeval.likelihood.annealed_run import score_both_sides
 from lmeval.likelihood.noise import Streams
-from lmeval.likelihood.paths import is_standard_normal, rows_at_once, sample_prior
+from lmeval.likelihood.paths import is_standard_normal, sample_prior
 from lmeval.likelihood.result import Advance, Batch, DatumResult, LogLikelihood, as_columns
 from lmeval.likelihood.settings import BoundSettings, fix_settings
 from lmeval.likelihood.workers import score_all
@@ -86,8 +86,7 @@ def sandwich(
     def score(batch: Batch, advance: Advance) -> list[tuple[DatumResult, DatumResult]]:
         return score_both_sides(density, fixed, batch, advance, z[list(batch.ids)])
 
-    at_once = max(1, rows_at_once(x) // fixed.particles)
-    results = score_all(score, x, at_once, place, progress.advance, k=fixed.particles)
+    results = score_all(score, x, place, progress.advance, k=fixed.particles)
     seconds, described = time.perf_counter() - began, fixed._asdict()
     lower = as_columns([lower for lower, _ in results], "lower", "smc", described, seconds)
     upper = as_columns([upper for _, upper in results], "upper", "conditional smc", described, 0.0)

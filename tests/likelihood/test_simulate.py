@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 from toy_densities import ASYMMETRIC, PRIORS, Amortised, assert_below, assert_mean, linear, quadrature, standard
 
+from lmeval.compute.memory import PARTICLES
+from lmeval.compute.place import Place
 from lmeval.densities.modelfile import load_density
 from lmeval.errors import DensityError, InputError
-from lmeval.likelihood import BoundSettings, log_likelihood, paths, sandwich
+from lmeval.likelihood import BoundSettings, log_likelihood, sandwich
 from lmeval.likelihood.simulate import simulate_data
 from lmeval.stats import paired_difference
 
@@ -119,12 +121,12 @@ def test_the_callers_random_state_stays():
     assert (sandwich(model, 3, BoundSettings(temperatures=3, particles=2)).upper.nats == first.upper.nats).all()
 
 
-def test_neither_batches_nor_their_number_change_it(monkeypatch: pytest.MonkeyPatch):
+def test_neither_batches_nor_their_number_change_it():
     model = linear(3, 6, 0.2)
     given: dict[str, Any] = {"temperatures": 5, "particles": 6}
     found, few = sandwich(model, 7, BoundSettings(**given)), sandwich(model, 4, BoundSettings(**given))
-    monkeypatch.setattr(paths, "ROWS", 12)
-    small = sandwich(model, 7, BoundSettings(**given))
+    place = Place(0, 1, CPU, int(12 * 4 * 6 / PARTICLES.share) + 1)  # for 12 data times particles at once
+    small = sandwich(model, 7, BoundSettings(**given), place=place)
     for side in ("lower", "upper"):
         a, b, c = (getattr(s, side).nats for s in (found, few, small))
         np.testing.assert_allclose(b, a[:4], atol=1e-9)

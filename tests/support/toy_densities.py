@@ -224,7 +224,7 @@ def settings_for(**changes: Any) -> FixedSettings:
 def ready_for(model: Any, x: Tensor, **changes: Any) -> FrozenRun:
     """Through the pilot, with what a caller would get."""
     keys = [(i, 0) for i in range(len(x))]
-    return prepare_run(check_latent(model, x), Batch(x, tuple(range(len(x))), keys), settings_for(**changes))
+    return prepare_run(check_latent(model, x), Batch(x, tuple(range(len(x))), keys, 4096), settings_for(**changes))
 
 
 def copies(ready: FrozenRun, n: int) -> tuple[Target, Ladder, list[Key]]:
