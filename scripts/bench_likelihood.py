@@ -73,10 +73,10 @@ from lmeval.errors import LmevalError
 from lmeval.likelihood import BoundSettings, Sandwich, log_likelihood, sandwich
 from lmeval.likelihood.annealed_run import prepare_run
 from lmeval.likelihood.annealing import forward
+from lmeval.likelihood.ladder import sigmoid_at
 from lmeval.likelihood.noise import Streams, keys_of
 from lmeval.likelihood.quiet import quiet_distributions
 from lmeval.likelihood.result import Batch
-from lmeval.likelihood.schedules import sigmoid_at
 from lmeval.likelihood.settings import LEAPFROGS, fix_settings
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,7 +1,6 @@
 """`lmeval likelihood`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -12,9 +11,6 @@ from lmeval.report.terminal import print_blocks
 from lmeval.report.views import view
 from lmeval.results import Report, write_json
 from lmeval.results.records import records_of, write_records
-
-if TYPE_CHECKING:
-    from lmeval.likelihood.spec import Spec
 
 
 @click.command("likelihood")
@@ -62,13 +58,13 @@ def likelihood_command(
         from lmeval.likelihood.cost import cost_lines
         from lmeval.likelihood.prepare import plan_gaps, prepare, with_overrides
         from lmeval.likelihood.spec import read_spec, spec_path
-    wanted = with_overrides(read_spec(spec_path(spec)), limit, seed)
-    check_outputs([path for path in (json_path, records_path) if path], _inputs(wanted, data_dir))
+    wanted = with_overrides(read_spec(spec_path(spec), data_dir), limit, seed)
+    check_outputs([path for path in (json_path, records_path) if path], (str(wanted.path), *map(str, wanted.files.values())))
     if folder:
         check_folder(folder)
     place = as_place(device, memory)
     with loading("the models"):
-        prepared = prepare(wanted, data_dir, place)
+        prepared = prepare(wanted, place)
     prepared = plan_gaps(prepared, place)
     if place.is_first:
         for line in cost_lines(prepared):
@@ -78,15 +74,6 @@ def likelihood_command(
     if place.is_first:
         _show(report, json_path, records_path, folder)
     disconnect(place)
-
-
-def _inputs(spec: "Spec", data_dir: Path | None) -> tuple[str, ...]:
-    """Files that the run reads, which no output may take the place of."""
-    from lmeval.likelihood.spec import locate
-
-    named = [spec.data.images.images, *(model.model for model in spec.models)]
-    named += [model.kde.held_out.images for model in spec.models if model.kde and model.kde.held_out]
-    return (str(spec.path), *(str(path) for name in named if (path := locate(name, spec, data_dir))))
 
 
 def _show(report: Report, json_path: Path | None, records_path: Path | None, folder: Path | None) -> None:

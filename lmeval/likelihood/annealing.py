@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from lmeval.densities.spaces import log_mean_exp
-from lmeval.likelihood.hmc import Move, gather_states, hmc_step
+from lmeval.likelihood.hmc import gather_states, hmc_step
+from lmeval.likelihood.ladder import Ladder
 from lmeval.likelihood.noise import Streams
 from lmeval.likelihood.paths import State, Target, init_particles, log_prob_and_grad
-from lmeval.likelihood.pilot import Tuning, move_at, systematic
+from lmeval.likelihood.pilot import systematic
 
 
 class Annealed(NamedTuple):
@@ -35,20 +36,6 @@ class Annealed(NamedTuple):
     acceptance: Tensor
     n_resampled: Tensor
     n_lost: Tensor
-
-
-class Ladder(NamedTuple):
-    """A run fixed beforehand: temperatures [T + 1, batch], what a pilot found, gradient evaluations of a trajectory, and the
-    share of k below which the effective sample size calls for resampling (0: annealed importance sampling)."""
-
-    betas: Tensor
-    tuning: Tuning
-    leapfrogs: int
-    resample_below: float
-
-    def move(self, t: int) -> Move:
-        """How to move at temperature t."""
-        return move_at(self.tuning, self.betas[t], self.leapfrogs)
 
 
 def effective_size(log_weight: Tensor) -> Tensor:

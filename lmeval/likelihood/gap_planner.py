@@ -9,8 +9,9 @@ from torch import Tensor
 from lmeval.compute.threads import one_thread
 from lmeval.densities.protocols import CheckedLatent, check_latent, kind_of
 from lmeval.errors import DensityError, InputError, NonFiniteScore
-from lmeval.likelihood.annealed_run import FrozenRun, ladder_of, prepare_run
+from lmeval.likelihood.annealed_run import FrozenRun, prepare_run
 from lmeval.likelihood.annealing import forward
+from lmeval.likelihood.ladder import ladder_of
 from lmeval.likelihood.noise import Key, Streams, keys_of
 from lmeval.likelihood.quiet import quiet_distributions
 from lmeval.likelihood.result import Batch

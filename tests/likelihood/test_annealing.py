@@ -22,7 +22,6 @@ from toy_densities import (
 from lmeval.densities.spaces import log_mean_exp
 from lmeval.likelihood import annealing
 from lmeval.likelihood.annealing import (
-    Ladder,
     backward,
     conditional,
     effective_size,
@@ -30,6 +29,7 @@ from lmeval.likelihood.annealing import (
     log_weight_of,
 )
 from lmeval.likelihood.hmc import hmc_step
+from lmeval.likelihood.ladder import Ladder
 from lmeval.likelihood.noise import Streams
 from lmeval.likelihood.paths import Target, gaussian, sample_start
 

@@ -22,7 +22,7 @@ from torch.distributions import (
 
 from lmeval.densities.protocols import check_latent
 from lmeval.likelihood.annealed_run import FrozenRun, prepare_run
-from lmeval.likelihood.annealing import Ladder
+from lmeval.likelihood.ladder import Ladder
 from lmeval.likelihood.noise import Key
 from lmeval.likelihood.paths import Gaussian, Target, is_standard_normal
 from lmeval.likelihood.result import Batch
