@@ -188,9 +188,7 @@ def read_spec(path: Path) -> Spec:
     """Read a spec. Raises TaskFileError with file and line, and InputNotFound."""
     top = read_file(path, COMPARISON_FILE, KEYS)
     if "likelihood" not in top.values:
-        raise TaskFileError(
-            f"{path}: not a spec: it lacks the key 'likelihood' (lmeval run scores task files)"
-        )
+        raise TaskFileError(f"{path}: not a spec: it lacks the key 'likelihood' (lmeval run scores task files)")
     blocks, paired = top.entries("models"), top.values.get("paired")
     models = tuple(map(_model, blocks))
     names = [model.name for model in models]
