@@ -71,12 +71,13 @@ from lmeval.compression.decompress import decompress
 from lmeval.compression.text import decode, encode, lanes, tree
 from lmeval.compression.text.model_header import Canary, ModelSettings
 from lmeval.compression.text.survey import LEAST_DRIFT, SAFETY, survey
+from lmeval.compute.place import alone
 from lmeval.data.documents import python_manual
 from lmeval.errors import LmevalError
 from lmeval.models import CausalLM, from_pair, load_model
 from lmeval.models.spelling import ByteTokens, decode_bytes, encode_bytes
 from lmeval.models.toys import byte_tokenizer
-from lmeval.scoring.batching import automatic_batching, plan_batches
+from lmeval.scoring.batching import batching_at, plan_batches
 
 LANES = (1, 16, 64, 256, 512)
 PLAIN, OWN = "forward, plain windows", "forward, own windows"
@@ -323,7 +324,7 @@ def plain_batches(model: CausalLM, ids: Ids, window: int) -> list[np.ndarray]:
     whole = len(ids) // window * window
     rows = ids[:whole].reshape(-1, window)
     rest = [ids[None, whole:]] if whole < len(ids) else []
-    return [rows[batch] for batch in plan_batches([window] * len(rows), automatic_batching(model))] + rest
+    return [rows[batch] for batch in plan_batches([window] * len(rows), batching_at(alone(model.device), model))] + rest
 
 
 def bare_forward(model: CausalLM, batches: list[np.ndarray]) -> None:

@@ -101,7 +101,7 @@ def compress_command(
     INPUT is any file, or '-' for standard input (the archive then goes to standard output); for a density it is a .npy or
     idx file of images. The archive says which model it needs, decodes on other machines, and has checksums of its content.
     """
-    with loading(model):
+    with loading(f"model {model}"):
         images = densities.is_density(model)
     _check_options(context_of, images=images)
     if output is None and source != "-":
@@ -115,12 +115,12 @@ def compress_command(
         elif sys.stdout.isatty():
             raise InputError("an archive would go to the terminal: name a file with -o, or redirect standard output")
         if images:
-            with loading(model):
+            with loading(f"model {model}"):
                 settings = compression.ImageSettings(particles, not no_verify)
                 density = densities.load_density(model, data_dir)
             _compress_images(source, data, output, density, settings)
             return
-        with loading(model):
+        with loading(f"model {model}"):
             place = _one_process(device)
             loaded = models.load_model(model, device=place.device, dtype=dtype)
             settings = compression.CompressSettings(lanes, tolerance, context, overlap, not no_verify, lanes_per_pass, adapt)
@@ -175,7 +175,8 @@ def _bounds(
     import torch  # `lmeval inspect` is in this module, and needs none
 
     x = torch.from_numpy(compression.first_images(data, found, BOUND_EVALUATIONS // particles)).to(torch.float32)
-    bound = likelihood.log_likelihood(density.model, x, method="iwae", particles=particles, seed=0).mean if len(x) else None
+    settings = likelihood.BoundSettings(particles=particles)
+    bound = likelihood.log_likelihood(density.model, x, "iwae", settings).mean if len(x) else None
     return [] if bound is None else [report.Bound(f"-IWAE, {particles} samples", bound.value, bound.stderr, len(x))]
 
 
@@ -338,7 +339,7 @@ def benchmark_command(
         with input_bytes(path) as data:
             corpora.append((Path(path).name, bytes(data)))
     wanted = names or ("bundled",)
-    with loading(", ".join(wanted)):
+    with loading(f"model {', '.join(wanted)}"):
         place = _one_process(device)
         loaded = [models.load_model(name, device=place.device, dtype=dtype) for name in wanted]
         settings = compression.CompressSettings(lanes=lanes, lanes_per_pass=lanes_per_pass)

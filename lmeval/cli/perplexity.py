@@ -85,14 +85,14 @@ def perplexity_command(
     """
     check_outputs([path for path in (json_path, documents_path) if path], (*paths, *task_inputs(paths)))
     corpus = corpus_of(paths, text_column, DataSource(dataset, dataset_name, split) if dataset else None)
-    with loading(model):
+    with loading(f"model {model}"):
         from lmeval.perplexity import Settings, Watch, perplexity
 
         group = gather.connect(device)
     leader = group.rank == 0
     if adapt and group.size > 1:
         raise InputError(f"--adapt is for one process, not for {group.size}: start lmeval without a launcher")
-    with loading(model):
+    with loading(f"model {model}"):
         loaded = models.load_model(model, device=group.device, dtype=dtype)
         if adapt:
             compression.check_codable(loaded)

@@ -16,6 +16,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from lmeval import interrupts, results
+from lmeval.compute.memory import parse_bytes
 from lmeval.data.documents import Corpus, DataSource, column, dataset_corpus, file_corpus, local_files, table_corpus
 from lmeval.data.locate import find_spec
 from lmeval.errors import EmptyInput, InputError, InputNotFound, OutputError
@@ -45,6 +46,29 @@ class BatchSize(click.ParamType):
         if not str(value).isdecimal() or int(value) < 1:
             self.fail(f"{value!r} is neither auto nor a whole number of at least 1", param, ctx)
         return int(value)
+
+
+class MemorySize(click.ParamType):
+    """A number of bytes as people write it."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number of bytes."""
+        try:
+            return value if isinstance(value, int) else parse_bytes(value)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+
+
+memory_option = click.option(
+    "--memory",
+    type=MemorySize(),
+    envvar="LMEVAL_MEMORY",
+    show_envvar=True,
+    help="Memory for what is computed at once, beside the model's weights, such as 4GB.  [default: what is fastest on a "
+    "CPU, all that is free on an accelerator]",
+)
 
 
 @contextmanager

@@ -1,17 +1,14 @@
 """`lmeval run`, `lmeval rescore` and `lmeval compare`."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lmeval import models, prompting, report, results
+from lmeval.cli.progress import drawn_progress
 from lmeval.cli.shared import (
     BatchSize,
     check_outputs,
@@ -97,7 +94,7 @@ def run_command(
     if records_path and not prompted:
         raise InputError("--records keeps what is found of items, and plain text has none: leave it out")
     settings = prompting.RunSettings(num_fewshot, sampler, limit, seed, shot_seeds, batch_size, unconditional, path)
-    with loading(model):
+    with loading(f"model {model}"):
         from lmeval.perplexity import Settings, perplexity
 
         group = gather.connect(device)
@@ -106,7 +103,7 @@ def run_command(
     records: list[prompting.RecordSet] = []
     for name, task in read.items():
         if isinstance(task, Task):
-            with _progress(name, show=group.rank == 0) as progress:
+            with drawn_progress(show=group.rank == 0) as progress:
                 found = prompting.run_task(task, loaded, settings, device=device, progress=progress)
             reports[name] = found.report
             records.append(found.records)
@@ -190,13 +187,3 @@ def _write(
         write_json_data(data, json_path)
     if records_path:
         prompting.write_records(records, records_path)
-
-
-@contextmanager
-def _progress(label: str, *, show: bool) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error, in requests; nothing where that is no terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as progress:
-        bar = progress.add_task(label, total=None)
-        yield lambda done, total: progress.update(bar, completed=done, total=total)

@@ -22,7 +22,7 @@ N_TRIED = 3  # z values, and data, that a check looks at
 ROUNDING, REPEATED = 1e-3, 1e-5
 
 
-def checked_data(x: Any, levels: int | None = None) -> None:
+def check_data(x: Any, levels: int | None = None) -> None:
     """Raise InputError where x is no float tensor [n, *event] of finite numbers, or of levels; EmptyInput without data."""
     if not isinstance(x, Tensor):
         raise InputError(
@@ -80,7 +80,7 @@ def name_of(model: Any) -> str:
     return name if isinstance(name, str) and name else type(model).__name__
 
 
-def calling(function: Callable[[], Any], what: str, given: Tensor | None) -> Any:
+def call_foreign(function: Callable[[], Any], what: str, given: Tensor | None) -> Any:
     """Call foreign code. What it raises becomes one line that says what it was `given` and guesses the remedy."""
     try:
         return function()
@@ -107,7 +107,7 @@ def calling(function: Callable[[], Any], what: str, given: Tensor | None) -> Any
         raise DensityError(f"{what} fails{shown}: {line:.200}; {remedy}") from error
 
 
-def telling_rows(x: Data) -> Data:
+def probe_rows(x: Data) -> Data:
     """The data that tell most, N_TRIED of them: the first, and those with the least and the greatest value of all.
 
     Where these are fewer, the last and the middle one; where there are no others, the first one read backwards.
@@ -240,7 +240,7 @@ def check_support(support: Any, x: Data, rows: Data, name: str) -> None:
         return
     if support is None or isinstance(base, type(constraints.dependent)):
         return
-    inside = calling(lambda: support.check(rows), f"{name}'s support", rows)
+    inside = call_foreign(lambda: support.check(rows), f"{name}'s support", rows)
     if not bool(inside.all()):
         raise DensityError(
             f"{name} allows only {words(support)}, and x holds {float(rows.min()):g} to {float(rows.max()):g}: rescale x"

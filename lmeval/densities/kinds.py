@@ -13,14 +13,14 @@ from torch.distributions import Distribution
 
 from lmeval.data.images import BINARISATIONS
 from lmeval.densities.layers import ACTIVATIONS, Layers, Linear, check_layers
-from lmeval.densities.networks import OBSERVATIONS, DequantizedFlow, Generator, LayeredVAE, Made, made_of, outputs_per_pixel
+from lmeval.densities.networks import OBSERVATIONS, DequantisedFlow, Generator, LayeredVAE, Made, made_of, outputs_per_pixel
 from lmeval.errors import DensityError
 from lmeval.messages import nearest
 from lmeval.specs.keys import ANY_TEXT, TEXT, Key, Keys, choice, listed, mapping, needed, real, whole
 from lmeval.specs.reader import Node
 
 MAX_LEVELS = 65_536
-Density = LayeredVAE | Made | DequantizedFlow | Generator
+Density = LayeredVAE | Made | DequantisedFlow | Generator
 Weights = Mapping[str, Tensor]
 Build = Callable[[Node, Weights, str | torch.device], Density]
 
@@ -144,7 +144,7 @@ def _implicit(keys: Node, weights: Weights) -> Generator:
     return Generator(layers, values["levels"], n_dims, values["latent"])
 
 
-def _flow(keys: Node, weights: Weights, device: str | torch.device) -> DequantizedFlow:
+def _flow(keys: Node, weights: Weights, device: str | torch.device) -> DequantisedFlow:
     checks = Distribution._validate_args  # pyright: ignore[reportPrivateUsage]
     import zuko  # slow to import, and only flows need it
 
@@ -166,7 +166,7 @@ def _flow(keys: Node, weights: Weights, device: str | torch.device) -> Dequantiz
     left = sorted(set(weights) - set(parameters))
     if left:
         raise DensityError(f"{keys.path}: the weights file holds {left[0]}, which the flow does not have")
-    return DequantizedFlow(flow.to(device).eval(), values["levels"], n_dims, values["alpha"], values["dequantisations"])
+    return DequantisedFlow(flow.to(device).eval(), values["levels"], n_dims, values["alpha"], values["dequantisations"])
 
 
 def _layers(keys: Node, key: str, weights: Weights) -> Layers:

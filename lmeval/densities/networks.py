@@ -133,7 +133,7 @@ class Made:
 
 
 @dataclass(frozen=True, eq=False)
-class DequantizedFlow:
+class DequantisedFlow:
     """A continuous density of R^D as a lower bound on the log-probability of levels.
 
     Level k of L becomes v = (k + u)/L with u uniform in [0, 1), s = alpha + (1 - 2 alpha) v and y = log(s / (1 - s)). With f

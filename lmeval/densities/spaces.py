@@ -12,7 +12,7 @@ divided by L - 1 have steps of 1 / (L - 1), noise of width 1 / L does not fill t
 import hashlib
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,9 +20,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from lmeval.data.images import Tags
-from lmeval.densities.checks import Data, calling, check_log_prob, checked_data, name_of, own_random_state
+from lmeval.densities.checks import Data, call_foreign, check_data, check_log_prob, name_of, own_random_state
 from lmeval.densities.protocols import Exact
-from lmeval.errors import DensityError, InputError, NonFiniteScore
+from lmeval.errors import DensityError, InputError
 from lmeval.results import Side
 
 Space = Literal["levels", "unit"]
@@ -31,27 +31,6 @@ MAX_CONFIGURATIONS = 2**16  # that check_normalised sums over
 _ROWS = 8192  # of a density's input at once: bounds memory, changes no number
 _PANELS, _NODES = {1: 128, 2: 25}, 16  # quadrature: panels an axis, Gauss-Legendre nodes a panel
 _REACH = {1: 9.0, 2: 7.0}  # of the variable that sinh maps to the real line: +-4051, and +-548 in two dimensions
-
-
-def bits_per_dim(log_prob_nats: Any, n_dims: int) -> Any:
-    """Bits a dimension of log-probabilities in nats: -nats / (n_dims ln 2). Numbers, arrays and tensors alike.
-
-    `n_dims` counts the numbers of an image as it was before padding or cropping, colour channels apart. The uniform density
-    of 256 levels has exactly 8. Raises NonFiniteScore where one is NaN: a mean over the others would be of other data.
-
-    >>> bits_per_dim(-784 * math.log(256), 784)
-    8.0
-    """
-    if n_dims < 1:
-        raise InputError(f"n_dims is {n_dims}: an image has at least one number")
-    values = np.asarray(log_prob_nats.detach().cpu() if isinstance(log_prob_nats, Tensor) else log_prob_nats)
-    bad = np.isnan(values)
-    if bad.any():
-        raise NonFiniteScore(
-            f"{int(bad.sum())} of {values.size} log-probabilities are NaN, the first at {int(np.flatnonzero(bad)[0])}: "
-            "a mean that leaves data out is of other data; mend the model or choose the data beforehand"
-        )
-    return -log_prob_nats / (n_dims * math.log(2))
 
 
 def log_mean_exp(log_values: Float[Tensor, "draws n"]) -> Float64[Tensor, " n"]:
@@ -85,7 +64,7 @@ def uniform_levels(levels: int, n_dims: int) -> UniformLevels:
 
 @dataclass(frozen=True)
 class Dequantised:
-    """A density of real numbers as a lower bound on the log-probability of levels. `dequantised` makes one with its checks.
+    """A density of real numbers as a lower bound on the log-probability of levels. `dequantise` makes one with its checks.
 
         log P(k) >= E log( 1/K sum_j p(k + u_j) ),    u_1 .. u_K uniform in [0, 1)^D
 
@@ -104,7 +83,7 @@ class Dequantised:
     @torch.no_grad()
     def log_prob(self, x: Data) -> Float64[Tensor, " n"]:
         """The bound, nats an image, for levels x. Raises InputError where x holds no levels."""
-        checked_data(x, self.levels)
+        check_data(x, self.levels)
         upper = self.levels if self.space == "levels" else 1
         constant = 0.0 if self.space == "levels" else x[0].numel() * math.log(self.levels)
         last_inside = torch.nextafter(torch.tensor(upper, dtype=x.dtype), torch.tensor(0, dtype=x.dtype)).item()
@@ -117,7 +96,7 @@ class Dequantised:
         return torch.cat(bounds)
 
 
-def dequantised(density: Exact, levels: int, draws: int = 1, *, space: Space = "unit", seed: int = 0) -> Dequantised:
+def dequantise(density: Exact, levels: int, draws: int = 1, *, space: Space = "unit", seed: int = 0) -> Dequantised:
     """The dequantisation bound of a density of [0, 1]^D ("unit") or of [0, levels)^D ("levels"). Raises InputError."""
     if space not in ("levels", "unit"):
         raise InputError(f"space is {space!r}: a density is of 'unit', [0, 1]^D, or of 'levels', [0, {levels})^D")
@@ -136,7 +115,7 @@ def _noise_of(row: Tensor, draws: int, seed: int) -> Tensor:
 
 def _density_at(density: Exact, values: Tensor) -> Tensor:
     name = f"{name_of(density)}.log_prob"
-    return check_log_prob(calling(lambda: density.log_prob(values), name, values), values, name)
+    return check_log_prob(call_foreign(lambda: density.log_prob(values), name, values), values, name)
 
 
 def margin_of(alpha: float, convention: Convention) -> float:

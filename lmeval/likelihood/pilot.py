@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from lmeval.errors import DensityError
-from lmeval.likelihood.hmc import Move, chosen, moved, picked
+from lmeval.likelihood.hmc import Move, gather_states, hmc_step, where_states
 from lmeval.likelihood.noise import Key, Streams
-from lmeval.likelihood.paths import Gaussian, State, Target, begun, gaussian
+from lmeval.likelihood.paths import Gaussian, State, Target, gaussian, init_particles
 
 WANTED_ACCEPTANCE = 0.8
 LONGEST_ORBIT = 2.0  # of a trajectory, in units of the target's standard deviations: beyond pi / 2 a Gaussian's turns back
@@ -58,10 +58,10 @@ class Tuning(NamedTuple):
         return self.length[-1]
 
 
-def piloted(target: Target, seed: int, keys: Sequence[Key], settings: PilotSettings, purpose: str) -> Tuning:
+def run_pilot(target: Target, seed: int, keys: Sequence[Key], settings: PilotSettings, purpose: str) -> Tuning:
     """Walk the path once, adapting. A datum's tuning depends on nothing but its own numbers: one that has arrived waits."""
     streams = Streams(seed, purpose, keys, target.x)
-    state = begun(target, settings.particles, streams)
+    state = init_particles(target, settings.particles, streams)
     batch, d = state.z.shape[1:]
     dense = target.start is not None and target.start.scale.dim() == 3
     scale = _spread(state.z, torch.ones_like(state.z[0])) if target.start is None else target.start.scale
@@ -78,10 +78,10 @@ def piloted(target: Target, seed: int, keys: Sequence[Key], settings: PilotSetti
         rise = torch.minimum(STRIDE / sd.clamp_min(1e-12), 1 - beta)
         beta = torch.where(beta + rise > 1 - 1e-9, 1.0, beta + rise)
         before, step = state, log_step
-        state = picked(state, systematic(rise * state.tilt, streams.uniform(1)[0].double()))
+        state = gather_states(state, systematic(rise * state.tilt, streams.uniform(1)[0].double()))
         for _ in range(settings.sweeps):
             state, step = _adapted(target, state, Move(beta, step.exp(), scale, settings.leapfrogs), streams)
-        state = chosen(walking.expand_as(state.joint), state, before)
+        state = where_states(walking.expand_as(state.joint), state, before)
         log_step = torch.where(walking, step, log_step)
         scale = scale if dense else torch.where(walking[:, None], _spread(state.z, scale), scale)
         before_sd, sd = sd, _tilt_sd(state)
@@ -109,7 +109,7 @@ def _too_long(target: Target, beta: Tensor) -> DensityError:
 
 def _adapted(target: Target, state: State, move: Move, streams: Streams) -> tuple[State, Tensor]:
     """A trajectory, and the log step moved towards the wanted acceptance."""
-    done = moved(target, state, move, streams)
+    done = hmc_step(target, state, move, streams)
     longest = math.log(LONGEST_ORBIT / move.leapfrogs)
     step = move.step.log() + (done.acceptance.mean(0) - WANTED_ACCEPTANCE)
     return done.state, step.clamp(-12.0, longest)

@@ -1,4 +1,4 @@
-"""A spec -> data and models, read and checked before anything is computed, and what computing them will cost."""
+"""A spec -> data and models, read and checked before anything is computed."""
 
 import dataclasses
 import math
@@ -8,35 +8,40 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lmeval.compute.gather import agree
+from lmeval.compute.gather import agree, as_place
 from lmeval.compute.place import Place
 from lmeval.data.images import ImageSet, binarise, read_images, threshold
 from lmeval.data.images import limited as first_of
 from lmeval.densities.modelfile import LoadedDensity, load_density
-from lmeval.densities.protocols import Kind, checked_exact, checked_latent, kind_of
+from lmeval.densities.protocols import KINDS, CheckedDensity, CheckedLatent, Kind, check_density, kind_of
 from lmeval.errors import LmevalError, MixedSpaces, TaskFileError
-from lmeval.likelihood.kde import MAX_HELD_OUT
-from lmeval.likelihood.planner import planned
-from lmeval.likelihood.runs import LEAPFROGS, RESAMPLE_BELOW, checked_settings
-from lmeval.likelihood.spec import ANNEALED, DEFAULT_BOUNDS, BoundSpec, ImagesSpec, KdeSpec, ModelSpec, Spec, locate
+from lmeval.likelihood.gap_planner import plan_temperatures
+from lmeval.likelihood.methods import BOUNDS
+from lmeval.likelihood.settings import BoundSettings, fix_settings
+from lmeval.likelihood.spec import DEFAULT_BOUNDS, BoundSpec, ImagesSpec, KdeSpec, ModelSpec, Spec, locate
 
 LAST_OF_TRAIN = 200  # images that choose a bandwidth where nothing else is named
 
 
 class Model(NamedTuple):
-    """A model of the spec with all that is needed to score it. `bounds` are those of a latent model, else empty; `held_out`
-    [m, D] are the data that choose the bandwidth of an implicit one (None: its samples do)."""
+    """A model of the spec with all that is needed to score it.
+
+    `checked` is the model as it was checked on the data (None for an implicit one, which has no likelihood to check).
+    `bounds` are those of a latent model, else empty; `held_out` [m, D] are the data that choose the bandwidth of an implicit
+    one (None: its samples do).
+    """
 
     spec: ModelSpec
     density: LoadedDensity
     kind: Kind
+    checked: CheckedDensity | None
     bounds: tuple[BoundSpec, ...]
     held_out: Tensor | None
 
     @property
     def sandwich_bound(self) -> BoundSpec:
         """The bound whose settings the sandwich takes: the last annealed one."""
-        return [bound for bound in (*DEFAULT_BOUNDS, *self.bounds) if bound.method in ANNEALED][-1]
+        return [bound for bound in (*DEFAULT_BOUNDS, *self.bounds) if BOUNDS[bound.method].annealed][-1]
 
 
 class Prepared(NamedTuple):
@@ -48,33 +53,46 @@ class Prepared(NamedTuple):
     models: tuple[Model, ...]
 
 
-def changed(spec: Spec, limit: int | None, seed: int | None) -> Spec:
+def with_overrides(spec: Spec, limit: int | None, seed: int | None) -> Spec:
     """The spec with another number of data, or another seed, where they are given."""
     if limit is not None:
         spec = spec._replace(data=spec.data._replace(images=spec.data.images._replace(limit=limit)))
     return spec if seed is None else spec._replace(seed=seed)
 
 
-def prepare(spec: Spec, data_dir: Path | None = None, device: str | torch.device = "cpu") -> Prepared:
+def prepare(spec: Spec, data_dir: Path | None = None, place: Place | str = "cpu") -> Prepared:
     """Read data and models of a spec, and refuse what cannot be put into one table, before anything is computed.
 
-    Raises InputError and ModelError with their kin; MixedSpaces where a model was made for data of another kind.
+    Args:
+        spec: What `read_spec` read.
+        data_dir: A folder with files that the spec names and that lie neither beside it nor in the working folder.
+        place: Where data and models are put.
+
+    Returns:
+        The data, and every model checked on them once.
+
+    Raises:
+        InputError: A file is not there or cannot be used, or (MixedSpaces) a model was made for data of another kind.
+        ModelError: A model cannot be used.
     """
+    device = as_place(place).device
     data = _images(spec.data.images, spec, data_dir)
     x = data.x.to(device=device, dtype=torch.float32)
     models = tuple(_model(model, data, spec, data_dir, device) for model in spec.models)
-    for model in models:
-        try:
-            if model.kind == "latent":
-                checked_latent(model.density.model, x, data.levels)
-            elif model.kind == "exact":
-                checked_exact(model.density.model, x, data.levels)
-        except LmevalError as error:
-            raise type(error)(f"{model.spec.name}: {error}") from error
-    return Prepared(spec, data, x, models)
+    return Prepared(spec, data, x, tuple(_check_on(x, data.levels, model) for model in models))
 
 
-def with_plans(prepared: Prepared, place: Place) -> Prepared:
+def _check_on(x: Tensor, levels: int, model: Model) -> Model:
+    """The model, tried on the data; what is wrong with it is told with its name."""
+    if model.kind == "implicit":
+        return model
+    try:
+        return model._replace(checked=check_density(model.density.model, x, levels))
+    except LmevalError as error:
+        raise type(error)(f"{model.spec.name}: {error}") from error
+
+
+def plan_gaps(prepared: Prepared, place: Place) -> Prepared:
     """Temperatures chosen for every bound that names a gap, by a pilot over a few of the data; all processes agree."""
     return prepared._replace(
         models=tuple(
@@ -84,60 +102,17 @@ def with_plans(prepared: Prepared, place: Place) -> Prepared:
     )
 
 
-def costs(prepared: Prepared) -> list[str]:
-    """One line for each number that will be found: what it takes."""
-    lines, n = [], len(prepared.x)
-    for model in prepared.models:
-        name = model.spec.name
-        if model.kind == "exact":
-            lines.append(f"{name}: log p of {n:,} data")
-        if model.kind == "implicit":
-            kde = model.spec.kde or KdeSpec()
-            others = "its own samples"
-            if model.held_out is not None:
-                others = f"{min(len(model.held_out), MAX_HELD_OUT):,} held-out data"
-            lines.append(
-                f"{name}: kernel density estimate of {n:,} data from {kde.samples:,} samples, bandwidth by {others}"
-            )
-        lines += [f"{name}: {bound.label}: {_cost(bound, n)}" for bound in model.bounds]
-        if model.spec.sandwich:
-            cost = _cost(model.sandwich_bound._replace(plan=None), model.spec.sandwich, "simulated data")
-            lines.append(f"{name}: sandwich: {cost}, and as many again for the upper bound")
-    return lines
-
-
-def _cost(bound: BoundSpec, n: int, data: str = "data") -> str:
-    """What a bound takes, as a product."""
-    particles: int = bound.settings.get("particles", 1)
-    if bound.method not in ANNEALED:
-        return f"{n:,} {data} x {particles:,} draws = {n * particles:,} decoder evaluations"
-    leapfrogs, steps = bound.settings.get("leapfrogs", LEAPFROGS), bound.settings["temperatures"]
-    total = n * particles * (1 + (steps - 1) * leapfrogs)
-    each = f"{n:,} {data} x {particles:,} particles x (1 + {steps - 1:,} temperatures x {leapfrogs} leapfrogs)"
-    foreseen = ""
-    if bound.plan:
-        foreseen = f", planned for a gap of {bound.plan['wanted_gap_nats']:g} nats, about {bound.plan['seconds']:,.0f} s"
-    return f"{each} = {total:,} decoder evaluations, behind a pilot{foreseen}"
-
-
 def _planned(bound: BoundSpec, model: Model, prepared: Prepared, place: Place) -> BoundSpec:
     if "gap" not in bound.settings:
         return bound
+    assert isinstance(model.checked, CheckedLatent)
     given = dict(bound.settings)
     gap = given.pop("gap")
-    settings = checked_settings(
-        given["particles"],
-        None,
-        given.get("schedule", "thermodynamic"),
-        given.get("start", "auto"),
-        given.get("leapfrogs", LEAPFROGS),
-        RESAMPLE_BELOW if bound.method == "smc" else 0.0,
-        prepared.spec.seed,
-    )
-    density = model.density.model
-    found = planned(density, checked_latent(density, prepared.x, prepared.data.levels), prepared.x, settings, gap)
-    given["temperatures"] = agree(found.settings.temperatures, place)
-    plan = {"wanted_gap_nats": gap} | {key: value for key, value in found._asdict().items() if key != "settings"}
+    method = BOUNDS[bound.method]
+    settings = fix_settings(BoundSettings(**given, seed=prepared.spec.seed), method.particles, method.resample_below)
+    foreseen = plan_temperatures(model.checked, prepared.x, settings, gap)
+    given["temperatures"] = agree(foreseen.settings.temperatures, place)
+    plan = {"wanted_gap_nats": gap} | {key: value for key, value in foreseen._asdict().items() if key != "settings"}
     return BoundSpec(bound.method, given, plan)
 
 
@@ -167,22 +142,20 @@ def _model(model: ModelSpec, data: ImageSet, spec: Spec, data_dir: Path | None, 
     density = load_density(str(locate(model.model, spec, data_dir) or model.model), data_dir, device)
     _check_space(model.name, density, data)
     kind = kind_of(density.model)
-    for key, given, needs in (
+    keys: tuple[tuple[str, object, Kind], ...] = (
         ("bounds", model.bounds, "latent"),
         ("sandwich", model.sandwich, "latent"),
         ("kde", model.kde, "implicit"),
-    ):
+    )
+    for key, given, needs in keys:
         if given and kind != needs:
             raise TaskFileError(
-                f"{spec.path}: {model.name} is {_words(kind)}, and {key} is for {_words(needs)}: leave it out"
+                f"{spec.path}: {model.name} is {KINDS[kind].description}, and {key} is for {KINDS[needs].description}: "
+                "leave it out"
             )
     bounds = (model.bounds or DEFAULT_BOUNDS) if kind == "latent" else ()
     held_out = _held_out(model.kde or KdeSpec(), spec, data, data_dir) if kind == "implicit" else None
-    return Model(model, density, kind, bounds, held_out)
-
-
-def _words(kind: str) -> str:
-    return {"latent": "a latent variable model", "exact": "a model with exact log p", "implicit": "an implicit model"}[kind]
+    return Model(model, density, kind, None, bounds, held_out)
 
 
 def _check_space(name: str, density: LoadedDensity, data: ImageSet) -> None:

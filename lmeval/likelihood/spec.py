@@ -20,15 +20,13 @@ from typing import Any, NamedTuple, get_args
 from lmeval.data.images import BINARISATIONS
 from lmeval.data.locate import find_in, named_spec, shipped_specs
 from lmeval.errors import TaskFileError
-from lmeval.likelihood.runs import STARTS, TEMPERATURES
+from lmeval.likelihood.methods import BOUNDS
 from lmeval.likelihood.schedules import Schedule
+from lmeval.likelihood.settings import STARTS, usual_temperatures
 from lmeval.messages import nearest
 from lmeval.specs.keys import TEXT, Key, Keys, choice, is_whole, listed, mapping, mappings, needed, real, whole
 from lmeval.specs.reader import FileKind, Node, has_key, read_file
 
-METHODS = ("elbo", "iwae", "ais", "smc")
-ANNEALED = ("ais", "smc")
-PARTICLES = {"iwae": 500, "ais": 16, "smc": 16}
 COMPARISON_FILE = FileKind("spec", ("likelihood", "data", "models"), TaskFileError)
 
 _IMAGES: Keys = {"images": needed(TEXT), "split": TEXT, "limit": whole(1)}
@@ -38,15 +36,14 @@ _DATA: Keys = _IMAGES | {
     "binarisation": choice(BINARISATIONS),
     "shape": listed(whole(1), "a list of whole numbers such as [28, 28]"),
 }
-_PARTICLES: Keys = {"particles": whole(1)}
-_ANNEALED: Keys = _PARTICLES | {
+_SETTINGS: Keys = {
+    "particles": whole(1),
     "temperatures": whole(1),
     "gap": real(0),
     "schedule": choice(get_args(Schedule)),
     "start": choice(STARTS),
     "leapfrogs": whole(1),
 }
-_SETTINGS: Mapping[str, Keys] = {method: _ANNEALED if method in ANNEALED else _PARTICLES for method in METHODS}
 
 
 def _settings(keys: Keys) -> Key:
@@ -60,10 +57,10 @@ def _settings(keys: Keys) -> Key:
 
 # An entry of `bounds` is a method's name, or a mapping with one to its settings.
 _BOUND = Key(
-    lambda value: value in METHODS if isinstance(value, str) else isinstance(value, dict) and len(value) == 1,
-    f"one of {', '.join(METHODS)}, or a mapping from one of them to its settings",
-    choice(METHODS).remedy,
-    keys={method: _settings(keys) for method, keys in _SETTINGS.items()},
+    lambda value: value in BOUNDS if isinstance(value, str) else isinstance(value, dict) and len(value) == 1,
+    f"one of {', '.join(BOUNDS)}, or a mapping from one of them to its settings",
+    choice(BOUNDS).remedy,
+    keys={name: _settings({key: _SETTINGS[key] for key in method.keys}) for name, method in BOUNDS.items()},
 )
 _KDE: Keys = {
     "samples": whole(2),
@@ -121,7 +118,7 @@ class BoundSpec(NamedTuple):
         ('IWAE-500', 'SMC 16, gap 0.1')
         """
         particles = self.settings.get("particles")
-        if self.method not in ANNEALED:
+        if not BOUNDS[self.method].annealed:
             return self.method.upper() + (f"-{particles}" if particles else "")
         steps = self.settings.get("temperatures")
         gap = self.settings.get("gap") or (self.plan or {}).get("wanted_gap_nats")
@@ -165,7 +162,7 @@ class Spec(NamedTuple):
 DEFAULT_BOUNDS = (
     BoundSpec("elbo", {}),
     BoundSpec("iwae", {"particles": 500}),
-    BoundSpec("smc", {"particles": 16, "temperatures": TEMPERATURES["pilot"]}),
+    BoundSpec("smc", {"particles": 16, "temperatures": usual_temperatures("pilot")}),
 )
 
 
@@ -244,16 +241,13 @@ def _bound(model: Node, i: int, entry: Any) -> BoundSpec:
     if is_whole(given):
         given = {"particles": given}
     settings: dict[str, Any] = {key: value for key, value in (given or {}).items() if value is not None}
-    if method in PARTICLES:
-        settings.setdefault("particles", PARTICLES[method])
-    if method in ANNEALED:
+    how = BOUNDS[method]
+    if how.particles > 1:
+        settings.setdefault("particles", how.particles)
+    if how.annealed:
         if "temperatures" in settings and "gap" in settings:
             where = model.where(f"bounds[{i}].{method}.gap")
             raise TaskFileError(f"{where} chooses the number of temperatures: give gap or temperatures, not both")
         if "gap" not in settings:
-            settings.setdefault("temperatures", _usual_temperatures(settings.get("start")))
-    return BoundSpec(method, {key: settings[key] for key in _SETTINGS[method] if key in settings})
-
-
-def _usual_temperatures(start: str | None) -> int:
-    return TEMPERATURES["pilot" if start in (None, "auto") else start]
+            settings.setdefault("temperatures", usual_temperatures(settings.get("start")))
+    return BoundSpec(method, {key: settings[key] for key in how.keys if key in settings})

@@ -198,12 +198,24 @@ def _scored(
             ahead.append(scheduled)
             yield scheduled.window.request
 
-    def progress(n_tokens: int) -> None:
-        if watch.progress:
-            watch.progress(n_tokens * place.size * reading.n_bytes // max(1, reading.n_tokens))
-
+    progress = _InBytes(watch.progress, reading)
     for log_probs in score(model, requests(), place, batch_size=settings.batch_size, progress=progress):
         yield ahead.popleft(), log_probs
+
+
+class _InBytes:
+    """Progress of tokens, told in bytes by what a token has taken so far."""
+
+    def __init__(self, report: Callable[[int], None] | None, reading: _Reading) -> None:
+        self._report, self._reading = report, reading
+
+    def stage(self, name: str, total: int | None, unit: str) -> None:
+        """Do nothing: there is one stage."""
+
+    def advance(self, n: int, note: str = "") -> None:
+        """Tell the bytes of `n` tokens."""
+        if self._report:
+            self._report(n * self._reading.n_bytes // max(1, self._reading.n_tokens))
 
 
 def _windows(model: CausalLM, corpus: Corpus, windowing: Windowing, reading: _Reading) -> Iterator[_Scheduled]:

@@ -1,7 +1,7 @@
 """Score a prompted task: rows -> prompts -> token ids -> the engine -> records -> report."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from lmeval.data.locate import named_spec, shipped_specs
 from lmeval.data.resources import BUNDLED_FOR_TASKS
 from lmeval.errors import ContextTooLong, InputError
 from lmeval.models import CausalLM, ModelLike, as_model, describe_model
+from lmeval.progress import SILENT, Progress
 from lmeval.prompting.asking import Asked, Asking, RunSettings, ask
 from lmeval.prompting.encoding import Encoded, encode_prompts
 from lmeval.prompting.prompts import Prompt
@@ -43,12 +44,12 @@ def run_task(
     dtype: str = "float32",
     data_folder: Path | None = None,
     allow_code: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = SILENT,
 ) -> TaskRun:
     """Score a task file (a path, or the name of one that ships) or a Task with a causal language model.
 
     `data_folder` holds the files that a task names as local; `allow_code` lets the task file's `!function` run; `progress`
-    is called with requests done by this process and requests in all. "bundled" is the bundled model for prompted tasks.
+    counts requests. "bundled" is the bundled model for prompted tasks.
     Under `torchrun` or `accelerate launch` the work is shared out, and every process returns the same.
 
     Items whose prompt does not fit the model's context are left out, counted and named in the ledger, never cut. With
@@ -77,15 +78,8 @@ def run_task(
         )
     wanted = sorted({i for item in kept for i in _prompts_of(item)})
     requests = [request for i in wanted for request in encoded[i].requests]
-    done = 0
-
-    def advance(n: int) -> None:
-        nonlocal done
-        done += n
-        if progress:
-            progress(done, -(-len(requests) // place.size))
-
-    scored = score_shared(loaded, requests, place, batch_size=settings.batch_size, path=settings.path, progress=advance)
+    progress.stage("scoring", len(requests), "requests")
+    scored = score_shared(loaded, requests, place, batch_size=settings.batch_size, path=settings.path, progress=progress)
     by_prompt = _by_prompt(wanted, encoded, scored.scores)
     seconds = time.perf_counter() - began
     records = tuple(_record(item, asking.prompts, encoded, by_prompt) for item in kept)

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     )
     from lmeval.report.demo import DemoRow, demo_table, demo_task_table
     from lmeval.report.figures import check_folder, save_figures
-    from lmeval.report.likelihood import likelihood_tables
     from lmeval.report.perplexity import perplexity_tables, withheld_notice
     from lmeval.report.tasks import compare_table, task_tables
 
@@ -33,7 +32,6 @@ __all__ = [
     "image_compression_table",
     "images_table",
     "inspect_table",
-    "likelihood_tables",
     "perplexity_tables",
     "running_rate",
     "save_figures",

@@ -12,7 +12,7 @@ from samples import ROOT, shared
 from lmeval.data.resources import bundled_by_fingerprint, bundled_densities, bundled_names, reference_folder
 from lmeval.densities.kinds import KINDS
 from lmeval.densities.modelfile import build_density, checked_keys, is_density, load_density, read_density_file
-from lmeval.densities.networks import DequantizedFlow, Generator, LayeredVAE, Made, order_ranks
+from lmeval.densities.networks import DequantisedFlow, Generator, LayeredVAE, Made, order_ranks
 from lmeval.errors import DensityError, LmevalError, ModelNotFound
 from lmeval.models.fingerprints import weights_sha256
 
@@ -38,7 +38,7 @@ WIDTHS = {
     "made": {"a": (30, 8), "b": (8, 30)},
     "implicit": {"a": (2, 4), "b": (4, 6)},
 }
-CLASSES = {"latent": LayeredVAE, "made": Made, "flow": DequantizedFlow, "implicit": Generator}
+CLASSES = {"latent": LayeredVAE, "made": Made, "flow": DequantisedFlow, "implicit": Generator}
 
 
 def small_weights(kind: str) -> dict[str, torch.Tensor]:
@@ -99,7 +99,7 @@ def test_numbers_of_the_file_reach_the_model(tmp_path: Path):
         load_density(write(tmp_path / "made", "made")).model,
         load_density(write(tmp_path / "flow", "flow", alpha=0.07)).model,
     )
-    assert isinstance(made, Made) and isinstance(flow, DequantizedFlow)
+    assert isinstance(made, Made) and isinstance(flow, DequantisedFlow)
     assert [rank.tolist() for rank in made.ranks] == [order_ranks(6, 0).tolist(), order_ranks(6, 3).tolist()]
     assert made.one_hot and not made.direct and (flow.alpha, flow.n_dequantisations, flow.levels) == (0.07, 4, 5)
 

@@ -12,7 +12,7 @@ from torch.distributions import Independent, Normal
 
 from lmeval.compute.place import Place
 from lmeval.errors import DensityError, EmptyInput, InputError, NonFiniteScore
-from lmeval.likelihood.kde import kde_log_likelihood
+from lmeval.likelihood.kde import KdeSettings, kde_log_likelihood
 
 
 class Sampler:
@@ -40,8 +40,9 @@ def levels(n: int, d: int, top: int = 16, seed: int = 0) -> Tensor:
     return torch.randint(0, top + 1, (n, d), generator=torch.Generator().manual_seed(seed)).float()
 
 
-def estimate(model: Any, x: Tensor, **settings: Any):
-    return kde_log_likelihood(model, x, **({"levels": 17, "samples": 200, "bandwidths": [1.0]} | settings))
+def estimate(model: Any, x: Tensor, levels: int = 17, **given: Any):
+    settings = {"samples": 200, "bandwidths": [1.0]} | {key: given.pop(key) for key in KdeSettings._fields if key in given}
+    return kde_log_likelihood(model, x, levels, KdeSettings(**settings), **given)
 
 
 @pytest.mark.parametrize(("d", "n", "width"), [(3, 20, 2.5), (64, 1500, 0.3), (64, 1500, 1.0)])

@@ -12,9 +12,10 @@ from small_densities import weights_of, write_density, write_images, write_spec
 from lmeval.compute.place import Place
 from lmeval.data.images import read_images
 from lmeval.errors import DensityError, InputError, InputNotFound, LmevalError, MixedSpaces, ModelNotFound, TaskFileError
-from lmeval.likelihood.planner import Planned
-from lmeval.likelihood.prepare import Prepared, changed, costs, prepare, with_plans
-from lmeval.likelihood.runs import Settings
+from lmeval.likelihood.cost import cost_lines
+from lmeval.likelihood.gap_planner import Plan
+from lmeval.likelihood.prepare import Prepared, plan_gaps, prepare, with_overrides
+from lmeval.likelihood.settings import FixedSettings
 from lmeval.likelihood.spec import DEFAULT_BOUNDS, BoundSpec, read_spec, spec_path
 
 ALONE = Place(0, 1, torch.device("cpu"))
@@ -63,8 +64,8 @@ def test_a_limit_changes_no_pixel(folder: Path):
     assert torch.equal(first.x, whole.x[:5]) and len(first.data) == 5 and first.data.n_source == 12
     other = prepared(folder, {"model": "made"}, data={"images": "images.npy", "binarise": {"seed": 1}})
     assert not torch.equal(other.x, whole.x)
-    spec = changed(whole.spec, 3, 9)
-    assert (spec.data.images.limit, spec.seed) == (3, 9) and changed(whole.spec, None, None) == whole.spec
+    spec = with_overrides(whole.spec, 3, 9)
+    assert (spec.data.images.limit, spec.seed) == (3, 9) and with_overrides(whole.spec, None, None) == whole.spec
 
 
 def test_the_anchor_data_are_those_of_the_published_vae():
@@ -192,7 +193,7 @@ def test_costs_are_said_before_they_are_spent(folder: Path):
         {"model": "implicit", "kde": {"samples": 99}},
         {"name": "i", "model": "implicit", "kde": {"held_out": {"images": "others.npy"}}},
     )
-    assert costs(found) == [
+    assert cost_lines(found) == [
         "latent: ELBO: 12 data x 1 draws = 12 decoder evaluations",
         "latent: IWAE-50: 12 data x 50 draws = 600 decoder evaluations",
         "latent: SMC 8 x 10: 12 data x 8 particles x (1 + 9 temperatures x 5 leapfrogs) = 4,416 decoder evaluations, "
@@ -211,15 +212,15 @@ def test_a_gap_becomes_temperatures_that_all_processes_share(folder: Path, monke
     found = prepared(
         folder, {"model": "latent", "bounds": ["elbo", {"smc": {"gap": 0.2, "start": "prior", "leapfrogs": 3}}]}
     )
-    seen: list[tuple[Settings, float]] = []
+    seen: list[tuple[FixedSettings, float]] = []
 
-    def fake(model: Any, shape: Any, x: Any, settings: Settings, gap: float) -> Planned:
+    def fake(density: Any, x: Any, settings: FixedSettings, gap: float) -> Plan:
         seen.append((settings, gap))
-        return Planned(settings._replace(temperatures=41), 0.19, 3.5, 1234, 56.0, 12)
+        return Plan(settings._replace(temperatures=41), 0.19, 3.5, 1234, 56.0, 12)
 
-    monkeypatch.setattr("lmeval.likelihood.prepare.planned", fake)
+    monkeypatch.setattr("lmeval.likelihood.prepare.plan_temperatures", fake)
     monkeypatch.setattr("lmeval.likelihood.prepare.agree", lambda n, _: n - 1)
-    planned = with_plans(found, ALONE)
+    planned = plan_gaps(found, ALONE)
     elbo, smc = planned.models[0].bounds
     assert elbo == BoundSpec("elbo", {})
     assert smc.settings == {"particles": 16, "start": "prior", "leapfrogs": 3, "temperatures": 40}
@@ -233,15 +234,15 @@ def test_a_gap_becomes_temperatures_that_all_processes_share(folder: Path, monke
         "seconds": 56.0,
         "n_data": 12,
     }
-    assert costs(planned)[1].endswith("behind a pilot, planned for a gap of 0.2 nats, about 56 s")
+    assert cost_lines(planned)[1].endswith("behind a pilot, planned for a gap of 0.2 nats, about 56 s")
     assert smc.label == "SMC 16 x 40, gap 0.2"
-    with_plans(prepared(folder, {"model": "latent", "bounds": [{"ais": {"gap": 0.2}}]}), ALONE)
+    plan_gaps(prepared(folder, {"model": "latent", "bounds": [{"ais": {"gap": 0.2}}]}), ALONE)
     assert seen[-1][0].resample_below == 0.0
 
 
 def test_the_planner_is_the_real_one(folder: Path):
     wide = {"smc": {"gap": 0.5, "particles": 4}}
     tight = {"smc": {"gap": 0.001, "particles": 4}}
-    found = with_plans(prepared(folder, {"model": "latent", "bounds": [wide, tight]}), ALONE)
+    found = plan_gaps(prepared(folder, {"model": "latent", "bounds": [wide, tight]}), ALONE)
     few, many = (bound.settings["temperatures"] for bound in found.models[0].bounds)
     assert 2 <= few < many

@@ -11,11 +11,12 @@ from lmeval.compression.coding import coder, grid
 from lmeval.compression.container import archive
 from lmeval.compression.text import adaptive, lanes, tree
 from lmeval.compression.text.model_header import ModelSettings
+from lmeval.compute.place import alone
 from lmeval.models import CausalLM
 from lmeval.models.logprobs import logit_slices
 from lmeval.models.spelling import ByteTokens
 from lmeval.progress import paced
-from lmeval.scoring.batching import automatic_batching, plan_batches
+from lmeval.scoring.batching import batching_at, plan_batches
 
 
 class CodeLength(NamedTuple):
@@ -111,7 +112,7 @@ def block_log_odds(
         for first, length in zip(bounds, np.diff(bounds), strict=False)
         for span in lanes.spans(int(length), settings.layout)
     ]
-    for batch in plan_batches([span.stop - span.begin for span in windows], automatic_batching(model)):
+    for batch in plan_batches([span.stop - span.begin for span in windows], batching_at(alone(model.device), model)):
         members = [windows[i] for i in batch]
         part = _window_log_odds(model, settings, ids, members)
         found[np.concatenate([order[span.first : span.stop] for span in members])] = part

@@ -26,13 +26,15 @@ from sharing import (
     toy,
     trie_size,
 )
+from told import Told
 
 from lmeval.compute import gather
+from lmeval.compute.memory import Most
 from lmeval.compute.place import Place
 from lmeval.errors import ContextTooLong, NoCache, NonFiniteScore, OutOfMemory
 from lmeval.models import CausalLM, from_pair
 from lmeval.models.toys import byte_tokenizer, markov_model, uniform_model
-from lmeval.scoring import Request, Scored, SharedScores, prefixes, request, score, score_shared, shared
+from lmeval.scoring import Request, Scored, SharedScores, prefixes, request, score, score_shared, trees
 
 
 @pytest.fixture
@@ -117,7 +119,7 @@ def test_batch_size_and_order_do_not_matter(small: None, path: str):
 def test_pools_do_not_matter(monkeypatch: pytest.MonkeyPatch, small: None):
     model, made = tiny_gpt2(dtype=torch.float64), related_requests(2)
     expected = score_shared(model, made)
-    monkeypatch.setattr(shared, "POOL_TOKENS", 100)
+    monkeypatch.setattr(trees, "POOL_TOKENS", 100)
     found = score_shared(model, made)
     agree(model, found.scores, expected.scores)
     assert found.cost.n_tokens > expected.cost.n_tokens
@@ -144,7 +146,7 @@ def test_a_markov_chain_gives_its_closed_form(small: None):
     model, made = toy(markov_model(transitions, context_length=64)), related_requests(4)
     found = score_shared(model, made, path="tree")
     for req, scored in zip(made, found.scores, strict=True):
-        before = np.concatenate(req)[len(req.context) - 1 : -1]
+        before = np.concatenate(req[:2])[len(req.context) - 1 : -1]
         np.testing.assert_allclose(scored.log_probs, np.log(transitions[before, req.target]), rtol=1e-12)
         assert scored.greedy == bool((transitions[before].argmax(axis=1) == req.target).all())
 
@@ -195,17 +197,30 @@ def test_equal_requests_are_scored_once_and_returned_each(small: None):
     agree(model, found.scores, by_engine(model, [a, b, a, a]))
 
 
+@pytest.mark.parametrize("path", ["tree", "plain", "auto"])
+def test_requests_of_different_media_never_merge(small: None, path: str):
+    """Whatever else conditions them is no token: one prompt below two images is two requests, and shares no prefix."""
+    model, made = tiny_llama(), related_requests(6)
+    alone = score_shared(model, made, path=path).cost
+    other = [req._replace(media="another") for req in made]
+    found = score_shared(model, [*made, *other, *made], path=path)
+    assert found.cost[:3] == tuple(2 * n for n in alone[:3]) or path != "plain"
+    assert found.cost.n_tokens == 2 * alone.n_tokens
+    assert found.cost.n_positions == 2 * alone.n_positions
+    agree(model, found.scores[len(made) : 2 * len(made)], found.scores[: len(made)])
+
+
 def test_no_requests_are_no_scores():
-    assert score_shared(tiny_llama(), []) == SharedScores([], shared.Cost(0, 0, 0, 0, "tree"))
+    assert score_shared(tiny_llama(), []) == SharedScores([], trees.Cost(0, 0, 0, 0, "tree"))
 
 
 @pytest.mark.parametrize("path", ["tree", "plain"])
 def test_progress_counts_every_request_once(small: None, path: str):
-    counts: list[int] = []
+    told = Told()
     made = related_requests(7)
-    score_shared(tiny_llama(), made, path=path, batch_size=3, progress=counts.append)
-    assert sum(counts) == len(made)
-    assert len(counts) > 3
+    score_shared(tiny_llama(), made, path=path, batch_size=3, progress=told)
+    assert sum(told.numbers) == len(made)
+    assert len(told.numbers) > 3
 
 
 def test_a_request_that_is_too_long_is_refused_before_any_work():
@@ -224,7 +239,7 @@ def test_an_unknown_path_is_named():
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_score_that_is_not_finite_is_refused(monkeypatch: pytest.MonkeyPatch, value: float):
-    inner = shared.read_targets
+    inner = trees.read_targets
 
     def damaged(*arguments):
         log_probs, greedy = inner(*arguments)
@@ -232,7 +247,7 @@ def test_a_score_that_is_not_finite_is_refused(monkeypatch: pytest.MonkeyPatch, 
         log_probs[-1] = value
         return log_probs, greedy
 
-    monkeypatch.setattr(shared, "read_targets", damaged)
+    monkeypatch.setattr(trees, "read_targets", damaged)
     with pytest.raises(NonFiniteScore, match=f"tiny-llama gave {value} for 1 of 2 tokens of a batch"):
         score_shared(tiny_llama(), [request([100], [7, 3])])
 
@@ -243,11 +258,11 @@ def test_memory_that_runs_out_changes_nothing_but_the_batches(monkeypatch: pytes
     model, made = tiny_llama(dtype=torch.float64), related_requests(9, n=150)
     expected = score_shared(model, made)
     memory = Memory(monkeypatch, limit, error)
-    counts: list[int] = []
-    found = score_shared(model, made, progress=counts.append)
+    told = Told()
+    found = score_shared(model, made, progress=told)
     agree(model, found.scores, expected.scores)
     assert [s.greedy for s in found.scores] == [s.greedy for s in expected.scores]
-    assert sum(counts) == len(made)
+    assert sum(told.numbers) == len(made)
     assert any(size > limit for size, _, _ in memory.tried)
     if limit == 60:  # a packed row was taken apart
         assert any(size > limit and rows == 1 and sequences > 1 for size, rows, sequences in memory.tried)
@@ -273,8 +288,8 @@ def test_a_prefix_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch)
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(shared, "read_prefix", fail)
-    monkeypatch.setattr(shared, "OVERHEAD_TOKENS", 10)
+    monkeypatch.setattr(trees, "read_prefix", fail)
+    monkeypatch.setattr(trees, "PASS_OVERHEAD_TOKENS", Most(10, 10))
     with pytest.raises(OutOfMemory, match="one sequence of 40 tokens does not fit"):
         score_shared(model, made)
 
@@ -288,7 +303,7 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(monkeypatch: pytest.Mon
 
 def test_prefixes_are_read_once_and_freed_when_they_are_done(monkeypatch: pytest.MonkeyPatch, small: None):
     """At no time are there more prefixes than nest in each other."""
-    hold, read, depths, plans, lengths = shared._hold, shared.read_prefix, list[int](), list[prefixes.Plan](), list[int]()
+    hold, read, depths, plans, lengths = trees._hold, trees.read_prefix, list[int](), list[prefixes.Plan](), list[int]()
 
     def watched(work, held, index):
         hold(work, held, index)
@@ -305,8 +320,8 @@ def test_prefixes_are_read_once_and_freed_when_they_are_done(monkeypatch: pytest
         lengths.append((found := read(*arguments)).length)
         return found
 
-    monkeypatch.setattr(shared, "_hold", watched)
-    monkeypatch.setattr(shared, "read_prefix", counted)
+    monkeypatch.setattr(trees, "_hold", watched)
+    monkeypatch.setattr(trees, "read_prefix", counted)
     score_shared(tiny_llama(), related_requests(10, n=150), batch_size=1)
     assert {0, 1, 2} <= set(depths)
     assert lengths == [prefix.length for prefix in plans[0].prefixes]
@@ -333,7 +348,7 @@ def test_processes_do_not_matter(monkeypatch: pytest.MonkeyPatch, small: None, s
     ids = sorted(i for part in scored for i in part)
     assert ids == list(range(len(ids)))  # each distinct request once
     together = {i: value for part in scored for i, value in part.items()}
-    kept, _ = shared.distinct(made)
+    kept, _ = trees.distinct(made)
     for of, value in zip(kept.of, expected.scores, strict=True):
         assert np.array_equal(together[of].log_probs, value.log_probs)  # the same batches: the same to the last bit
 
@@ -346,7 +361,7 @@ import pytest
 from samples import tiny_llama
 from sharing import make_prefixes_small, related_requests
 from lmeval.compute import gather
-from lmeval.scoring import score_shared, shared
+from lmeval.scoring import score_shared, trees
 
 place = gather.connect("cpu")
 model, made = tiny_llama(), related_requests(12, n=120)
@@ -357,12 +372,12 @@ with pytest.MonkeyPatch.context() as patch:
     equal = all(np.array_equal(a.log_probs, b.log_probs) and a.greedy == b.greedy
                 for a, b in zip(alone.scores, together.scores, strict=True))
     same_cost = alone.cost.n_positions == together.cost.n_positions and alone.cost.n_tokens <= together.cost.n_tokens
-    inner = shared._score_rows
+    inner = trees._score_rows
     def fail(*arguments):
         if place.rank == 1:
             raise ZeroDivisionError("rank 1 broke")
         return inner(*arguments)
-    shared._score_rows = fail
+    trees._score_rows = fail
     try:
         score_shared(model, made, place, batch_size=3)
         failure = "none"
@@ -374,6 +389,7 @@ gather.disconnect(place)
 """
 
 
+@pytest.mark.slow
 def test_two_real_processes_agree_and_a_failing_one_stops_both(tmp_path: Path):
     (tmp_path / "worker.py").write_text(WORKER)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

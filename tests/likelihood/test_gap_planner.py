@@ -8,15 +8,17 @@ import torch
 from torch import Tensor
 from toy_densities import ASYMMETRIC, linear, settings_for
 
-from lmeval.densities.protocols import checked_latent
+from lmeval.densities.protocols import check_latent
 from lmeval.errors import InputError
-from lmeval.likelihood import log_likelihood, planner
-from lmeval.likelihood.planner import planned
+from lmeval.likelihood import BoundSettings, gap_planner, log_likelihood
+from lmeval.likelihood.annealed_run import FrozenRun
+from lmeval.likelihood.gap_planner import plan_temperatures
+from lmeval.likelihood.result import Batch
 
 
-def plan_of(model: Any, x: Tensor, gap: float, **changes: Any) -> planner.Planned:
+def plan_of(model: Any, x: Tensor, gap: float, **changes: Any) -> gap_planner.Plan:
     settings = settings_for(particles=16, resample_below=0.5, **changes)
-    return planned(model, checked_latent(model, x), x, settings, gap)
+    return plan_temperatures(check_latent(model, x), x, settings, gap)
 
 
 @pytest.mark.parametrize("start", ["prior", "pilot"])
@@ -25,7 +27,7 @@ def test_the_gap_is_about_as_planned(start: str):
     x = model.sample(60)
     plan = plan_of(model, x[:16], 0.3, start=start)
     assert plan.gap_nats <= 0.3
-    found = log_likelihood(model, x, "smc", temperatures=plan.settings.temperatures, start=start, seed=1)
+    found = log_likelihood(model, x, "smc", BoundSettings(temperatures=plan.settings.temperatures, start=start, seed=1))
     gap = float((model.log_p(x) - found.nats).mean())
     assert plan.gap_nats / 3 < gap < plan.gap_nats * 3
     assert plan.length == pytest.approx(found.lengths.mean(), rel=0.2)  # pyright: ignore[reportOptionalMemberAccess]
@@ -41,7 +43,7 @@ def test_temperatures_are_as_one_over_the_gap():
         assert plan.gap_nats <= gap
         assert plan.gap_nats == pytest.approx(gap, rel=0.2)
         assert plan.settings._replace(temperatures=20) == settings_for(resample_below=0.5)
-        assert plan.n_data == planner.MOST_DATA
+        assert plan.n_data == gap_planner.MOST_DATA
     assert plans[-1].seconds > plans[0].seconds > 0
 
 
@@ -49,7 +51,7 @@ def test_the_cost_is_that_of_the_run():
     model = linear(4, 10)
     x = model.sample(30)
     plan = plan_of(model, x, 0.2, start="pilot")
-    found = log_likelihood(model, x, "smc", gap=0.2, start="pilot")
+    found = log_likelihood(model, x, "smc", BoundSettings(gap=0.2, start="pilot"))
     assert found.settings["temperatures"] == plan.settings.temperatures
     assert plan.n_gradients == pytest.approx(found.n_gradients * 30, rel=0.1)  # a pilot's length is the data's
     assert plan.n_gradients >= plan.settings.n_gradients * 30
@@ -74,13 +76,13 @@ def test_plans_are_made_of_a_few_data_from_all_places(monkeypatch: pytest.Monkey
     model = linear(2, 4, 0.5)
     x = model.sample(50)
     seen: list[tuple[int, ...]] = []
-    inner = planner.made_ready
+    inner = gap_planner.prepare_run
 
-    def watched(model: Any, shape: Any, x: Tensor, ids: tuple[int, ...], *rest: Any):
-        seen.append(ids)
-        return inner(model, shape, x, ids, *rest)
+    def watched(density: Any, batch: Batch, settings: Any) -> FrozenRun:
+        seen.append(batch.ids)
+        return inner(density, batch, settings)
 
-    monkeypatch.setattr(planner, "made_ready", watched)
+    monkeypatch.setattr(gap_planner, "prepare_run", watched)
     plan_of(model, x, 0.5)
     plan_of(model, x[:3], 0.5)
     assert seen[0][0] == 0 and seen[0][-1] == 49 and len(set(seen[0])) == 16

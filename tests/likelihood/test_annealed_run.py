@@ -1,6 +1,5 @@
 """From data to a ladder that is frozen."""
 
-import math
 from typing import Any
 
 import pytest
@@ -9,11 +8,13 @@ from torch import Tensor
 from torch.distributions import Independent, Laplace, Normal, Uniform
 from toy_densities import Amortised, Encoded, Simple, linear, ready_for, settings_for, standard
 
-from lmeval.densities.protocols import LatentShape
-from lmeval.errors import DensityError, InputError
-from lmeval.likelihood import runs
+from lmeval.densities.protocols import CheckedLatent, LatentShape
+from lmeval.errors import DensityError
+from lmeval.likelihood import BoundSettings, log_likelihood, sandwich
+from lmeval.likelihood.annealed_run import ENCODER_WIDER, prepare_run
 from lmeval.likelihood.noise import Streams
-from lmeval.likelihood.runs import ENCODER_WIDER, TEMPERATURES, checked_settings, encoder_start, made_ready
+from lmeval.likelihood.paths import encoder_start
+from lmeval.likelihood.result import Batch
 
 
 def test_starts():
@@ -65,23 +66,21 @@ def test_every_purpose_has_numbers_of_its_own(monkeypatch: pytest.MonkeyPatch):
         inner(self, seed, purpose, keys, like)
 
     monkeypatch.setattr(Streams, "__init__", watched)
-    from lmeval.likelihood import log_likelihood, sandwich
-
     model = linear(2, 4, 0.5, kind=Amortised)
     for start in ("auto", "prior", "encoder"):
         made.clear()
-        sandwich(model, 3, temperatures=4, start=start, seed=5)
+        sandwich(model, 3, BoundSettings(temperatures=4, start=start, seed=5))
         assert len(set(made)) == len(made) and {seed for seed, _, _ in made} == {5}
         assert {"run", "backward", "conditional", "simulation", "pilot"} <= {purpose for _, purpose, _ in made}
     made.clear()
-    log_likelihood(model, model.sample(3), "smc", gap=0.5, seed=5)
+    log_likelihood(model, model.sample(3), "smc", BoundSettings(gap=0.5, seed=5))
     planned = [purpose for _, purpose, _ in made if purpose.startswith("plan")]
     assert planned and "run" not in planned
     assert "run" in [purpose for _, purpose, _ in made]
     assert {seed for seed, _, _ in made} == {5}
     for method in ("elbo", "iwae", "ais"):
         made.clear()
-        log_likelihood(model, model.sample(3), method, temperatures=3, seed=6)
+        log_likelihood(model, model.sample(3), method, BoundSettings(temperatures=3, seed=6))
         assert made and {seed for seed, _, _ in made} == {6}
 
 
@@ -106,16 +105,16 @@ def test_an_encoder_that_cannot_start(name: str, model: Any, start: str, words: 
 
 def test_gradients_are_needed():
     model = linear(2, 4)
-    shape = LatentShape(2, True, False, False)
+    density = CheckedLatent(model, LatentShape(2, True, False, False))
     with pytest.raises(DensityError, match="no finite gradient"):
-        made_ready(model, shape, torch.zeros(2, 4).double(), (0, 1), [(0, 0), (1, 0)], settings_for())
+        prepare_run(density, Batch(torch.zeros(2, 4).double(), (0, 1), [(0, 0), (1, 0)]), settings_for())
 
 
 def test_bounded_priors_are_refused():
     model = Simple(Independent(Uniform(torch.zeros(2).double(), 1.0), 1), lambda z: Independent(Normal(z, 1.0), 1))
-    shape = LatentShape(2, True, False, True)
+    density = CheckedLatent(model, LatentShape(2, True, False, True))
     with pytest.raises(DensityError, match="not on all of space"):
-        made_ready(model, shape, torch.zeros(2, 2).double(), (0, 1), [(0, 0), (1, 0)], settings_for())
+        prepare_run(density, Batch(torch.zeros(2, 2).double(), (0, 1), [(0, 0), (1, 0)]), settings_for())
 
 
 def test_encoders_are_widened():
@@ -124,42 +123,3 @@ def test_encoders_are_widened():
     found = encoder_start(model, x, 2.0)
     assert found is not None
     torch.testing.assert_close(found.scale, 2 * model.posterior(x).scale_tril)
-
-
-def checked(**changes: Any):
-    given = {"particles": 16, "temperatures": None, "schedule": "linear", "start": "auto", "leapfrogs": 5}
-    return checked_settings(**(given | {"resample_below": 0.5, "seed": 0} | changes))
-
-
-def test_settings():
-    for start, expected in (("auto", "pilot"), ("pilot", "pilot"), ("encoder", "encoder"), ("prior", "prior")):
-        assert checked(start=start).temperatures == TEMPERATURES[expected]
-    found = checked(temperatures=9, particles=3, leapfrogs=4)
-    assert found.temperatures == 9
-    assert found.n_gradients == 3 * (1 + 8 * 4)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"start": "middle"}, "unknown start 'middle': use one of auto, pilot, encoder, prior"),
-        ({"particles": 0}, "particles is 0: give a whole number of at least 1"),
-        ({"particles": -3}, "particles is -3"),
-        ({"particles": 2.0}, r"particles is 2\.0"),
-        ({"particles": True}, "particles is True"),
-        ({"temperatures": 0}, "temperatures is 0"),
-        ({"temperatures": math.nan}, "temperatures is nan"),
-        ({"leapfrogs": 0}, "leapfrogs is 0"),
-        ({"seed": -1}, "seed is -1"),
-        ({"seed": 1.5}, r"seed is 1\.5"),
-        ({"seed": True}, "seed is True"),
-    ],
-)
-def test_settings_that_make_no_sense(changes: dict[str, Any], words: str):
-    with pytest.raises(InputError, match=words) as caught:
-        checked(**changes)
-    assert "\n" not in str(caught.value)
-
-
-def test_starts_that_are_documented():
-    assert set(TEMPERATURES) | {"auto"} == set(runs.STARTS)

@@ -7,13 +7,16 @@ import torch
 from torch import Tensor
 
 from lmeval.compute.threads import one_thread
-from lmeval.densities.protocols import LatentShape, checked_latent, kind_of
+from lmeval.densities.protocols import CheckedLatent, check_latent, kind_of
 from lmeval.errors import DensityError, InputError, NonFiniteScore
+from lmeval.likelihood.annealed_run import FrozenRun, ladder_of, prepare_run
 from lmeval.likelihood.annealing import forward
 from lmeval.likelihood.noise import Key, Streams, keys_of
-from lmeval.likelihood.rows import quiet_distributions
-from lmeval.likelihood.runs import LEAPFROGS, RESAMPLE_BELOW, Ready, Settings, checked_settings, ladder_of, made_ready
+from lmeval.likelihood.quiet import quiet_distributions
+from lmeval.likelihood.result import Batch
+from lmeval.likelihood.settings import BoundSettings, FixedSettings, fix_settings
 
+DEFAULTS = BoundSettings()
 MOST_DATA = 16
 REPLICATES = 4
 FIRST_TRY = 8
@@ -21,12 +24,12 @@ TRUSTED_GAP = 0.5  # nats: below it half the variance of log Z-hat is its gap
 MOST_TEMPERATURES = 100_000
 
 
-class Planned(NamedTuple):
+class Plan(NamedTuple):
     """Settings that should keep log Z-hat within `gap_nats` of log p(x), on average and on either side, and their cost for
     all data: gradient evaluations of the decoder (pilot included) and seconds on this device. `length` is the mean
     thermodynamic length; `gap_nats` is an estimate from `n_data` data, and no bound."""
 
-    settings: Settings
+    settings: FixedSettings
     gap_nats: float
     length: float
     n_gradients: int
@@ -34,25 +37,25 @@ class Planned(NamedTuple):
     n_data: int
 
 
-def plan(
-    model: Any,
-    x: Tensor,
-    gap: float,
-    *,
-    particles: int = 16,
-    schedule: str = "thermodynamic",
-    start: str = "auto",
-    leapfrogs: int = LEAPFROGS,
-    seed: int = 0,
-) -> Planned:
-    """What `log_likelihood(model, x, "smc", gap=gap)` would choose, and what it will cost. Arguments as there."""
+def plan(model: Any, x: Tensor, gap: float, settings: BoundSettings = DEFAULTS) -> Plan:
+    """What `log_likelihood(model, x, "smc", BoundSettings(gap=gap))` would choose, and what it will cost.
+
+    Args:
+        model: A latent variable model.
+        x: The data [n, *event].
+        gap: Nats by which log Z-hat may lie below log p(x) on average.
+        settings: The other settings; temperatures are the plan's to choose.
+
+    Raises:
+        DensityError: The model cannot be annealed.
+        InputError: The gap is no positive number, or settings cannot be used.
+    """
     if kind_of(model) != "latent":
         raise DensityError("only models with prior and decode(z) are annealed: of others log p(x) is exact, or unknown")
-    settings = checked_settings(particles, None, schedule, start, leapfrogs, RESAMPLE_BELOW, seed)
-    return planned(model, checked_latent(model, x), x, settings, gap)
+    return plan_temperatures(check_latent(model, x), x, fix_settings(settings, particles=16), gap)
 
 
-def planned(model: Any, shape: LatentShape, x: Tensor, settings: Settings, gap: float) -> Planned:
+def plan_temperatures(density: CheckedLatent, x: Tensor, settings: FixedSettings, gap: float) -> Plan:
     """The fewest temperatures for a gap in nats.
 
     The gap of a run with T temperatures falls as 1 / T: c length^2 / (2 T) with one particle, where c tells how slowly the
@@ -66,38 +69,38 @@ def planned(model: Any, shape: LatentShape, x: Tensor, settings: Settings, gap: 
     some, keys = x[places], keys_of(x[places])
     with quiet_distributions(), one_thread(x.device) as n_threads:
         began = time.perf_counter()
-        ready = made_ready(model, shape, some, tuple(places), keys, settings)
+        run = prepare_run(density, Batch(some, tuple(places), keys), settings)
         pilot_seconds = time.perf_counter() - began
         steps = FIRST_TRY
         while True:
             began = time.perf_counter()
-            found = _variance(ready, settings._replace(temperatures=steps), keys, some) / 2
+            measured = _variance(run, settings._replace(temperatures=steps), keys, some) / 2
             seconds = (time.perf_counter() - began) / REPLICATES
-            if found <= TRUSTED_GAP or steps >= MOST_TEMPERATURES:
+            if measured <= TRUSTED_GAP or steps >= MOST_TEMPERATURES:
                 break
             steps *= 4
-    wanted = settings._replace(temperatures=max(2, min(MOST_TEMPERATURES, round(steps * found / gap + 0.5))))
+    wanted = settings._replace(temperatures=max(2, min(MOST_TEMPERATURES, round(steps * measured / gap + 0.5))))
     share = wanted.n_gradients / settings._replace(temperatures=steps).n_gradients
-    return Planned(
+    return Plan(
         wanted,
-        found * steps / wanted.temperatures,
-        float(ready.length.mean()),
-        len(x) * (wanted.n_gradients + ready.n_pilot),
+        measured * steps / wanted.temperatures,
+        float(run.length.mean()),
+        len(x) * (wanted.n_gradients + run.n_pilot),
         (pilot_seconds + seconds * share) * len(x) / len(some) / min(n_threads, len(x)),
         len(some),
     )
 
 
-def _variance(ready: Ready, settings: Settings, keys: list[Key], x: Tensor) -> float:
+def _variance(run: FrozenRun, settings: FixedSettings, keys: list[Key], x: Tensor) -> float:
     """Variance of log Z-hat between replicates, mean over data."""
-    ladder = ladder_of(ready.ladder.tuning, settings, x.dtype)
+    ladder = ladder_of(run.ladder.tuning, settings, x.dtype)
     streams = [Streams(settings.seed, f"plan {i}", keys, x) for i in range(REPLICATES)]
-    found = torch.stack([forward(ready.target, ladder, settings.particles, s, lambda _: None).log_z for s in streams])
-    lost = ~torch.isfinite(found).all(0)
+    log_z = torch.stack([forward(run.target, ladder, settings.particles, s, lambda _: None).log_z for s in streams])
+    lost = ~torch.isfinite(log_z).all(0)
     if bool(lost.any()):
-        worst = ready.target.ids[int(lost.int().argmax())]
+        worst = run.target.ids[int(lost.int().argmax())]
         raise NonFiniteScore(
             f"datum {worst}: log p(x) is not finite in a trial run, so no gap can be planned "
             "for it: find out whether the model can give such data any probability"
         )
-    return float(found.var(0).mean())
+    return float(log_z.var(0).mean())

@@ -10,26 +10,26 @@ from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 from toy_densities import Amortised, Encoded, assert_below, assert_mean, linear, mean_and_se, standard, target_for
 
-from lmeval.likelihood import bounds
-from lmeval.likelihood.bounds import Weighed, weighed
+from lmeval.likelihood import importance
 from lmeval.likelihood.diagnostics import pareto_k, tail_size
+from lmeval.likelihood.importance import WeightSummary, weigh
 from lmeval.likelihood.noise import Streams
-from lmeval.likelihood.paths import Target, gaussian_of, log_weights, sampled
+from lmeval.likelihood.paths import Target, gaussian_of, log_weights, sample_start
 
 
 def target_of(model: Any, x: Tensor, widen: float = 1.0) -> Target:
     return target_for(model, x, gaussian_of(model.encode(x), widen))
 
 
-def drawn(target: Target, k: int, at_once: int, encoded: bool = False, purpose: str = "iwae") -> Weighed:
-    return weighed(target, k, Streams(0, purpose, [(i, 0) for i in target.ids], target.x), at_once, encoded)
+def drawn(target: Target, k: int, at_once: int, encoded: bool = False, purpose: str = "iwae") -> WeightSummary:
+    return weigh(target, k, Streams(0, purpose, [(i, 0) for i in target.ids], target.x), at_once, encoded)
 
 
 def test_all_numbers_are_those_of_the_weights():
     model = linear(3, 6, kind=Amortised, widen=1.3)
     target, k = target_of(model, model.sample(4)), 60
     found = drawn(target, k, k)
-    w = log_weights(target, sampled(target, k, Streams(0, "iwae", [(i, 0) for i in range(4)], target.x)))
+    w = log_weights(target, sample_start(target, k, Streams(0, "iwae", [(i, 0) for i in range(4)], target.x)))
     np.testing.assert_allclose(found.log_mean, w.exp().mean(0).log().numpy(), rtol=1e-12)
     np.testing.assert_allclose(found.mean_log, w.mean(0).numpy(), rtol=1e-12)
     np.testing.assert_allclose(found.sd_log, w.std(0).numpy(), rtol=1e-9)
@@ -37,7 +37,7 @@ def test_all_numbers_are_those_of_the_weights():
     top = w.topk(tail_size(k) + 1, dim=0).values.numpy()
     np.testing.assert_allclose(found.pareto_k, pareto_k(top, k), rtol=1e-9)
     q = model.encode(target.x)
-    z = sampled(target, k, Streams(0, "iwae", [(i, 0) for i in range(4)], target.x))
+    z = sample_start(target, k, Streams(0, "iwae", [(i, 0) for i in range(4)], target.x))
     direct = model.prior.log_prob(z) + model.decode(z).log_prob(target.x) - q.log_prob(z)
     np.testing.assert_allclose(w.numpy(), direct.numpy(), rtol=1e-9)
     for part in found:
@@ -55,13 +55,13 @@ def test_chunks_change_nothing(at_once: int):
 def test_memory_does_not_grow_with_the_draws(monkeypatch: pytest.MonkeyPatch):
     model = linear(3, 6, kind=Amortised)
     target, sizes = target_of(model, model.sample(4)), []
-    inner = bounds.log_weights
+    inner = importance.log_weights
 
     def watched(target: Target, z: Tensor) -> Tensor:
         sizes.append(len(z))
         return inner(target, z)
 
-    monkeypatch.setattr(bounds, "log_weights", watched)
+    monkeypatch.setattr(importance, "log_weights", watched)
     drawn(target, 1003, 100)
     assert sizes == [100] * 10 + [3]
 

@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from lmeval import report
-from lmeval.likelihood.summary import FLAG, Comparison, Found, Sandwiched, comparison
+from lmeval.likelihood.summary import comparison_report
+from lmeval.likelihood.tables import FLAG, BoundResult, SandwichResult
+from lmeval.report.terminal import draw
+from lmeval.report.views import view
+from lmeval.results import Report
 
 RNG = np.random.default_rng(0)
 EASY = RNG.normal(-100, 10, 40)
@@ -20,24 +23,24 @@ LEDGER: dict[str, Any] = {
     "space": "17 levels",
 }
 LEDGER |= {"seed": 3}
-PROVENANCE: dict[str, Any] = {"spec": "by [hand]", "device": "cpu", "n_processes": 1, "seconds": 1.25}
+PROVENANCE: dict[str, Any] = {"inputs": {"spec": {"name": "by [hand]"}}, "device": "cpu", "n_processes": 1, "seconds": 1.25}
 KDE = {"held_out": "held-out data", "n_held_out": 500, "n_samples": 2000, "bandwidth": 2.345, "at_edge": False}
-VAE = Found(
+VAE = BoundResult(
     "V[A]E", "latent", "SMC 16 x 30", "lower", EASY - 1, np.full(40, 7.5), np.full(40, 0.9), 5088.0, 3.1, -101.25, {}
 )
-MADE = Found("MADE", "made", "log p", "exact", EASY, None, None, 1.0, 0.1, None, {})
-FLOW = Found("flow", "flow", "dequantised", "lower", EASY - 5, None, None, 1.0, 0.1, None, {})
-SAMPLER = Found("sampler", "implicit", "KDE", "estimate", EASY - 50, None, None, None, 2.0, None, KDE)
-GAP = Sandwiched("V[A]E", "SMC 16 x 30", EASY - 20, EASY - 19.9 + RNG.normal(0, 0.01, 40), 999.0, 4.0, {})
+MADE = BoundResult("MADE", "made", "log p", "exact", EASY, None, None, 1.0, 0.1, None, {})
+FLOW = BoundResult("flow", "flow", "dequantised", "lower", EASY - 5, None, None, 1.0, 0.1, None, {})
+SAMPLER = BoundResult("sampler", "implicit", "KDE", "estimate", EASY - 50, None, None, None, 2.0, None, KDE)
+GAP = SandwichResult("V[A]E", "SMC 16 x 30", EASY - 20, EASY - 19.9 + RNG.normal(0, 0.01, 40), 999.0, 4.0, {})
 
 
-def compared(*found: Found, sandwiches: tuple[Sandwiched, ...] = (), **changes: Any) -> Comparison:
-    return comparison(found, sandwiches, 64, None, LEDGER | changes, PROVENANCE | changes)
+def compared(*found: BoundResult, sandwiches: tuple[SandwichResult, ...] = (), **changes: Any) -> Report:
+    return comparison_report(found, sandwiches, None, LEDGER | changes, PROVENANCE | changes)
 
 
-def shown(found: Comparison, width: int = 300) -> str:
+def shown(found: Report, width: int = 300) -> str:
     out = io.StringIO()
-    Console(file=out, width=width, highlight=False).print(report.likelihood_tables(found.report))
+    Console(file=out, width=width, highlight=False).print(draw(view(found)))
     return out.getvalue()
 
 
@@ -49,7 +52,7 @@ def line(text: str, *words: str) -> str:
 def test_every_number_is_shown_with_interval_and_side():
     found = compared(VAE, MADE, FLOW, SAMPLER)
     text = shown(found)
-    for row in found.report.tables["bounds"]:
+    for row in found.tables["bounds"]:
         cells = line(text, row["model"], row["kind"], row["side"], f"{row['seconds']:.1f}").split("  ")
         cells = [cell.strip() for cell in cells if cell.strip()]
         assert cells[:4] == [row["model"], row["kind"], row["bound"], row["side"]]
@@ -90,7 +93,7 @@ def test_the_estimate_states_its_failure():
 
 def test_sandwiches_are_shown_with_their_caveat():
     found = compared(VAE, sandwiches=(GAP,))
-    [row], text = found.report.tables["sandwiches"], shown(found)
+    [row], text = found.tables["sandwiches"], shown(found)
     cells = line(text, "V[A]E", f"{row['gap_nats']:.3f}")
     assert (
         f"{row['lower_nats']:.3f}" in cells and f"{row['upper_nats']:.3f}" in cells and f"{row['gap_stderr']:.3f}" in cells

@@ -5,7 +5,7 @@ batch below them comes and dropped when the last has gone; batches are dealt out
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,13 +13,15 @@ import torch
 from jaxtyping import Float, Int64
 
 from lmeval.compute import gather
-from lmeval.compute.place import Place
-from lmeval.errors import NoCache, OutOfMemory
+from lmeval.compute.memory import PASS_OVERHEAD_TOKENS, MemoryLimit, compute_within_memory, halves, limit_of, settled
+from lmeval.compute.place import Place, alone
+from lmeval.errors import NoCache
 from lmeval.models import CausalLM
 from lmeval.models.logprobs import Readings, read_targets
-from lmeval.models.trees import Prefix, read_prefix, supports_tree, tree_inputs
-from lmeval.scoring.batching import Batching, automatic_batching, for_lengths, plan_batches
-from lmeval.scoring.engine import MemoryLimit, check_finite, check_lengths, is_out_of_memory
+from lmeval.models.trees import CachedPrefix, read_prefix, supports_tree, tree_inputs
+from lmeval.progress import SILENT, Progress
+from lmeval.scoring.batching import Batching, batching_at, for_lengths, plan_batches
+from lmeval.scoring.engine import check_finite, check_lengths
 from lmeval.scoring.prefixes import (
     ROW_TOKENS,
     Layout,
@@ -35,8 +37,7 @@ from lmeval.scoring.prefixes import (
 from lmeval.scoring.requests import Request
 
 POOL_TOKENS = 1 << 24  # input tokens of the requests that are planned together: their plan takes some 20 bytes a token
-OVERHEAD_TOKENS, ACCELERATOR_OVERHEAD_TOKENS = 256, 4096  # that another pass through the network costs, about
-PREFIX_TOKENS = 8  # so many tokens of a prefix that a row copies weigh as one token of its own
+COPIED_PER_COMPUTED = 8  # cached tokens whose copy takes about the memory that one computed token does
 
 
 class Scored(NamedTuple):
@@ -72,24 +73,35 @@ def score_shared(
     *,
     batch_size: int | None = None,
     path: str = "auto",
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = SILENT,
 ) -> SharedScores:
     """Score requests, many of which share contexts.
 
-    `path` is "tree", "plain" (each distinct request is a row of its own), or "auto": tree where the network supports it
-    (`models.trees.supports_tree`), else plain, except that a request shares the row of one that continues it. All give the
-    same numbers up to rounding. `batch_size` is a number of rows, None for automatic. Every process of `place` must pass
-    the same requests, and gets all results. `progress` is called with the number of requests that this process has
-    finished since the last call.
+    Args:
+        model: What scores.
+        requests: What is scored, the same in every process of the place.
+        place: Where it is done; None is the model's device, alone, without a memory budget.
+        batch_size: Rows of a batch; None for as many as `compute.memory` allows.
+        path: "tree", "plain" (each distinct request is a row of its own), or "auto": tree where the network supports it
+            (`models.trees.supports_tree`), else plain, except that a request shares the row of one that continues it. All
+            give the same numbers up to rounding.
+        progress: Advanced by requests: those that this process has finished, times the number of processes. The caller
+            opens the stage.
 
-    Raises ContextTooLong before any work, NonFiniteScore, OutOfMemory where a single sequence does not fit, and NoCache
-    where "tree" is asked for and not supported.
+    Returns:
+        The scores, in the order of the requests, in every process; and what they cost all processes together.
+
+    Raises:
+        ContextTooLong: A request has more input tokens than the model takes; before any work.
+        NonFiniteScore: A log-probability is NaN or infinite.
+        OutOfMemory: A single sequence does not fit.
+        NoCache: "tree" is asked for and not supported.
     """
     if path not in ("auto", "tree", "plain"):
         raise ValueError(f"unknown path '{path}': use auto, tree or plain")
-    place = place or Place(0, 1, model.device)
+    place = settled(place or alone(model.device))
     check_lengths(model, requests)
-    batching = automatic_batching(model) if batch_size is None else Batching(batch_size, 1 << 40)
+    batching = batching_at(place, model, batch_size)
     batching = batching._replace(tokens=gather.agree(batching.tokens, place))
     batching = for_lengths(batching, model, max((request.n_inputs for request in requests), default=1))
     tree = path != "plain" and _supported(model, requests, place)
@@ -99,19 +111,18 @@ def score_shared(
             f"{model.name} cannot read several sequences as one tree below a cached prefix ({kind}): use path 'plain'"
         )
     scores: list[Scored] = []
-    spent, memory = np.zeros(3, dtype=np.int64), MemoryLimit()
+    spent, limit = np.zeros(3, dtype=np.int64), MemoryLimit()
     for pool in _pools(requests):
         kept, sequences = distinct(pool)
         if tree:
-            overhead = OVERHEAD_TOKENS if model.device.type == "cpu" else ACCELERATOR_OVERHEAD_TOKENS
-            plan = plan_prefixes(sequences, overhead)
+            plan = plan_prefixes(sequences, limit_of(PASS_OVERHEAD_TOKENS, place))
         elif path == "auto":
             plan = plan_chains(sequences)
         else:
             sequences, plan = separately(kept.requests)
-        work = _Work(model, kept.requests, np.bincount(kept.of), sequences, plan, memory, spent, progress)
-        found = _score_pool(work, batching, place)
-        scores.extend(found[i] for i in kept.of)
+        work = _Work(model, place, kept.requests, np.bincount(kept.of), sequences, plan, limit, spent, progress)
+        of_pool = _score_pool(work, batching)
+        scores.extend(of_pool[i] for i in kept.of)
     costs = gather.gather_by_id({place.rank: spent.tolist()}, place.size, place)
     n_tokens, n_padded, n_positions = (sum(counts) for counts in zip(*costs, strict=True))
     n_plain = sum(request.n_inputs for request in requests)
@@ -122,13 +133,14 @@ class _Work(NamedTuple):
     """One pool's work, the same in every process."""
 
     model: CausalLM
+    place: Place
     requests: list[Request]  # distinct
     repeats: Int64[np.ndarray, " requests"]  # how often each was asked for
     sequences: Sequences
     plan: Plan
-    memory: MemoryLimit
+    limit: MemoryLimit
     spent: Int64[np.ndarray, "3"]  # of this process: tokens, tokens with padding, positions; added to
-    progress: Callable[[int], None] | None
+    progress: Progress
 
 
 def _supported(model: CausalLM, requests: Sequence[Request], place: Place) -> bool:
@@ -152,21 +164,20 @@ def _pools(requests: Sequence[Request]) -> Iterator[list[Request]]:
         yield pool
 
 
-def _score_pool(work: _Work, batching: Batching, place: Place) -> list[Scored]:
+def _score_pool(work: _Work, batching: Batching) -> list[Scored]:
     """Scores of the pool's distinct requests, in order, from all processes."""
     scored: dict[int, Scored] = {}
-    held: list[tuple[int, Prefix]] = []  # the prefixes that are in memory, each the parent of the next
+    held: list[tuple[int, CachedPrefix]] = []  # the prefixes that are in memory, each the parent of the next
     failure = None
     try:
-        for index, rows in _batches(work.plan, batching)[place.rank :: place.size]:
+        for index, rows in _batches(work.plan, batching)[work.place.rank :: work.place.size]:
             _hold(work, held, index)
-            found = _score_within_memory(work, held[-1][1] if held else None, rows)
-            scored |= found
-            if work.progress:
-                work.progress(int(work.repeats[list(found)].sum()))
+            of_batch = _score_within_memory(work, held[-1][1] if held else None, rows)
+            scored |= of_batch
+            work.progress.advance(int(work.repeats[list(of_batch)].sum()) * work.place.size)
     except Exception as error:
         failure = error
-    return gather.gather_by_id(scored, len(work.requests), place, failure)
+    return gather.gather_by_id(scored, len(work.requests), work.place, failure)
 
 
 def _batches(plan: Plan, batching: Batching) -> list[tuple[int, list[Row]]]:
@@ -181,10 +192,10 @@ def _batches(plan: Plan, batching: Batching) -> list[tuple[int, list[Row]]]:
 
 def _weight(prefix_length: int) -> int:
     """Tokens of its own that a row's copy of a prefix's keys and values is counted as."""
-    return prefix_length // PREFIX_TOKENS
+    return prefix_length // COPIED_PER_COMPUTED
 
 
-def _hold(work: _Work, held: list[tuple[int, Prefix]], index: int) -> None:
+def _hold(work: _Work, held: list[tuple[int, CachedPrefix]], index: int) -> None:
     """Let `held` be the prefix `index` (-1: none) with its parents: drop what is not, read what is missing."""
     path = []
     while index >= 0:
@@ -197,43 +208,52 @@ def _hold(work: _Work, held: list[tuple[int, Prefix]], index: int) -> None:
         prefix, parent = work.plan.prefixes[i], held[-1][1] if held else None
         first = parent.length if parent else 0
         ids = work.sequences.tokens[prefix.member][first : prefix.length].astype(np.int64)
-        try:
-            held.append((i, read_prefix(work.model, parent, torch.from_numpy(ids).to(work.model.device))))
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            raise _does_not_fit(work.model, prefix.length, error) from error
+        held.append((i, _read_within_memory(work, parent, ids, prefix.length)))
         work.spent[:2] += len(ids)
 
 
-def _does_not_fit(model: CausalLM, n_tokens: int, error: BaseException) -> BaseException:
-    if not is_out_of_memory(error):
-        return error
-    return OutOfMemory(
-        f"one sequence of {n_tokens} tokens does not fit on {model.device}: shorten it or use a smaller dtype"
+def _read_within_memory(
+    work: _Work, parent: CachedPrefix | None, ids: Int64[np.ndarray, " time"], length: int
+) -> CachedPrefix:
+    """Read a prefix of `length` tokens whose last are `ids`: it fits or it does not, for nothing can be split."""
+
+    def read(tokens: Sequence[np.ndarray]) -> CachedPrefix:
+        return read_prefix(work.model, parent, torch.from_numpy(tokens[0]).to(work.model.device))
+
+    (prefix,) = compute_within_memory(
+        [ids], read, MemoryLimit(), size=lambda _: length, too_large=lambda _: _does_not_fit(work.model, length)
     )
+    return prefix
 
 
-def _score_within_memory(work: _Work, prefix: Prefix | None, rows: list[Row]) -> dict[int, Scored]:
-    """Score a batch; where memory runs out, in halves, and a row by itself in its separate sequences. The size that failed
-    is remembered for the batches to come."""
-    length, memory = prefix.length if prefix else 0, work.memory
-    size = len(rows) * (max(row.size for row in rows) + _weight(length))
-    atom = len(rows) == 1 and len(rows[0].members) == 1
-    if atom or memory.tokens is None or size < memory.tokens:
-        try:
-            return _score_rows(work, prefix, rows)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if atom:
-                raise _does_not_fit(work.model, length + rows[0].size, error) from error
-            if not is_out_of_memory(error):
-                raise
-            memory.tokens = size
-        if work.model.device.type == "cuda":
-            torch.cuda.empty_cache()
-    if len(rows) == 1:
-        lengths = work.sequences.lengths
-        rows = [Row(rows[0].prefix, [member], [length], int(lengths[member]) - length) for member in rows[0].members]
-    half = len(rows) // 2
-    return _score_within_memory(work, prefix, rows[:half]) | _score_within_memory(work, prefix, rows[half:])
+def _does_not_fit(model: CausalLM, n_tokens: int) -> str:
+    return f"one sequence of {n_tokens} tokens does not fit on {model.device}: shorten it or use a smaller dtype"
+
+
+def _score_within_memory(work: _Work, prefix: CachedPrefix | None, rows: Sequence[Row]) -> dict[int, Scored]:
+    """Score a batch; where memory runs out, in halves, and a row by itself in its separate sequences."""
+    length = prefix.length if prefix else 0
+    lengths = work.sequences.lengths
+
+    def padded(part: Sequence[Row]) -> int:
+        return len(part) * (max(row.size for row in part) + _weight(length))
+
+    def split(part: Sequence[Row]) -> Sequence[Sequence[Row]]:
+        if len(part) == 1:
+            (row,) = part
+            part = [Row(row.prefix, [member], [length], int(lengths[member]) - length) for member in row.members]
+        return halves(part)
+
+    parts = compute_within_memory(
+        rows,
+        lambda part: _score_rows(work, prefix, part),
+        work.limit,
+        size=padded,
+        too_large=lambda part: _does_not_fit(work.model, length + part[0].size),
+        split=split,
+        device=work.model.device,
+    )
+    return {i: scored for part in parts for i, scored in part.items()}
 
 
 class _Places(NamedTuple):
@@ -246,7 +266,7 @@ class _Places(NamedTuple):
     targets: Int64[np.ndarray, " readings"]
 
 
-def _score_rows(work: _Work, prefix: Prefix | None, rows: list[Row]) -> dict[int, Scored]:
+def _score_rows(work: _Work, prefix: CachedPrefix | None, rows: Sequence[Row]) -> dict[int, Scored]:
     """One forward pass over rows below a prefix: one copy to the device, one back."""
     model, length = work.model, prefix.length if prefix else 0
     layouts = [lay_out(work.sequences, row, length) for row in rows]
@@ -267,21 +287,21 @@ def _score_rows(work: _Work, prefix: Prefix | None, rows: list[Row]) -> dict[int
     readings = Readings(sent[1], which, sent[3])
     with torch.inference_mode():
         inputs = tree_inputs(model, prefix, at, ends)
-        log_probs, greedy = read_targets(model.network, model.head, sent[0].view(ids.shape), readings, inputs)
+        log_probs, greedy = read_targets(model.network, model.head, sent[0].view(ids.shape), readings, inputs, work.place)
         sorted_scores = torch.stack([log_probs, greedy.to(log_probs.dtype)]).cpu().numpy()
     work.spent[:] += (sum(row.size for row in rows), ids.size, len(places.positions))
     return _by_request(work, places, sorted_scores)
 
 
-def _places(work: _Work, rows: list[Row], layouts: list[Layout], time: int) -> _Places:
+def _places(work: _Work, rows: Sequence[Row], layouts: list[Layout], time: int) -> _Places:
     """Where in the flattened batch the requests of these rows are read: the last places of their sequences."""
-    requests, found = list[int](), list[np.ndarray]()
+    requests, where = list[int](), list[np.ndarray]()
     for i, (row, made) in enumerate(zip(rows, layouts, strict=True)):
         for member, path in zip(row.members, made.paths, strict=True):
             for reader in work.sequences.readers[member]:
                 requests.append(reader)
-                found.append(path[len(path) - len(work.requests[reader].target) :] + i * time)
-    positions, which = np.unique(np.concatenate(found), return_inverse=True)
+                where.append(path[len(path) - len(work.requests[reader].target) :] + i * time)
+    positions, which = np.unique(np.concatenate(where), return_inverse=True)
     order = np.argsort(which, kind="stable")
     targets = np.concatenate([work.requests[reader].target for reader in requests])
     return _Places(requests, order, positions, which[order], targets[order])
