@@ -22,7 +22,6 @@ from lmeval.compute.gather import as_place
 from lmeval.compute.place import Place
 from lmeval.densities.protocols import CheckedDensity, CheckedExact, CheckedLatent, check_density, kind_of
 from lmeval.errors import DensityError, InputError
-from lmeval.likelihood.gap_planner import plan_temperatures
 from lmeval.likelihood.methods import BOUNDS, METHODS, Method
 from lmeval.likelihood.result import Advance, Batch, DatumResult, LogLikelihood, as_columns
 from lmeval.likelihood.settings import BoundSettings, fix_settings
@@ -73,8 +72,8 @@ def log_likelihood(
     fixed = fix_settings(settings, how.particles, how.resample_below)
     began = time.perf_counter()
     density = _checked(model, x, levels)
-    if settings.gap is not None and isinstance(density, CheckedLatent):
-        fixed = plan_temperatures(density, x, fixed, settings.gap).settings
+    if settings.gap is not None and how.plan and isinstance(density, CheckedLatent):
+        fixed = how.plan(density, x, fixed, settings.gap).settings
     progress.stage(how.name, how.n_evaluations(fixed) * len(x), "evaluations")
 
     def score(batch: Batch, advance: Advance) -> list[tuple[DatumResult]]:

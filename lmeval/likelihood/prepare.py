@@ -14,7 +14,6 @@ from lmeval.data.images import limited as first_of
 from lmeval.densities.modelfile import LoadedDensity, load_density
 from lmeval.densities.protocols import KINDS, CheckedDensity, CheckedLatent, Kind, check_density, kind_of
 from lmeval.errors import LmevalError, MixedSpaces, TaskFileError
-from lmeval.likelihood.gap_planner import plan_temperatures
 from lmeval.likelihood.methods import BOUNDS
 from lmeval.likelihood.settings import BoundSettings, fix_settings
 from lmeval.likelihood.spec import DEFAULT_BOUNDS, BoundSpec, ImagesSpec, KdeSpec, ModelSpec, Spec
@@ -76,18 +75,8 @@ def prepare(spec: Spec, place: Place | str = "cpu") -> Prepared:
     device = as_place(place).device
     data = _images(spec.data.images, spec)
     x = data.x.to(device=device, dtype=torch.float32)
-    models = tuple(_model(model, data, spec, device) for model in spec.models)
-    return Prepared(spec, data, x, tuple(_check_on(x, data.levels, model) for model in models))
-
-
-def _check_on(x: Tensor, levels: int, model: Model) -> Model:
-    """The model, tried on the data; what is wrong with it is told with its name."""
-    if model.kind == "implicit":
-        return model
-    try:
-        return model._replace(checked=check_density(model.density.model, x, levels))
-    except LmevalError as error:
-        raise type(error)(f"{model.spec.name}: {error}") from error
+    models = tuple(_model(model, data, x, spec) for model in spec.models)
+    return Prepared(spec, data, x, models)
 
 
 def plan_gaps(prepared: Prepared, place: Place) -> Prepared:
@@ -103,12 +92,11 @@ def plan_gaps(prepared: Prepared, place: Place) -> Prepared:
 def _planned(bound: BoundSpec, model: Model, prepared: Prepared, place: Place) -> BoundSpec:
     if "gap" not in bound.settings:
         return bound
-    assert isinstance(model.checked, CheckedLatent)
-    given = dict(bound.settings)
+    method, given = BOUNDS[bound.method], dict(bound.settings)
     gap = given.pop("gap")
-    method = BOUNDS[bound.method]
     settings = fix_settings(BoundSettings(**given, seed=prepared.spec.seed), method.particles, method.resample_below)
-    foreseen = plan_temperatures(model.checked, prepared.x, settings, gap)
+    assert method.plan is not None and isinstance(model.checked, CheckedLatent)
+    foreseen = method.plan(model.checked, prepared.x, settings, gap)
     given["temperatures"] = agree(foreseen.settings.temperatures, place)
     plan = {"wanted_gap_nats": gap} | {key: value for key, value in foreseen._asdict().items() if key != "settings"}
     return BoundSpec(bound.method, given, plan)
@@ -136,10 +124,15 @@ def _images(wanted: ImagesSpec, spec: Spec) -> ImageSet:
     return first_of(images, wanted.limit)
 
 
-def _model(model: ModelSpec, data: ImageSet, spec: Spec, device: str | torch.device) -> Model:
-    density = load_density(str(spec.files.get(model.model, model.model)), spec.data_dir, device)
+def _model(model: ModelSpec, data: ImageSet, x: Tensor, spec: Spec) -> Model:
+    """A model with all that is needed to score it, tried on the data; what is wrong with it is told with its name."""
+    density = load_density(str(spec.files.get(model.model, model.model)), spec.data_dir, x.device)
     _check_space(model.name, density, data)
     kind = kind_of(density.model)
+    try:
+        checked = None if kind == "implicit" else check_density(density.model, x, data.levels)
+    except LmevalError as error:
+        raise type(error)(f"{model.name}: {error}") from error
     keys: tuple[tuple[str, object, Kind], ...] = (
         ("bounds", model.bounds, "latent"),
         ("sandwich", model.sandwich, "latent"),
@@ -153,7 +146,7 @@ def _model(model: ModelSpec, data: ImageSet, spec: Spec, device: str | torch.dev
             )
     bounds = (model.bounds or DEFAULT_BOUNDS) if kind == "latent" else ()
     held_out = _held_out(model.kde or KdeSpec(), spec, data) if kind == "implicit" else None
-    return Model(model, density, kind, None, bounds, held_out)
+    return Model(model, density, kind, checked, bounds, held_out)
 
 
 def _check_space(name: str, density: LoadedDensity, data: ImageSet) -> None:

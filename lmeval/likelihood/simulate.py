@@ -18,7 +18,7 @@ from lmeval.compute.seeds import seeded
 from lmeval.densities.checks import call_foreign, refuse_training_mode
 from lmeval.densities.protocols import CheckedLatent, check_latent, kind_of
 from lmeval.errors import DensityError, InputError
-from lmeval.likelihood.annealed_run import score_both_sides
+from lmeval.likelihood.methods import ANNEALED
 from lmeval.likelihood.noise import Streams
 from lmeval.likelihood.paths import is_standard_normal, sample_prior
 from lmeval.likelihood.result import Advance, Batch, DatumResult, LogLikelihood, as_columns
@@ -77,14 +77,15 @@ def sandwich(
     if settings.gap is not None:
         raise InputError("a sandwich takes temperatures, and no gap: its data are not there before it begins")
     n, place = int(n), as_place(place)
-    fixed = fix_settings(settings, particles=16)
+    fixed = fix_settings(settings, ANNEALED.particles, ANNEALED.resample_below)
     x, z = _simulate(model.model if isinstance(model, CheckedLatent) else model, n, fixed.seed, place.device)
     density = model if isinstance(model, CheckedLatent) else check_latent(model, x)
     began = time.perf_counter()
     progress.stage("sandwich", 2 * fixed.n_gradients * n, "evaluations")
 
     def score(batch: Batch, advance: Advance) -> list[tuple[DatumResult, DatumResult]]:
-        return score_both_sides(density, fixed, batch, advance, z[list(batch.ids)])
+        assert ANNEALED.score_both_sides is not None
+        return ANNEALED.score_both_sides(density, fixed, batch, advance, z[list(batch.ids)])
 
     results = score_all(score, x, place, progress.advance, k=fixed.particles)
     seconds, described = time.perf_counter() - began, fixed._asdict()

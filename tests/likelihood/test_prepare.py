@@ -14,6 +14,7 @@ from lmeval.data.images import read_images
 from lmeval.errors import DensityError, InputError, InputNotFound, LmevalError, MixedSpaces, ModelNotFound, TaskFileError
 from lmeval.likelihood.cost import cost_lines
 from lmeval.likelihood.gap_planner import Plan
+from lmeval.likelihood.methods import BOUNDS
 from lmeval.likelihood.prepare import Prepared, plan_gaps, prepare, with_overrides
 from lmeval.likelihood.settings import FixedSettings
 from lmeval.likelihood.spec import DEFAULT_BOUNDS, BoundSpec, read_spec, spec_path
@@ -218,7 +219,8 @@ def test_a_gap_becomes_temperatures_that_all_processes_share(folder: Path, monke
         seen.append((settings, gap))
         return Plan(settings._replace(temperatures=41), 0.19, 3.5, 1234, 56.0, 12)
 
-    monkeypatch.setattr("lmeval.likelihood.prepare.plan_temperatures", fake)
+    for name in ("smc", "ais"):
+        monkeypatch.setitem(BOUNDS, name, BOUNDS[name]._replace(plan=fake))  # pyright: ignore[reportArgumentType]
     monkeypatch.setattr("lmeval.likelihood.prepare.agree", lambda n, _: n - 1)
     planned = plan_gaps(found, ALONE)
     elbo, smc = planned.models[0].bounds
