@@ -1,6 +1,5 @@
 """Several models on one data set: every bound of every model, and the report of them."""
 
-import dataclasses
 import time
 from typing import Any, NamedTuple
 
@@ -8,12 +7,11 @@ from lmeval import results
 from lmeval.compute.gather import as_place
 from lmeval.compute.memory import settled
 from lmeval.compute.place import Place, describe_place
-from lmeval.densities.modelfile import LoadedDensity
 from lmeval.errors import LmevalError
 from lmeval.likelihood.estimate import log_likelihood
 from lmeval.likelihood.kde import KdeSettings, kde_log_likelihood
 from lmeval.likelihood.methods import METHODS
-from lmeval.likelihood.prepare import Model, Prepared
+from lmeval.likelihood.prepare import Model, Prepared, describe, inputs_of, ledger_of
 from lmeval.likelihood.result import LogLikelihood
 from lmeval.likelihood.settings import BoundSettings
 from lmeval.likelihood.simulate import sandwich
@@ -40,6 +38,8 @@ def compare(prepared: Prepared, *, place: Place | str = "cpu", progress: Progres
         LmevalError: With the model's name in front.
     """
     began, place = time.perf_counter(), settled(as_place(place))
+    ledger, inputs = ledger_of(prepared), inputs_of(prepared)
+    models = [{"name": model.spec.name, "model": model.spec.model, **describe(model.density)} for model in prepared.models]
     bounds, sandwiches = list[BoundResult](), list[SandwichResult]()
     for model in prepared.models:
         try:
@@ -50,15 +50,13 @@ def compare(prepared: Prepared, *, place: Place | str = "cpu", progress: Progres
             raise type(error)(f"{model.spec.name}: {error}") from error
     provenance = results.provenance(
         "likelihood",
-        inputs=_inputs(prepared),
-        models=[
-            {"name": model.spec.name, "model": model.spec.model, **describe(model.density)} for model in prepared.models
-        ],
+        inputs=inputs,
+        models=models,
         place=describe_place(place),
         settings={"seed": prepared.spec.seed},
         seconds=time.perf_counter() - began,
     )
-    return comparison_report(bounds, sandwiches, prepared.spec.paired, _ledger(prepared), provenance)
+    return comparison_report(bounds, sandwiches, prepared.spec.paired, ledger, provenance)
 
 
 class _Named(NamedTuple):
@@ -171,36 +169,3 @@ def _sandwich_model(model: Model, seed: int, place: Place, progress: Progress) -
         lower.seconds + upper.seconds,
         {"lower": _details(lower), "upper": _details(upper)},
     )
-
-
-def describe(density: LoadedDensity) -> dict[str, Any]:
-    """What a loaded density is, JSON-ready, for provenance."""
-    return {
-        "kind": density.kind,
-        "weights_sha256": density.weights_sha256,
-        "levels": density.levels,
-        "shape": list(density.shape),
-        "binarisation": density.binarisation,
-    }
-
-
-def _inputs(prepared: Prepared) -> dict[str, Any]:
-    spec, data = prepared.spec, prepared.data
-    return {
-        "spec": {"name": spec.name, "sha256": results.files_sha256([str(spec.path)])},
-        "data": {"name": data.name, "sha256": data.sha256},
-    }
-
-
-def _ledger(prepared: Prepared) -> dict[str, Any]:
-    data = prepared.data
-    return {
-        "data": data.name,
-        "n": len(data),
-        "n_in_set": data.n_source,
-        "n_dims": data.n_dims,
-        "shape": list(data.shape),
-        "tags": dataclasses.asdict(data.tags),
-        "space": data.tags.describe(),
-        "seed": prepared.spec.seed,
-    }

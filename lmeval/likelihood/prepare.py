@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from lmeval.errors import LmevalError, MixedSpaces, TaskFileError
 from lmeval.likelihood.methods import BOUNDS
 from lmeval.likelihood.settings import BoundSettings, fix_settings
 from lmeval.likelihood.spec import DEFAULT_BOUNDS, BoundSpec, ImagesSpec, KdeSpec, ModelSpec, Spec
+from lmeval.results import files_sha256
 
 LAST_OF_TRAIN = 200  # images that choose a bandwidth where nothing else is named
 
@@ -49,13 +50,6 @@ class Prepared(NamedTuple):
     data: ImageSet
     x: Tensor
     models: tuple[Model, ...]
-
-
-def with_overrides(spec: Spec, limit: int | None, seed: int | None) -> Spec:
-    """The spec with another number of data, or another seed, where they are given."""
-    if limit is not None:
-        spec = spec._replace(data=spec.data._replace(images=spec.data.images._replace(limit=limit)))
-    return spec if seed is None else spec._replace(seed=seed)
 
 
 def prepare(spec: Spec, place: Place | str = "cpu") -> Prepared:
@@ -178,3 +172,38 @@ def _held_out(kde: KdeSpec, spec: Spec, data: ImageSet) -> Tensor | None:
             f"and {data.tags.describe()}: name images of the same kind"
         )
     return others.x[-last:].float()
+
+
+def describe(density: LoadedDensity) -> dict[str, Any]:
+    """What a loaded density is, JSON-ready, for provenance."""
+    return {
+        "kind": density.kind,
+        "weights_sha256": density.weights_sha256,
+        "levels": density.levels,
+        "shape": list(density.shape),
+        "binarisation": density.binarisation,
+    }
+
+
+def inputs_of(prepared: Prepared) -> dict[str, Any]:
+    """Which files were read, by name and SHA-256, JSON-ready, for provenance."""
+    spec, data = prepared.spec, prepared.data
+    return {
+        "spec": {"name": spec.name, "sha256": files_sha256([str(spec.path)])},
+        "data": {"name": data.name, "sha256": data.sha256},
+    }
+
+
+def ledger_of(prepared: Prepared) -> dict[str, Any]:
+    """What the data are, JSON-ready."""
+    data = prepared.data
+    return {
+        "data": data.name,
+        "n": len(data),
+        "n_in_set": data.n_source,
+        "n_dims": data.n_dims,
+        "shape": list(data.shape),
+        "tags": dataclasses.asdict(data.tags),
+        "space": data.tags.describe(),
+        "seed": prepared.spec.seed,
+    }

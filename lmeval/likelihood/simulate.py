@@ -16,7 +16,7 @@ from lmeval.compute.gather import as_place
 from lmeval.compute.place import Place
 from lmeval.compute.seeds import seeded
 from lmeval.densities.checks import call_foreign, refuse_training_mode
-from lmeval.densities.protocols import CheckedLatent, check_latent, kind_of
+from lmeval.densities.protocols import CheckedLatent, check_density, kind_of
 from lmeval.errors import DensityError, InputError
 from lmeval.likelihood.methods import ANNEALED
 from lmeval.likelihood.noise import Streams
@@ -70,8 +70,6 @@ def sandwich(
         InputError: `n` or a setting cannot be used.
         NonFiniteScore: A bound is not finite.
     """
-    if not isinstance(model, CheckedLatent) and kind_of(model) != "latent":
-        raise DensityError("a sandwich needs a model with prior and decode(z): of others log p(x) is exact, or unknown")
     if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
         raise InputError(f"n is {n!r}: give the number of data to simulate, at least 1")
     if settings.gap is not None:
@@ -79,7 +77,8 @@ def sandwich(
     n, place = int(n), as_place(place)
     fixed = fix_settings(settings, ANNEALED.particles, ANNEALED.resample_below)
     x, z = _simulate(model.model if isinstance(model, CheckedLatent) else model, n, fixed.seed, place.device)
-    density = model if isinstance(model, CheckedLatent) else check_latent(model, x)
+    density = check_density(model, x)
+    assert isinstance(density, CheckedLatent)
     began = time.perf_counter()
     progress.stage("sandwich", 2 * fixed.n_gradients * n, "evaluations")
 
@@ -95,6 +94,8 @@ def sandwich(
 
 
 def _simulate(model: Any, n: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    if kind_of(model) != "latent":
+        raise DensityError("a sandwich needs a model with prior and decode(z): of others log p(x) is exact, or unknown")
     refuse_training_mode(model)
     with torch.no_grad():
         what = f"simulating data from {type(model).__name__}"

@@ -15,9 +15,9 @@ from lmeval.errors import DensityError, InputError, InputNotFound, LmevalError, 
 from lmeval.likelihood.cost import cost_lines
 from lmeval.likelihood.gap_planner import Plan
 from lmeval.likelihood.methods import BOUNDS
-from lmeval.likelihood.prepare import Prepared, plan_gaps, prepare, with_overrides
+from lmeval.likelihood.prepare import Prepared, plan_gaps, prepare
 from lmeval.likelihood.settings import FixedSettings
-from lmeval.likelihood.spec import DEFAULT_BOUNDS, BoundSpec, read_spec, spec_path
+from lmeval.likelihood.spec import DEFAULT_BOUNDS, BoundSpec, read_spec, spec_path, with_overrides
 
 ALONE = Place(0, 1, torch.device("cpu"))
 GREY = {"images": "images.npy"}
