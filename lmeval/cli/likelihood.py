@@ -56,7 +56,7 @@ def likelihood_command(
         from lmeval.compute.gather import as_place, disconnect
         from lmeval.likelihood.compare import compare
         from lmeval.likelihood.cost import cost_lines
-        from lmeval.likelihood.prepare import plan_gaps, prepare
+        from lmeval.likelihood.prepare import prepare
         from lmeval.likelihood.spec import read_spec, spec_path, with_overrides
     path = spec_path(spec)
     wanted = with_overrides(read_spec(path, data_dir), limit, seed)
@@ -66,7 +66,6 @@ def likelihood_command(
     place = as_place(device, memory)
     with loading("the models"):
         prepared = prepare(wanted, place)
-    prepared = plan_gaps(prepared, place)
     if place.is_first:
         for line in cost_lines(prepared):
             click.echo(line, err=True)

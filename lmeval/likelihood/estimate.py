@@ -13,6 +13,7 @@
 """
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,11 +21,11 @@ from torch import Tensor
 
 from lmeval.compute.gather import as_place
 from lmeval.compute.place import Place
-from lmeval.densities.protocols import CheckedExact, CheckedLatent, Kind, check_density
+from lmeval.densities.protocols import CheckedDensity, CheckedExact, CheckedLatent, Kind, check_density
 from lmeval.errors import DensityError, InputError
 from lmeval.likelihood.methods import BOUNDS, METHODS, Method
 from lmeval.likelihood.result import Advance, Batch, DatumResult, LogLikelihood, as_columns
-from lmeval.likelihood.settings import BoundSettings, fix_settings
+from lmeval.likelihood.settings import BoundSettings, FixedSettings, fix_settings
 from lmeval.likelihood.workers import score_all
 from lmeval.progress import SILENT, Progress
 
@@ -73,6 +74,21 @@ def log_likelihood(
     fixed = fix_settings(settings, how.particles, how.resample_below)
     if settings.gap is not None and how.plan and isinstance(density, CheckedLatent):
         fixed = how.plan(density, x, fixed, settings.gap).settings
+    scored = score_checked(density, x, how, fixed, place=place, progress=progress)
+    return replace(scored, seconds=time.perf_counter() - began)
+
+
+def score_checked(
+    density: CheckedDensity,
+    x: Tensor,
+    how: Method,
+    fixed: FixedSettings,
+    *,
+    place: Place,
+    progress: Progress = SILENT,
+) -> LogLikelihood:
+    """`log_likelihood` of a model that was checked on these data, by a method that suits it, with its settings filled in."""
+    began = time.perf_counter()
     progress.stage(how.name, how.n_evaluations(fixed) * len(x), "evaluations")
 
     def score(batch: Batch, advance: Advance) -> list[tuple[DatumResult]]:

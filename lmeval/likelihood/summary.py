@@ -69,7 +69,10 @@ def _measurements(row: Mapping[str, Any], data: str) -> Iterator[Measurement]:
     """The measurements that a row of the table of bounds holds."""
     of, n = {"model": row["model"], "bound": row["bound"], "data": data}, row["n"]
     side: Side = row["side"]
-    numbers = ((LOG_LIKELIHOOD, "nats", NATS, side), ("bits_per_dim", "bits_per_dim", "bits/dim", flipped(side)))
+    numbers: tuple[tuple[str, str, str, Side], ...] = (
+        (LOG_LIKELIHOOD, "nats", NATS, side),
+        ("bits_per_dim", "bits_per_dim", "bits/dim", flipped(side)),
+    )
     for name, key, unit, of_side in numbers:
         ends = row[f"{key}_ci95"]
         ci95 = None if ends is None else (ends[0], ends[1])
