@@ -12,18 +12,15 @@ if TYPE_CHECKING:
         running_rate,
     )
     from lmeval.report.figures import check_folder, save_figures
-    from lmeval.report.tasks import compare_table, task_tables
 
 
 __all__ = [
     "Bound",
     "check_folder",
-    "compare_table",
     "image_compression_table",
     "images_table",
     "running_rate",
     "save_figures",
-    "task_tables",
 ]
 
 lazy.attach(__name__)
