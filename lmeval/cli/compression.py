@@ -17,6 +17,7 @@ from lmeval.cli.shared import (
     STDOUT,
     check_new,
     check_outputs,
+    data_dir_option,
     device_option,
     dtype_option,
     force_option,
@@ -40,13 +41,6 @@ SUFFIX = ".lmz"
 BOUND_EVALUATIONS = 1 << 20  # of a decoder, for the importance-weighted bound beside the code length of images
 
 _adapt_help = "Let online models adapt to the file: full (smallest archive), light (faster), none."
-_data_dir = click.option(
-    "--data-dir",
-    envvar="LMEVAL_DATA",
-    show_envvar=True,
-    help="Where a density file's weights lie, if not beside it.",
-    metavar="DIR",
-)
 
 
 @click.command("compress")
@@ -79,7 +73,7 @@ _data_dir = click.option(
     help="Latents drawn for an image, of a density: a power of two.  [default: 16]",
 )
 @lanes_per_pass_option
-@_data_dir
+@data_dir_option
 @device_option
 @memory_option
 @dtype_option
@@ -99,7 +93,7 @@ def compress_command(
     no_verify: bool,
     particles: int | None,
     lanes_per_pass: int | None,
-    data_dir: str | None,
+    data_dir: Path | None,
     device: str,
     memory: int | None,
     dtype: str,
@@ -230,7 +224,7 @@ def _two_bars(n_bytes: int, *, verify: bool) -> Iterator[Callable[[str, int, int
 @click.option("--range", "span", metavar="A:B", help="Only bytes A to B (not included) of the original.")
 @click.option("--salvage", is_flag=True, help="Recover what is whole of a damaged archive, with zeros for what is lost.")
 @lanes_per_pass_option
-@_data_dir
+@data_dir_option
 @device_option
 @memory_option
 @json_option
@@ -242,7 +236,7 @@ def decompress_command(
     span: str | None,
     salvage: bool,
     lanes_per_pass: int | None,
-    data_dir: str | None,
+    data_dir: Path | None,
     device: str,
     memory: int | None,
     json_path: Path | None,
