@@ -68,14 +68,16 @@ from torch.nn.functional import softplus
 from lmeval.densities.layers import Layers, Linear, run_layers
 from lmeval.densities.modelfile import load_density
 from lmeval.densities.networks import LayeredVAE
-from lmeval.densities.protocols import checked_latent
+from lmeval.densities.protocols import check_latent
 from lmeval.errors import LmevalError
-from lmeval.likelihood import Sandwich, log_likelihood, sandwich
+from lmeval.likelihood import BoundSettings, Sandwich, log_likelihood, sandwich
+from lmeval.likelihood.annealed_run import prepare_run
 from lmeval.likelihood.annealing import forward
+from lmeval.likelihood.ladder import sigmoid_at
 from lmeval.likelihood.noise import Streams, keys_of
-from lmeval.likelihood.rows import quiet_distributions
-from lmeval.likelihood.runs import LEAPFROGS, checked_settings, made_ready
-from lmeval.likelihood.schedules import sigmoid_at
+from lmeval.likelihood.quiet import quiet_distributions
+from lmeval.likelihood.result import Batch
+from lmeval.likelihood.settings import LEAPFROGS, fix_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAINS, BASELINE_LEAPFROGS, BASELINE_ACCEPTANCE, TUNING_SWEEPS = 16, 10, 0.65, 6
@@ -205,7 +207,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 def timed_sandwich(name: str, model: Any, n: int, **how: Any) -> tuple[Width, Sandwich]:
     """Our sandwich and its cost. Both bounds count the pilots, which ran once."""
     began = time.perf_counter()
-    found = sandwich(model, n, particles=CHAINS, **how)
+    found = sandwich(model, n, BoundSettings(particles=CHAINS, **how))
     seconds = time.perf_counter() - began
     both = found.lower.n_evaluations + found.upper.n_evaluations - found.lower.n_pilot
     return Width(name, how["temperatures"], found.lower.nats, found.upper.nats, both, seconds), found
@@ -213,7 +215,7 @@ def timed_sandwich(name: str, model: Any, n: int, **how: Any) -> tuple[Width, Sa
 
 def within(name: str, model: Any, n: int, budget: float, **how: Any) -> Width:
     """Our sandwich with as many temperatures as the budget leaves after the pilot, whose cost a run of two tells."""
-    pilot = sandwich(model, n, particles=CHAINS, temperatures=2, **how).lower.n_pilot
+    pilot = sandwich(model, n, BoundSettings(particles=CHAINS, temperatures=2, **how)).lower.n_pilot
     moves = ((budget - pilot) / (2 * CHAINS) - 1) / LEAPFROGS
     return timed_sandwich(name, model, n, temperatures=max(2, 1 + round(moves)), **how)[0]
 
@@ -379,10 +381,10 @@ def speed(options: argparse.Namespace, console: Console) -> Found:
 def speed_contestants(model: Any, x: Tensor, times: int) -> list[Contestant]:
     d, n = model.prior.event_shape[0], len(x)
     repeated, z = x.repeat(CHAINS, 1), torch.randn(CHAINS * n, d)
-    shape, keys, ids = checked_latent(model, x), keys_of(x), tuple(range(n))
-    settings = checked_settings(CHAINS, RUN_TEMPERATURES, "thermodynamic", "auto", LEAPFROGS, 0.5, 0)
+    density, batch = check_latent(model, x), Batch(x, tuple(range(n)), keys_of(x), CHAINS * n)
+    settings = fix_settings(BoundSettings(temperatures=RUN_TEMPERATURES), CHAINS)
     with quiet_distributions():
-        ready = made_ready(model, shape, x, ids, keys, settings)
+        prepared = prepare_run(density, batch, settings)
 
     def loop(log_prob: Callable[[Tensor], Tensor]) -> float:
         for _ in range(times):
@@ -392,11 +394,11 @@ def speed_contestants(model: Any, x: Tensor, times: int) -> list[Contestant]:
 
     def run() -> float:
         with quiet_distributions():
-            forward(ready.target, ready.ladder, CHAINS, Streams(0, "run", keys, x), lambda _: None)
+            forward(prepared.target, prepared.ladder, CHAINS, Streams(0, "run", batch.keys, x), lambda _: None)
         return settings.n_gradients * n
 
     def whole() -> float:
-        return log_likelihood(model, x, "smc", particles=CHAINS).n_gradients * n
+        return log_likelihood(model, x, "smc", BoundSettings(particles=CHAINS)).n_gradients * n
 
     return [
         Contestant("bare", partial(loop, lambda point: model.decode(point).log_prob(repeated))),
@@ -473,7 +475,7 @@ def scaling(options: argparse.Namespace, console: Console) -> Found:
     for axis, k, n, d in runs:
         model = random_vae((d, 100, 784))
         x = drawn(model, n)
-        found = log_likelihood(model, x, "smc", particles=k, temperatures=RUN_TEMPERATURES)
+        found = log_likelihood(model, x, "smc", BoundSettings(particles=k, temperatures=RUN_TEMPERATURES))
         rate, share = found.n_gradients * n / found.seconds, found.n_pilot / found.n_gradients
         rows.append({"axis": axis, "particles": k, "data": n, "latents": d, "seconds": found.seconds, "per_second": rate})
         made.add_row(axis, str(k), f"{n:,}", str(d), f"{found.seconds:.2f}", f"{rate:,.0f}", f"{share:.0%}")
@@ -490,7 +492,7 @@ def iwae(options: argparse.Namespace, console: Console) -> Found:
     x, nats = drawn(model, n), {}
 
     def ours() -> float:
-        nats["lmeval"] = log_likelihood(model, x, "iwae", particles=k).nats
+        nats["lmeval"] = log_likelihood(model, x, "iwae", BoundSettings(particles=k)).nats
         return n * k
 
     def bare() -> float:

@@ -31,7 +31,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lmeval.densities.layers import ACTIVATIONS
-from lmeval.densities.modelfile import FILE_NAME, DensityKeys, build_density, checked_keys, load_density
+from lmeval.densities.modelfile import FILE_NAME, build_density, checked_keys, load_density
+from lmeval.specs.reader import Node
 
 DIGITS = "the first 1,237 of scikit-learn's digits (UCI optdigits); the next 200 chose the weights"
 MNIST = "the first 55,000 training images of MNIST, binarised anew in every epoch; the last 5,000 chose the weights"
@@ -240,7 +241,7 @@ class Trained(NamedTuple):
     model: Callable[[], Any]
 
 
-def start(recipe: Recipe, keys: DensityKeys, images: Images) -> Trained:
+def start(recipe: Recipe, keys: Node, images: Images) -> Trained:
     if recipe.file["density"] == "flow":
         import zuko
 

@@ -1,3 +1,4 @@
+import io
 import subprocess
 import sys
 import time
@@ -5,9 +6,12 @@ from pathlib import Path
 
 import click
 import pytest
-from samples import ROOT
+from samples import ROOT, tiny_gpt2
 
 from lmeval.cli import COMMANDS, SECTIONS, commands
+from lmeval.cli.shared import loading
+from lmeval.prompting import RunSettings, run_task
+from lmeval.results.records import records_of, write_records
 
 HEAVY = {"accelerate", "datasets", "evaluate", "matplotlib", "numba", "sklearn", "torch", "transformers", "zuko"}
 LISTED = """
@@ -75,13 +79,7 @@ def test_archives_are_inspected_without_a_library_of_numbers(arguments: list[str
 
 def test_results_are_read_without_a_model(tmp_path: Path):
     records = tmp_path / "records.jsonl"
-    ran = subprocess.run(
-        [sys.executable, "-m", "lmeval", "run", "sentiment", "--limit", "8", "--records", str(records)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == 0, ran.stderr
+    write_records(records_of(run_task("sentiment", tiny_gpt2(), RunSettings(limit=8))), records)
     for arguments in (["rescore", records], ["compare", records, records]):
         status, modules = modules_of(*arguments)
         assert status == 0
@@ -128,7 +126,7 @@ def test_an_interruption_while_modules_are_imported_is_one_line(name: str, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.1, 0.4, 1.0, 2.0, 4.0])
+@pytest.mark.parametrize("seconds", [0.0, 0.1, 0.4, 1.0, 3.0])
 def test_an_interruption_at_any_time_is_one_line(seconds: float, tmp_path: Path):
     (tmp_path / "text.txt").write_text("a few words " * 200_000)  # longer than the test waits, on any machine
     arguments = ["perplexity", "text.txt", "--json", "out.json"]
@@ -142,6 +140,29 @@ def test_an_interruption_at_any_time_is_one_line(seconds: float, tmp_path: Path)
         out, err = process.communicate(timeout=120)
     assert (process.returncode, out, err) == (130, "", "lmeval: interrupted\n")
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_loading_is_told_on_a_terminal_and_taken_back(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stderr", terminal := _Terminal())
+    with pytest.raises(ValueError, match="a model that is none"), loading("model m"):
+        assert terminal.getvalue() == "loading model m ..."
+        raise ValueError("a model that is none")
+    line, blank, end = terminal.getvalue().split("\r")
+    assert (line, blank, end) == ("loading model m ...", " " * len(line), "")
+
+
+@pytest.mark.parametrize("rank, terminal", [("0", io.StringIO()), ("1", _Terminal())], ids=["a file", "another process"])
+def test_loading_is_silent_elsewhere(rank: str, terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("RANK", rank)
+    with loading("model m"):
+        pass
+    assert terminal.getvalue() == ""
 
 
 def test_commands_are_known_by_one_name():

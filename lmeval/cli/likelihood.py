@@ -1,24 +1,16 @@
 """`lmeval likelihood`."""
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lmeval import report, results
-from lmeval.cli.shared import check_outputs, device_option, json_option, loading, print_table, write_json_data
-from lmeval.compute import gather
-
-if TYPE_CHECKING:
-    from lmeval.likelihood.spec import Spec
-    from lmeval.likelihood.summary import Comparison
-
-RECORDS_KIND = "lmeval.likelihood"
+from lmeval.cli.progress import drawn_progress
+from lmeval.cli.shared import check_outputs, device_option, json_option, loading, memory_option
+from lmeval.report.figures import check_folder, save_figures
+from lmeval.report.terminal import print_blocks
+from lmeval.report.views import view
+from lmeval.results import Report, write_json
+from lmeval.results.records import records_of, write_records
 
 
 @click.command("likelihood")
@@ -32,6 +24,7 @@ RECORDS_KIND = "lmeval.likelihood"
 @click.option("--limit", type=click.IntRange(min=1), help="Score the first N images only.  [default: the spec's]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of all draws.  [default: the spec's, else 0]")
 @device_option
+@memory_option
 @json_option
 @click.option(
     "--records", "records_path", type=click.Path(path_type=Path), help="Write every datum's values here, as JSON lines."
@@ -43,6 +36,7 @@ def likelihood_command(
     limit: int | None,
     seed: int | None,
     device: str,
+    memory: int | None,
     json_path: Path | None,
     records_path: Path | None,
     folder: Path | None,
@@ -59,65 +53,36 @@ def likelihood_command(
       seed, paired (the model that the others are compared with)
     """
     with loading("PyTorch"):
+        from lmeval.compute.gather import as_place, disconnect
         from lmeval.likelihood.compare import compare
-        from lmeval.likelihood.prepare import changed, costs, prepare, with_plans
-        from lmeval.likelihood.spec import read_spec, spec_path
-    wanted = changed(read_spec(spec_path(spec)), limit, seed)
-    check_outputs([path for path in (json_path, records_path) if path], _inputs(wanted, data_dir))
+        from lmeval.likelihood.cost import cost_lines
+        from lmeval.likelihood.prepare import prepare
+        from lmeval.likelihood.spec import read_spec, spec_path, with_overrides
+    path = spec_path(spec)
+    wanted = with_overrides(read_spec(path, data_dir), limit, seed)
+    check_outputs([path for path in (json_path, records_path) if path], (str(wanted.path), *map(str, wanted.files.values())))
     if folder:
-        report.check_folder(folder)
-    group = gather.connect(device)
+        check_folder(folder)
+    place = as_place(device, memory)
     with loading("the models"):
-        prepared = prepare(wanted, data_dir, group.device)
-    prepared = with_plans(prepared, group)
-    if group.rank == 0:
-        for line in costs(prepared):
+        prepared = prepare(wanted, place)
+    if place.is_first:
+        for line in cost_lines(prepared):
             click.echo(line, err=True)
-    with _progress(wanted.name, show=group.rank == 0) as watch:
-        found = compare(prepared, group, watch)
-    if group.rank == 0:
-        print_table(report.likelihood_tables(found.report))
-        _write(found, json_path, records_path, folder)
-    gather.disconnect(group)
+    with drawn_progress(show=place.is_first) as progress:
+        report = compare(prepared, place=place, progress=progress)
+    if place.is_first:
+        _show(report, json_path, records_path, folder)
+    disconnect(place)
 
 
-def _inputs(spec: "Spec", data_dir: Path | None) -> tuple[str, ...]:
-    """Files that the run reads, which no output may take the place of."""
-    from lmeval.likelihood.spec import locate
-
-    named = [spec.data.images.images, *(model.model for model in spec.models)]
-    named += [model.kde.held_out.images for model in spec.models if model.kde and model.kde.held_out]
-    return (str(spec.path), *(str(path) for name in named if (path := locate(name, spec, data_dir))))
-
-
-def _write(found: "Comparison", json_path: Path | None, records_path: Path | None, folder: Path | None) -> None:
-    from lmeval.likelihood.summary import as_json, records
-
+def _show(report: Report, json_path: Path | None, records_path: Path | None, folder: Path | None) -> None:
+    blocks = view(report)
+    print_blocks(blocks)
     if json_path:
-        write_json_data(as_json(found), json_path)
+        write_json(report, json_path)
     if records_path:
-        head = {"kind": RECORDS_KIND, "schema": results.SCHEMA, "ledger": found.report.ledger}
-        rows = [head | {"provenance": found.report.provenance}, *records(found)]
-        results.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows), records_path)
+        write_records(records_of(report), records_path)
     if folder:
-        for path in report.save_figures(found, folder):
+        for path in save_figures(blocks, folder):
             click.echo(f"wrote {path}", err=True)
-
-
-@contextmanager
-def _progress(label: str, *, show: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on standard error for what is being done; nothing where that is no terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as progress:
-        bar = progress.add_task(label, total=None)
-        now = label
-
-        def watch(doing: str, done: int, total: int) -> None:
-            nonlocal now
-            if doing != now:
-                progress.reset(bar, description=doing, total=total)
-                now = doing
-            progress.update(bar, completed=done, total=total)
-
-        yield watch

@@ -8,54 +8,36 @@ dead-lock, and nothing is padded with duplicates that would have to be removed a
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lmeval.compute.place import Place
-from lmeval.errors import DeviceError, WorkerError, first_line
-
-if TYPE_CHECKING:
-    import torch
+from lmeval.compute.place import Place, device_named, is_cpu
+from lmeval.errors import WorkerError, first_line
 
 
 def connect(device: str = "auto") -> Place:
     """Join the processes that `torchrun` or `accelerate launch` started, or stand alone.
 
-    `device` is "auto" (an accelerator where there is one), "cpu", "cuda" or "cuda:N". With several processes each takes the
-    device of its local rank. On CPUs they talk through gloo: start them with `torchrun --nproc_per_node N -m lmeval ...`
-    (plain `accelerate launch --cpu` starts one process only).
+    With several processes each takes the device of its local rank. On CPUs they talk through gloo: start them with
+    `torchrun --nproc_per_node N -m lmeval ...` (plain `accelerate launch --cpu` starts one process only).
+
+    Args:
+        device: "auto" (an accelerator where there is one), "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        DeviceError: There is no such device.
     """
-    wanted = _checked_device(device)
+    wanted = device_named(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Place(0, 1, wanted)
     from accelerate import PartialState  # costs a second to import, and only several processes need it
 
-    state = PartialState(cpu=wanted.type == "cpu")
+    state = PartialState(cpu=is_cpu(wanted))
     return Place(state.process_index, state.num_processes, state.device or wanted)
 
 
 def as_place(place: Place | str, memory: int | None = None) -> Place:
     """A place as it is; by the name of a device ("auto", "cpu", "cuda:1"), this process's place among those of the run."""
     return connect(place)._replace(memory=memory) if isinstance(place, str) else place
-
-
-def _checked_device(device: str) -> "torch.device":
-    import torch
-
-    if device == "auto":
-        found = torch.accelerator.current_accelerator()
-        return torch.device("cpu") if found is None else found
-    try:
-        wanted = torch.device(device)
-    except RuntimeError as error:
-        raise DeviceError(f"unknown device '{device}': use auto, cpu, cuda or cuda:N") from error
-    here = torch.accelerator.current_accelerator()
-    if wanted.type not in ("cpu", "cuda") and (here is None or wanted.type != here.type):
-        raise DeviceError(f"device '{device}' is not here: use --device {'cpu' if here is None else here.type}")
-    if wanted.type == "cuda":
-        count = torch.cuda.device_count()
-        if (wanted.index or 0) >= count:
-            raise DeviceError(f"device '{device}' is not here: this machine has {count} CUDA devices; use --device cpu")
-    return wanted
 
 
 def gather_by_id(mine: Mapping[int, Any], n_items: int, place: Place, failure: BaseException | None = None) -> list[Any]:

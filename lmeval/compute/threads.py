@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 import torch
 
+from lmeval.compute.place import is_cpu
+
 TRIAL_SECONDS, HOLD_SECONDS = 0.15, 10.0
 
 
@@ -57,7 +59,7 @@ def tuned_threads(device: torch.device) -> Iterator[Tuner]:
     """A tuner within torch's present number of threads, which holds again afterwards. Elsewhere than on a CPU it is idle."""
     before = torch.get_num_threads()
     try:
-        yield Tuner(before if device.type == "cpu" else 0)
+        yield Tuner(before if is_cpu(device) else 0)
     finally:
         torch.set_num_threads(before)
 
@@ -67,7 +69,7 @@ def half_the_threads(device: torch.device) -> Iterator[None]:
     """For stepping work whose last digits must not depend on what else the machine does."""
     before = torch.get_num_threads()
     try:
-        if device.type == "cpu":
+        if is_cpu(device):
             torch.set_num_threads(max(1, before // 2))
         yield
     finally:
@@ -79,8 +81,8 @@ def one_thread(device: torch.device) -> Iterator[int]:
     """For threads that compute side by side, each on a core of its own: how many there may be (one off the CPU)."""
     before = torch.get_num_threads()
     try:
-        if device.type == "cpu":
+        if is_cpu(device):
             torch.set_num_threads(1)
-        yield before if device.type == "cpu" else 1
+        yield before if is_cpu(device) else 1
     finally:
         torch.set_num_threads(before)

@@ -12,32 +12,39 @@ if TYPE_CHECKING:
     from lmeval.data.images import ImageSet, Tags, binarise, image_set, limited, read_images, require_same_space, threshold
     from lmeval.densities.adapters import Flow, TokenImages, from_autoencoder_kl, from_causal_lm, from_flow, from_pythae
     from lmeval.densities.modelfile import LoadedDensity, is_density, load_density
-    from lmeval.densities.networks import DequantizedFlow, Generator, LayeredVAE, Made
+    from lmeval.densities.networks import DequantisedFlow, Generator, LayeredVAE, Made
     from lmeval.densities.protocols import (
+        CheckedDensity,
+        CheckedExact,
+        CheckedLatent,
         Exact,
         Implicit,
         Kind,
         Latent,
         LatentShape,
-        checked_exact,
-        checked_latent,
+        check_density,
+        check_exact,
+        check_latent,
         draw,
         kind_of,
     )
     from lmeval.densities.spaces import (
         Logit,
-        bits_per_dim,
         check_normalised,
-        dequantised,
+        dequantise,
         from_logits,
         in_logit_space,
         log_mean_exp,
         to_logits,
         uniform_levels,
     )
+    from lmeval.stats.units import bits_per_dim
 
 __all__ = [
-    "DequantizedFlow",
+    "CheckedDensity",
+    "CheckedExact",
+    "CheckedLatent",
+    "DequantisedFlow",
     "Exact",
     "Flow",
     "Generator",
@@ -54,10 +61,11 @@ __all__ = [
     "TokenImages",
     "binarise",
     "bits_per_dim",
+    "check_density",
+    "check_exact",
+    "check_latent",
     "check_normalised",
-    "checked_exact",
-    "checked_latent",
-    "dequantised",
+    "dequantise",
     "draw",
     "from_autoencoder_kl",
     "from_causal_lm",

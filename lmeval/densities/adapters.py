@@ -15,7 +15,7 @@ from jaxtyping import Float64
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
-from lmeval.densities.checks import Data, calling, checked_data, name_of
+from lmeval.densities.checks import Data, call_foreign, check_data, name_of
 from lmeval.errors import DensityError, InputError
 from lmeval.models import CausalLM
 from lmeval.results import Side
@@ -140,7 +140,7 @@ def from_autoencoder_kl(vae: Any, sigma: float, image_shape: Sequence[int] | Non
         image_shape = (channels, size, size)
     blank = torch.zeros(1, *image_shape, device=weight.device, dtype=weight.dtype)
     with torch.no_grad():
-        moments = calling(lambda: vae.encode(blank).latent_dist, f"{name}.encode(x).latent_dist", blank)
+        moments = call_foreign(lambda: vae.encode(blank).latent_dist, f"{name}.encode(x).latent_dist", blank)
     latent_shape = moments.mean.shape[1:]
 
     def decode(z: Tensor) -> Distribution:
@@ -162,7 +162,7 @@ def from_autoencoder_kl(vae: Any, sigma: float, image_shape: Sequence[int] | Non
 class Flow:
     """A flow of any library: log_prob(x) of real x [n, *event], exact for the density of real numbers that it is.
 
-    On 8-bit images that is no probability of levels: `spaces.dequantised` bounds it.
+    On 8-bit images that is no probability of levels: `spaces.dequantise` bounds it.
     """
 
     module: Any
@@ -198,7 +198,7 @@ def from_flow(flow: Any) -> Flow:
         if not callable(flow):
             raise DensityError(f"{name} is no flow: it has no log_prob(x) and gives no distribution when called")
         with torch.no_grad():
-            found = calling(flow, f"{name}()", None)
+            found = call_foreign(flow, f"{name}()", None)
         if not isinstance(found, Distribution):
             raise DensityError(
                 f"{name}() gives {type(found).__name__}, not a torch Distribution, and {name} has no log_prob(x)"
@@ -218,7 +218,7 @@ class TokenImages:
 
     def log_prob(self, x: Data) -> Float64[Tensor, " n"]:
         """log P(x) in nats for levels x, over pixels in row-major order. Raises InputError where x holds no levels."""
-        checked_data(x, len(self.ids))
+        check_data(x, len(self.ids))
         ids = np.array(self.ids)
         rows = ids[x.flatten(1).round().long().cpu().numpy()].tolist()
         scored = score(self.model, (request([self.start_id], row) for row in rows))

@@ -1,11 +1,10 @@
-"""What every check of a density is made of: foreign code called, data that tell much, shapes, values, the random state.
+"""What every check of a density is made of: foreign code called, data that tell much, shapes, values.
 
 Each finding is one line that names the model's part, what it gave, and what to do. `protocols` puts them together.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ N_TRIED = 3  # z values, and data, that a check looks at
 ROUNDING, REPEATED = 1e-3, 1e-5
 
 
-def checked_data(x: Any, levels: int | None = None) -> None:
+def check_data(x: Any, levels: int | None = None) -> None:
     """Raise InputError where x is no float tensor [n, *event] of finite numbers, or of levels; EmptyInput without data."""
     if not isinstance(x, Tensor):
         raise InputError(
@@ -48,15 +47,6 @@ def checked_data(x: Any, levels: int | None = None) -> None:
             raise InputError(f"x holds {float(x[wrong][0]):g}, and {levels} levels are the whole numbers 0 to {levels - 1}")
 
 
-@contextmanager
-def own_random_state(device: torch.device | str, seed: int = 0) -> Iterator[None]:
-    """Random numbers from `seed` inside, the caller's own random state afterwards, on the CPU and on `device`."""
-    device = torch.device(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
 def refuse_training_mode(model: Any) -> None:
     """Raise DensityError where dropout or batch normalisation is in training mode, or weights are not finite."""
     held = [model, *getattr(model, "__dict__", {}).values()]
@@ -80,7 +70,7 @@ def name_of(model: Any) -> str:
     return name if isinstance(name, str) and name else type(model).__name__
 
 
-def calling(function: Callable[[], Any], what: str, given: Tensor | None) -> Any:
+def call_foreign(function: Callable[[], Any], what: str, given: Tensor | None) -> Any:
     """Call foreign code. What it raises becomes one line that says what it was `given` and guesses the remedy."""
     try:
         return function()
@@ -107,7 +97,7 @@ def calling(function: Callable[[], Any], what: str, given: Tensor | None) -> Any
         raise DensityError(f"{what} fails{shown}: {line:.200}; {remedy}") from error
 
 
-def telling_rows(x: Data) -> Data:
+def probe_rows(x: Data) -> Data:
     """The data that tell most, N_TRIED of them: the first, and those with the least and the greatest value of all.
 
     Where these are fewer, the last and the middle one; where there are no others, the first one read backwards.
@@ -240,7 +230,7 @@ def check_support(support: Any, x: Data, rows: Data, name: str) -> None:
         return
     if support is None or isinstance(base, type(constraints.dependent)):
         return
-    inside = calling(lambda: support.check(rows), f"{name}'s support", rows)
+    inside = call_foreign(lambda: support.check(rows), f"{name}'s support", rows)
     if not bool(inside.all()):
         raise DensityError(
             f"{name} allows only {words(support)}, and x holds {float(rows.min()):g} to {float(rows.max()):g}: rescale x"

@@ -74,7 +74,7 @@ def check_layers(layers: Layers, n_in: int, n_out: int | None, where: str) -> in
     return width
 
 
-def moved(layers: Iterable[Linear | str], device: torch.device | str, dtype: torch.dtype = torch.float32) -> Layers:
+def to_device(layers: Iterable[Linear | str], device: torch.device | str, dtype: torch.dtype = torch.float32) -> Layers:
     """The same network with its weights on another device, or in another dtype."""
     return tuple(
         layer if isinstance(layer, str) else Linear(layer.weight.to(device, dtype), layer.bias.to(device, dtype))

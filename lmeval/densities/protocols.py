@@ -10,6 +10,7 @@ Any object with these parts will do; nothing has to be inherited. The checks try
 caller's random state, and say what is wrong, and what to do, in one line.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -17,24 +18,24 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
+from lmeval.compute.seeds import seeded
 from lmeval.densities.checks import (
     N_TRIED,
     REPEATED,
     Data,
-    calling,
+    call_foreign,
+    check_data,
     check_distribution,
     check_log_prob,
     check_parameters,
     check_same,
     check_support,
     check_values,
-    checked_data,
     is_discrete,
     name_of,
-    own_random_state,
+    probe_rows,
     refuse_training_mode,
     support_of,
-    telling_rows,
     words,
 )
 from lmeval.errors import DensityError
@@ -73,7 +74,7 @@ class Implicit(Protocol):
 
 
 class LatentShape(NamedTuple):
-    """What `checked_latent` finds out.
+    """What `check_latent` finds out.
 
     The dimension of z; whether decode takes z [k, n, d] and then gives the very log_prob(x) [k, n] that it gives for z
     [k * n, d]; whether there is encode; whether log p(x | z) has a finite gradient with respect to z.
@@ -83,6 +84,34 @@ class LatentShape(NamedTuple):
     batched_particles: bool
     has_encoder: bool
     differentiable: bool
+
+
+class CheckedLatent(NamedTuple):
+    """A latent variable model that has been tried on data, and the shape it turned out to have. Carried on, it is not tried
+    again."""
+
+    model: Any
+    shape: LatentShape
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of density that it is."""
+        return "latent"
+
+
+class CheckedExact(NamedTuple):
+    """A model with log_prob that has been tried on data, and the side of log p(x) on which its numbers lie."""
+
+    model: Any
+    side: Side
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of density that it is."""
+        return "exact"
+
+
+CheckedDensity = CheckedLatent | CheckedExact
 
 
 def kind_of(model: object) -> Kind:
@@ -110,49 +139,89 @@ def kind_of(model: object) -> Kind:
     )
 
 
-def checked_latent(model: Any, x: Data, levels: int | None = None) -> LatentShape:
+def check_density(model: Any, x: Data, levels: int | None = None) -> CheckedDensity:
+    """Try a latent variable model or one with log_prob on a few data of `x`.
+
+    Args:
+        model: Any object that has the parts of a kind of density. One that was checked before stays as it is.
+        x: The data [n, *event] that it will be asked about.
+        levels: Says that x holds levels 0 .. levels - 1 of discrete data: then numbers must be those of probabilities.
+
+    Returns:
+        The model with what was found out, for everything that computes with it.
+
+    Raises:
+        DensityError: In one line, for parts, shapes and values that cannot be used, and for an implicit model.
+        InputError: x cannot be used.
+    """
+    if isinstance(model, CheckedLatent | CheckedExact):
+        return model
+    kind = KINDS[kind_of(model)]
+    if kind.check is None:
+        raise DensityError(
+            f"{kind.description} has no likelihood: lmeval.likelihood.kde estimates a density from its samples"
+        )
+    return kind.check(model, x, levels)
+
+
+def check_latent(model: Any, x: Data, levels: int | None = None) -> CheckedLatent:
     """Try a latent variable model on a few data of `x` and a few z from its prior.
 
     `levels` says that x holds levels 0 .. levels - 1 of discrete data: then p(x | z) must be a probability, not a density.
     Raises DensityError in one line for parts, shapes and values that cannot be used, EmptyInput and InputError for such x.
     """
-    checked_data(x, levels)
+    check_data(x, levels)
     refuse_training_mode(model)
-    name, rows = name_of(model), telling_rows(x)
-    with own_random_state(x.device), torch.no_grad():
+    name, rows = name_of(model), probe_rows(x)
+    with seeded(0, x.device), torch.no_grad():
         d_latent = _check_prior(model, x)
         z = model.prior.sample((N_TRIED,))
         _check_decode(model, z, rows, x, levels)
         has_encoder = callable(getattr(model, "encode", None))
         if has_encoder:
             _check_encode(f"{name}.encode(x)", model.encode, rows, d_latent)
-        return LatentShape(d_latent, _takes_particles(model, z, rows), has_encoder, _has_gradient(model, z, rows))
+        batched, differentiable = _takes_particles(model, z, rows), _has_gradient(model, z, rows)
+        return CheckedLatent(model, LatentShape(d_latent, batched, has_encoder, differentiable))
 
 
-def checked_exact(model: Any, x: Data, levels: int | None = None) -> Side:
-    """Try a model with log_prob on a few data of `x`; what its numbers are: "exact", or "lower" where it says so.
+def check_exact(model: Any, x: Data, levels: int | None = None) -> CheckedExact:
+    """Try a model with log_prob on a few data of `x`. Its numbers are "exact", or "lower" where it says so.
 
     `levels` says that x holds levels 0 .. levels - 1 of discrete data: then no log_prob may be above 0. Raises as
-    `checked_latent` does.
+    `check_latent` does.
     """
-    checked_data(x, levels)
+    check_data(x, levels)
     refuse_training_mode(model)
-    name, rows = f"{name_of(model)}.log_prob(x)", telling_rows(x)
+    name, rows = f"{name_of(model)}.log_prob(x)", probe_rows(x)
     side = getattr(model, "side", "exact")
     if side not in ("exact", "lower"):
         raise DensityError(f"{name_of(model)}.side is {side!r}: what log_prob gives is 'exact', or a bound, 'lower'")
 
     def log_prob(data: Tensor) -> Tensor:
-        return check_log_prob(calling(lambda: model.log_prob(data), name, data), data, name)
+        return check_log_prob(call_foreign(lambda: model.log_prob(data), name, data), data, name)
 
-    with own_random_state(x.device), torch.no_grad():
+    with seeded(0, x.device), torch.no_grad():
         support = support_of(model)
         check_support(support, x, rows, name_of(model))
         found = log_prob(rows)
         check_values(found, name, discrete=levels is not None or is_discrete(support), levels=levels)
         check_same(found, log_prob(rows), f"{name} differs between two calls", REPEATED)
         check_same(found[:1], log_prob(rows[:1]), f"{name} of a datum depends on the other data of the batch")
-    return side
+    return CheckedExact(model, side)
+
+
+class KindOfDensity(NamedTuple):
+    """A kind of density: what messages call it, and how a model of it is tried (None where it has no likelihood)."""
+
+    description: str
+    check: Callable[[Any, Data, int | None], CheckedDensity] | None
+
+
+KINDS: Mapping[Kind, KindOfDensity] = {
+    "latent": KindOfDensity("a latent variable model", check_latent),
+    "exact": KindOfDensity("a model with exact log p", check_exact),
+    "implicit": KindOfDensity("an implicit model", None),
+}
 
 
 def draw(model: Any, n: int, seed: int, device: torch.device | str = "cpu") -> Data:
@@ -161,8 +230,8 @@ def draw(model: Any, n: int, seed: int, device: torch.device | str = "cpu") -> D
     The caller's random state stays as it is. Raises DensityError where samples are no finite float tensor [n, *event].
     """
     name, is_torch = name_of(model), isinstance(model, Distribution)
-    with own_random_state(device, seed), torch.no_grad():
-        found = calling(lambda: model.sample((n,) if is_torch else n), f"{name}.sample({n})", None)
+    with seeded(seed, device), torch.no_grad():
+        found = call_foreign(lambda: model.sample((n,) if is_torch else n), f"{name}.sample({n})", None)
     if not isinstance(found, Tensor) or found.shape[:1] != (n,) or found.ndim < 2 or not found.is_floating_point():
         shown = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise DensityError(f"{name}.sample({n}) gives {shown}, and must give a float tensor [{n}, *event]")
@@ -193,7 +262,7 @@ def _check_prior(model: Any, x: Data) -> int:
         raise DensityError(f"{name}.prior has batch_shape {batch} and event_shape {event}, not () and (d,): {remedy}")
     far = torch.tensor([1e3 + 0.5, -1e3 - 0.5], device=x.device)[:, None].expand(2, *event)
     support = support_of(prior)
-    z = calling(lambda: prior.sample((2,)), f"{name}.prior.sample((2,))", None)
+    z = call_foreign(lambda: prior.sample((2,)), f"{name}.prior.sample((2,))", None)
     if z.device != x.device:
         raise DensityError(
             f"{name}.prior lies on {z.device} and x on {x.device}: move the model and its prior to {x.device}"
@@ -209,7 +278,7 @@ def _check_prior(model: Any, x: Data) -> int:
             "normal and map it to the range you want in decode(z)"
         )
     check_parameters(prior, f"{name}.prior")
-    found = calling(lambda: prior.log_prob(z), f"{name}.prior.log_prob(z)", z)
+    found = call_foreign(lambda: prior.log_prob(z), f"{name}.prior.log_prob(z)", z)
     if found.shape != (2,):
         raise DensityError(f"{name}.prior.log_prob(z [2, {event[0]}]) has shape {list(found.shape)}, not [2]")
     if torch.isnan(found).any():
@@ -221,11 +290,11 @@ def _check_decode(model: Any, z: Tensor, rows: Data, x: Data, levels: int | None
     name, event = f"{name_of(model)}.decode(z)", tuple(rows.shape[1:])
 
     def decoded(some: Tensor) -> Distribution:
-        return check_distribution(calling(lambda: model.decode(some), name, some), (len(some), event), name, "x")
+        return check_distribution(call_foreign(lambda: model.decode(some), name, some), (len(some), event), name, "x")
 
     def log_prob(some: Tensor, data: Data) -> Tensor:
         distribution = decoded(some)
-        found = calling(lambda: distribution.log_prob(data), f"{name}.log_prob(x)", data)
+        found = call_foreign(lambda: distribution.log_prob(data), f"{name}.log_prob(x)", data)
         return check_log_prob(found, data, f"{name}.log_prob(x)")
 
     given = z.clone()
@@ -248,15 +317,17 @@ def _check_decode(model: Any, z: Tensor, rows: Data, x: Data, levels: int | None
 
 def _check_encode(name: str, encode: Any, rows: Data, d_latent: int) -> None:
     def encoded(data: Data) -> Distribution:
-        found = calling(lambda: encode(data), name, data)
+        found = call_foreign(lambda: encode(data), name, data)
         return check_distribution(found, (len(data), (d_latent,)), name, "the prior's z")
 
     def log_prob(data: Data, some: Tensor) -> Tensor:
         q = encoded(data)
-        return check_log_prob(calling(lambda: q.log_prob(some), f"{name}.log_prob(z)", some), some, f"{name}.log_prob(z)")
+        return check_log_prob(
+            call_foreign(lambda: q.log_prob(some), f"{name}.log_prob(z)", some), some, f"{name}.log_prob(z)"
+        )
 
     q = encoded(rows)
-    z = calling(q.sample, f"{name}.sample()", None)
+    z = call_foreign(q.sample, f"{name}.sample()", None)
     try:
         spread = q.stddev
     except (NotImplementedError, AttributeError):  # many distributions do not know their own

@@ -16,10 +16,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lmeval.likelihood.hmc import Move, moved, picked
+from lmeval.densities.spaces import log_mean_exp
+from lmeval.likelihood.hmc import gather_states, hmc_step
+from lmeval.likelihood.ladder import Ladder
 from lmeval.likelihood.noise import Streams
-from lmeval.likelihood.paths import State, Target, begun, evaluated
-from lmeval.likelihood.pilot import Tuning, move_at, systematic
+from lmeval.likelihood.paths import State, Target, init_particles, log_prob_and_grad
+from lmeval.likelihood.pilot import systematic
 
 
 class Annealed(NamedTuple):
@@ -36,20 +38,6 @@ class Annealed(NamedTuple):
     n_lost: Tensor
 
 
-class Ladder(NamedTuple):
-    """A run fixed beforehand: temperatures [T + 1, batch], what a pilot found, gradient evaluations of a trajectory, and the
-    share of k below which the effective sample size calls for resampling (0: annealed importance sampling)."""
-
-    betas: Tensor
-    tuning: Tuning
-    leapfrogs: int
-    resample_below: float
-
-    def move(self, t: int) -> Move:
-        """How to move at temperature t."""
-        return move_at(self.tuning, self.betas[t], self.leapfrogs)
-
-
 def effective_size(log_weight: Tensor) -> Tensor:
     """(sum w)^2 / sum w^2 over particles, [batch]; 0 where no particle has weight.
 
@@ -60,14 +48,9 @@ def effective_size(log_weight: Tensor) -> Tensor:
     return torch.nan_to_num(found, nan=0.0)
 
 
-def log_mean_exp(log_weight: Tensor) -> Tensor:
-    """log (1/k sum_i exp(log_weight_i)) over the first axis."""
-    return torch.logsumexp(log_weight, 0) - torch.log(torch.tensor(float(len(log_weight)), dtype=torch.float64))
-
-
 def forward(target: Target, ladder: Ladder, k: int, streams: Streams, tick: Callable[[int], None]) -> Annealed:
     """Z-hat of each datum from k particles: (T - 1) moves each."""
-    return _run(target, ladder, begun(target, k, streams), None, streams, tick)
+    return _run(target, ladder, init_particles(target, k, streams), None, streams, tick)
 
 
 def conditional(
@@ -76,7 +59,7 @@ def conditional(
     """The same with particle 0 held to a path that `backward` drew, and resampled around it."""
     first = path[0]
     if k > 1:
-        first = joined(first, begun(target, k - 1, streams))
+        first = concat_states(first, init_particles(target, k - 1, streams))
     return _run(target, ladder, first, path, streams, tick)
 
 
@@ -85,10 +68,10 @@ def backward(target: Target, ladder: Ladder, z: Tensor, streams: Streams, tick: 
 
     Each kernel is reversible, so that this is the time-reversed run whose last state is z.
     """
-    state = evaluated(target, z)
+    state = log_prob_and_grad(target, z)
     path = [state]
     for t in range(len(ladder.betas) - 2, 0, -1):
-        state = moved(target, state, ladder.move(t), streams).state
+        state = hmc_step(target, state, ladder.move(t), streams).state
         path.append(state)
         tick(len(z) * ladder.leapfrogs)
     return path[::-1]
@@ -100,7 +83,7 @@ def log_weight_of(ladder: Ladder, path: list[State]) -> Tensor:
     return torch.stack([rise * state.tilt for rise, state in zip(rises, path, strict=True)]).sum(0)
 
 
-def joined(a: State, b: State) -> State:
+def concat_states(a: State, b: State) -> State:
     """Particles of a, then those of b."""
     return State(*(torch.cat([x, y]) for x, y in zip(a, b, strict=True)))
 
@@ -124,15 +107,15 @@ def _run(
             if bool(resampled.any()):
                 log_z = torch.where(resampled, log_z + log_mean_exp(weight), log_z)
                 weight = torch.where(resampled, 0.0, weight)
-                state = picked(state, index)
+                state = gather_states(state, index)
             n_resampled = n_resampled + resampled
         move = ladder.move(t)
         if path is None:
-            done = moved(target, state, move, streams)
+            done = hmc_step(target, state, move, streams)
             state = done.state
         elif k > 1:
-            done = moved(target, State(*(part[1:] for part in state)), move, streams)
-            state = joined(path[t], done.state)
+            done = hmc_step(target, State(*(part[1:] for part in state)), move, streams)
+            state = concat_states(path[t], done.state)
         else:
             state = path[t]
             continue

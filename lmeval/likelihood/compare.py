@@ -1,127 +1,155 @@
 """Several models on one data set: every bound of every model, and the report of them."""
 
-import dataclasses
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
+from torch import Tensor
 
 from lmeval import results
-from lmeval.compute.place import Place
+from lmeval.compute.gather import as_place
+from lmeval.compute.memory import settled
+from lmeval.compute.place import Place, describe_place
+from lmeval.densities.protocols import CheckedLatent
 from lmeval.errors import LmevalError
-from lmeval.likelihood.estimate import log_likelihood
-from lmeval.likelihood.kde import kde_log_likelihood
-from lmeval.likelihood.prepare import Model, Prepared
-from lmeval.likelihood.rows import LogLikelihood
-from lmeval.likelihood.simulate import sandwich
-from lmeval.likelihood.spec import ANNEALED, BoundSpec, KdeSpec
-from lmeval.likelihood.summary import DELTA, Comparison, Found, Sandwiched, comparison
+from lmeval.likelihood.estimate import score_checked
+from lmeval.likelihood.kde import KdeSettings, kde_log_likelihood
+from lmeval.likelihood.prepare import Model, Prepared, SettledBound
+from lmeval.likelihood.result import LogLikelihood
+from lmeval.likelihood.simulate import bound_both_sides
+from lmeval.likelihood.spec import KdeSpec
+from lmeval.likelihood.summary import DELTA, comparison_report
+from lmeval.likelihood.tables import BoundResult, SandwichResult
+from lmeval.progress import SILENT, Progress
+from lmeval.results import Report
 
-Watch = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
 
-
-def compare(prepared: Prepared, place: Place, watch: Watch | None = None) -> Comparison:
+def compare(prepared: Prepared, *, place: Place | str = "cpu", progress: Progress = SILENT) -> Report:
     """Score every model on the same data. With several processes each scores a part of the data; all return the same.
 
-    Raises LmevalError, with the model's name in front.
+    Args:
+        prepared: Data and models, read and checked; bounds that name a gap have been planned.
+        place: Where `prepared` lies.
+        progress: Told of a stage for each bound of each model.
+
+    Returns:
+        A report of kind "likelihood": of each model and bound log p and bits a dimension, tables "bounds", "sandwiches" and
+        "differences", and as items every number of every datum.
+
+    Raises:
+        LmevalError: With the model's name in front.
     """
-    began, found, sandwiches = time.perf_counter(), list[Found](), list[Sandwiched]()
+    began, place = time.perf_counter(), settled(as_place(place))
+    bounds, sandwiches = list[BoundResult](), list[SandwichResult]()
     for model in prepared.models:
         try:
-            found += _found(model, prepared, place, watch or _nothing)
-            if model.spec.sandwich:
-                sandwiches.append(_sandwiched(model, prepared.spec.seed, place, watch or _nothing))
+            bounds += _score_model(model, prepared, place, progress)
+            if model.sandwich is not None:
+                sandwiches.append(_sandwich_model(model, model.sandwich, place, progress))
         except LmevalError as error:
             raise type(error)(f"{model.spec.name}: {error}") from error
-    provenance = _provenance(prepared, place) | {"seconds": round(time.perf_counter() - began, 3)}
-    return comparison(found, sandwiches, prepared.data.n_dims, prepared.spec.paired, _ledger(prepared), provenance)
-
-
-def _nothing(_: str, __: int, ___: int) -> None:
-    """A watch that does not look."""
-
-
-def _found(model: Model, prepared: Prepared, place: Place, watch: Watch) -> list[Found]:
-    """Every number of one model."""
-    if model.kind == "implicit":
-        return [_kde_found(model, prepared, place, watch)]
-    wanted = model.bounds or (BoundSpec("exact", {}),)
-    return [_bound_found(bound, model, prepared, place, watch) for bound in wanted]
-
-
-def _bound_found(bound: BoundSpec, model: Model, prepared: Prepared, place: Place, watch: Watch) -> Found:
-    name, label = model.spec.name, bound.label if model.kind == "latent" else "log p"
-    done = log_likelihood(
-        model.density.model,
-        prepared.x,
-        bound.method,
-        **bound.settings,
-        seed=prepared.spec.seed,
-        device=place.device,
-        place=place,
-        progress=lambda done, total: watch(f"{name}: {label}", done, total),
+    provenance = results.provenance(
+        "likelihood",
+        inputs=prepared.inputs,
+        models=[_describe(model) for model in prepared.models],
+        place=describe_place(place),
+        settings={"seed": prepared.spec.seed},
+        seconds=time.perf_counter() - began,
     )
+    return comparison_report(bounds, sandwiches, prepared.spec.paired, prepared.ledger, provenance)
+
+
+class _Named(NamedTuple):
+    """A progress whose stages all have one name: that of a model and its bound."""
+
+    progress: Progress
+    name: str
+
+    def stage(self, name: str, total: int | None, unit: str) -> None:
+        """Begin the stage under the name given."""
+        self.progress.stage(self.name, total, unit)
+
+    def advance(self, n: int, note: str = "") -> None:
+        """Pass it on."""
+        self.progress.advance(n, note)
+
+
+def _score_model(model: Model, prepared: Prepared, place: Place, progress: Progress) -> list[BoundResult]:
+    """Every number of one model."""
+    if model.checked is None:
+        return [_estimate_density(model, prepared, place, progress)]
+    return [_score_bound(bound, model, prepared.x, place, progress) for bound in model.bounds]
+
+
+def _score_bound(bound: SettledBound, model: Model, x: Tensor, place: Place, progress: Progress) -> BoundResult:
+    assert model.checked is not None
+    name = model.spec.name
+    named = _Named(progress, f"{name}: {bound.label}")
+    scored = score_checked(model.checked, x, bound.method, bound.settings, place=place, progress=named)
     # A model with log_prob that calls it a lower bound integrates over dequantised levels, by draws that it fixes itself.
-    certified = model.kind == "latent" and done.side == "lower"
-    weighted = bound.method in ("iwae", *ANNEALED)
-    return Found(
+    certified = model.kind == "latent" and scored.side == "lower"
+    weighted = bound.method.weighted
+    return BoundResult(
         model=name,
         kind=model.density.kind,
-        bound="dequantised" if model.kind == "exact" and done.side == "lower" else label,
-        side=done.side,
-        nats=done.nats,
-        ess=done.ess if weighted else None,
-        pareto_k=done.pareto_k if weighted else None,
-        n_evaluations=done.n_evaluations,
-        seconds=done.seconds,
-        certificate_nats=done.certificate(DELTA) if certified else None,
-        details=_details(done) | ({"plan": dict(bound.plan)} if bound.plan else {}),
+        bound="dequantised" if model.kind == "exact" and scored.side == "lower" else bound.label,
+        side=scored.side,
+        nats=scored.nats,
+        ess=scored.ess if weighted else None,
+        pareto_k=scored.pareto_k if weighted else None,
+        n_evaluations=scored.n_evaluations,
+        seconds=scored.seconds,
+        certificate_nats=scored.certificate(DELTA) if certified else None,
+        details=_details(scored) | ({"plan": dict(bound.spec.plan)} if bound.spec.plan else {}),
     )
 
 
-def _details(done: LogLikelihood) -> dict[str, Any]:
-    found: dict[str, Any] = {"method": done.method, "settings": dict(done.settings)}
-    found |= {"n_gradients": done.n_gradients, "n_pilot": done.n_pilot, "n_lost": done.n_lost}
-    means = {"mean_length": done.lengths, "mean_acceptance": done.acceptance, "expected_gap_nats": done.expected_gap_nats}
-    for key, values in means.items():
-        found[key] = None if values is None else float(values.mean())
-    return found
+def _details(scored: LogLikelihood) -> dict[str, Any]:
+    """Settings and costs, and the means over data of what chains tell, JSON-ready."""
+    details: dict[str, Any] = {"method": scored.method, "settings": dict(scored.settings)}
+    details |= {"n_gradients": scored.n_gradients, "n_pilot": scored.n_pilot, "n_lost": scored.n_lost}
+    chains = {
+        "mean_length": scored.lengths,
+        "mean_acceptance": scored.acceptance,
+        "expected_gap_nats": scored.expected_gap_nats,
+    }
+    return details | {key: None if values is None else float(values.mean()) for key, values in chains.items()}
 
 
-def _kde_found(model: Model, prepared: Prepared, place: Place, watch: Watch) -> Found:
+def _estimate_density(model: Model, prepared: Prepared, place: Place, progress: Progress) -> BoundResult:
     name, kde = model.spec.name, model.spec.kde or KdeSpec()
-    done = kde_log_likelihood(
+    estimate = kde_log_likelihood(
         model.density.model,
         prepared.x.cpu(),
-        levels=model.density.levels,
-        samples=kde.samples,
-        bandwidths=kde.bandwidths,
+        model.density.levels,
+        KdeSettings(kde.samples, kde.bandwidths, prepared.spec.seed),
         held_out=model.held_out,
-        seed=prepared.spec.seed,
         place=place,
-        progress=lambda done, total: watch(f"{name}: bandwidth", done, total),
+        progress=_Named(progress, f"{name}: bandwidth"),
     )
-    details = {key: value for key, value in done._asdict().items() if key not in ("nats", "seconds")}
-    details["scores"] = [list(pair) for pair in done.scores]
-    return Found(name, model.density.kind, "KDE", "estimate", done.nats, None, None, None, done.seconds, None, details)
+    details = {key: value for key, value in estimate._asdict().items() if key not in ("nats", "seconds")}
+    details["scores"] = [list(pair) for pair in estimate.scores]
+    return BoundResult(
+        model=name,
+        kind=model.density.kind,
+        bound="KDE",
+        side="estimate",
+        nats=estimate.nats,
+        ess=None,
+        pareto_k=None,
+        n_evaluations=None,
+        seconds=estimate.seconds,
+        certificate_nats=None,
+        details=details,
+    )
 
 
-def _sandwiched(model: Model, seed: int, place: Place, watch: Watch) -> Sandwiched:
-    name, bound = model.spec.name, model.sandwich_bound
-    settings: dict[str, Any] = dict(bound.settings) | ({"resample_below": 0.0} if bound.method == "ais" else {})
-    done = sandwich(
-        model.density.model,
-        model.spec.sandwich,
-        **settings,
-        seed=seed,
-        device=place.device,
-        place=place,
-        progress=lambda done, total: watch(f"{name}: sandwich", done, total),
-    )
-    lower, upper = done.lower, done.upper
-    return Sandwiched(
+def _sandwich_model(model: Model, bound: SettledBound, place: Place, progress: Progress) -> SandwichResult:
+    assert isinstance(model.checked, CheckedLatent)
+    name = model.spec.name
+    named = _Named(progress, f"{name}: sandwich")
+    sides = bound_both_sides(model.checked, model.spec.sandwich, bound.settings, place=place, progress=named)
+    lower, upper = sides.lower, sides.upper
+    return SandwichResult(
         name,
         bound.label,
         lower.nats,
@@ -132,43 +160,15 @@ def _sandwiched(model: Model, seed: int, place: Place, watch: Watch) -> Sandwich
     )
 
 
-def _ledger(prepared: Prepared) -> dict[str, Any]:
-    data = prepared.data
+def _describe(model: Model) -> dict[str, Any]:
+    """What a model is, JSON-ready, for provenance."""
+    density = model.density
     return {
-        "data": data.name,
-        "n": len(data),
-        "n_in_set": data.n_source,
-        "n_dims": data.n_dims,
-        "shape": list(data.shape),
-        "tags": dataclasses.asdict(data.tags),
-        "space": data.tags.describe(),
-        "seed": prepared.spec.seed,
-    }
-
-
-def _provenance(prepared: Prepared, place: Place) -> dict[str, Any]:
-    spec = prepared.spec
-    models = [
-        {
-            "name": model.spec.name,
-            "model": model.spec.model,
-            "kind": model.density.kind,
-            "weights_sha256": model.density.weights_sha256,
-            "levels": model.density.levels,
-            "shape": list(model.density.shape),
-            "binarisation": model.density.binarisation,
-        }
-        for model in prepared.models
-    ]
-    return {
-        "spec": spec.name,
-        "spec_sha256": results.files_sha256([str(spec.path)]),
-        "data_sha256": prepared.data.sha256,
-        "models": models,
-        "date": results.now(),
-        "device": str(place.device),
-        "n_processes": place.size,
-        "n_threads": torch.get_num_threads(),
-        "seed": spec.seed,
-        "versions": results.versions(),
+        "name": model.spec.name,
+        "model": model.spec.model,
+        "kind": density.kind,
+        "weights_sha256": density.weights_sha256,
+        "levels": density.levels,
+        "shape": list(density.shape),
+        "binarisation": density.binarisation,
     }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lmeval.likelihood.noise import Streams
-from lmeval.likelihood.paths import State, Target, evaluated, scaled, scaled_back
+from lmeval.likelihood.paths import State, Target, log_prob_and_grad, scale_vectors, scale_vectors_transposed
 
 
 class Move(NamedTuple):
@@ -23,7 +23,7 @@ class Move(NamedTuple):
     leapfrogs: int
 
 
-class Moved(NamedTuple):
+class StepResult(NamedTuple):
     """The particles after a move; the probability of acceptance of each [k, batch]; where a proposal was not finite."""
 
     state: State
@@ -35,7 +35,7 @@ JITTER = 0.2
 """Each trajectory's step is up to this share longer or shorter, at random: no orbit returns to where it began."""
 
 
-def moved(target: Target, state: State, move: Move, streams: Streams) -> Moved:
+def hmc_step(target: Target, state: State, move: Move, streams: Streams) -> StepResult:
     """One trajectory of every particle, accepted with probability min(1, exp(-change of energy))."""
     k, _, d = state.z.shape
     momentum = streams.normal(k, d)
@@ -48,17 +48,17 @@ def moved(target: Target, state: State, move: Move, streams: Streams) -> Moved:
     lost = ~(torch.isfinite(rise) & torch.isfinite(end.joint) & torch.isfinite(end.start))
     rise = torch.where(lost, -torch.inf, rise)
     accepted = draws[:k].double().log() < rise
-    return Moved(chosen(accepted, end, state), rise.clamp_max(0.0).exp(), lost)
+    return StepResult(where_states(accepted, end, state), rise.clamp_max(0.0).exp(), lost)
 
 
 def _trajectory(
     target: Target, state: State, momentum: Tensor, beta: Tensor, step: Tensor, move: Move
 ) -> tuple[State, Tensor]:
-    momentum = momentum + 0.5 * step * scaled_back(move.scale, _slope(state, beta))
+    momentum = momentum + 0.5 * step * scale_vectors_transposed(move.scale, _slope(state, beta))
     for i in range(move.leapfrogs):
-        state = evaluated(target, state.z + step * scaled(move.scale, momentum))
+        state = log_prob_and_grad(target, state.z + step * scale_vectors(move.scale, momentum))
         share = 1.0 if i + 1 < move.leapfrogs else 0.5
-        momentum = momentum + share * step * scaled_back(move.scale, _slope(state, beta))
+        momentum = momentum + share * step * scale_vectors_transposed(move.scale, _slope(state, beta))
     return state, momentum
 
 
@@ -71,7 +71,7 @@ def _log_density(state: State, beta: Tensor) -> Tensor:
     return (1 - beta) * state.start.double() + beta * state.joint.double()
 
 
-def chosen(condition: Tensor, yes: State, no: State) -> State:
+def where_states(condition: Tensor, yes: State, no: State) -> State:
     """Particles of `yes` where the condition [k, batch] holds, else of `no`."""
     wide = condition[..., None]
     return State(
@@ -83,7 +83,7 @@ def chosen(condition: Tensor, yes: State, no: State) -> State:
     )
 
 
-def picked(state: State, index: Tensor) -> State:
+def gather_states(state: State, index: Tensor) -> State:
     """Particle index[i, b] of datum b in place i."""
     wide = index[..., None].expand(*index.shape, state.z.shape[-1])
     return State(

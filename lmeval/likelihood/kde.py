@@ -12,18 +12,19 @@ kernels, and it can order models wrongly (Wu et al. 2017, arXiv 1611.04273, tabl
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from lmeval.compute.gather import gather_by_id
+from lmeval.compute.gather import as_place, gather_by_id
 from lmeval.compute.place import Place
 from lmeval.densities.protocols import draw
+from lmeval.densities.spaces import dequantise_values
 from lmeval.errors import DensityError, EmptyInput, InputError, NonFiniteScore
+from lmeval.progress import SILENT, Progress
 
 FOLDS = 5
 N_BANDWIDTHS = 12
@@ -50,49 +51,66 @@ class KdeLikelihood(NamedTuple):
     seconds: float
 
 
+class KdeSettings(NamedTuple):
+    """How many samples of the model are drawn, which bandwidths (in levels) are tried, and the seed of all draws.
+
+    Without `bandwidths` they are a geometric grid from 0.01 to 0.6 times the range of levels.
+    """
+
+    samples: int = 10_000
+    bandwidths: Sequence[float] | None = None
+    seed: int = 0
+
+
+DEFAULTS = KdeSettings()
+
+
 def kde_log_likelihood(
     model: Any,
     x: Tensor,
-    *,
     levels: int,
-    samples: int = 10_000,
-    bandwidths: Sequence[float] | None = None,
+    settings: KdeSettings = DEFAULTS,
+    *,
     held_out: Tensor | None = None,
-    seed: int = 0,
-    place: Place | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    place: Place | str = "cpu",
+    progress: Progress = SILENT,
 ) -> KdeLikelihood:
-    """Log density of x [n, D] (levels 0 .. levels - 1) under a Gaussian kernel density estimate of `samples` of the model.
+    """Log density under a Gaussian kernel density estimate from samples of a model.
 
-    The bandwidth is chosen among `bandwidths` (None: a geometric grid from 0.01 to 0.6 times the range of levels) by the
-    mean log density of `held_out` [m, D], from which data equal to one of x are left out; without any by FOLDS-fold
-    cross-validation over the samples. `progress` is called with (done, all) bandwidths. Raises InputError for shapes that
-    do not fit, DensityError for samples that cannot be used.
+    The bandwidth is chosen by the mean log density of held-out data, from which data equal to one of x are left out; without
+    any by FOLDS-fold cross-validation over the samples.
+
+    Args:
+        model: Anything with sample(n).
+        x: The data [n, D], levels 0 .. levels - 1.
+        levels: The number of levels of a pixel.
+        settings: Samples, bandwidths, seed.
+        held_out: The data [m, D] that choose the bandwidth.
+        place: A device, or the place of this process among several, which share the data.
+        progress: Told of one stage, in bandwidths.
+
+    Raises:
+        InputError: Shapes do not fit.
+        DensityError: Samples cannot be used.
+        NonFiniteScore: A log density is not finite.
     """
     if x.ndim != 2 or not len(x):
         raise EmptyInput(f"x has shape {list(x.shape)}: give at least one datum, as [n, D]")
-    began = time.perf_counter()
-    device = "cpu" if place is None else place.device
-    drawn = draw(model, samples, seed, device).flatten(1).double().cpu().numpy()
+    began, place, seed = time.perf_counter(), as_place(place), settings.seed
+    drawn = draw(model, settings.samples, seed, place.device).flatten(1).double().cpu().numpy()
     if drawn.shape[1] != x.shape[1]:
         raise DensityError(
             f"samples of the model have {drawn.shape[1]} numbers and the data {x.shape[1]}: give data of its shape"
         )
-    points = _dequantised(drawn, seed, 0)
-    queries = _dequantised(x.double().cpu().numpy(), seed, 1)
-    others, n_shared = _without(held_out, x) if held_out is not None else (None, 0)
-    if held_out is not None and (held_out.ndim != 2 or held_out.shape[1] != x.shape[1]):
-        raise InputError(f"held-out data have shape {list(held_out.shape)} and the data {list(x.shape)}: give the same D")
-    if others is not None and not len(others):
-        raise EmptyInput("all held-out data of the kernel density estimate are test data too: name other held_out images")
-    if others is not None:
-        others = _dequantised(others[np.linspace(0, len(others) - 1, min(len(others), MAX_HELD_OUT)).astype(int)], seed, 2)
-    widths = sorted(bandwidths or np.geomspace(0.01, 0.6, N_BANDWIDTHS) * max(1, levels - 1))
+    points = dequantise_values(drawn, seed, 0)
+    queries = dequantise_values(x.double().cpu().numpy(), seed, 1)
+    others, n_shared = _held_out_values(held_out, x, seed)
+    widths = sorted(settings.bandwidths or np.geomspace(0.01, 0.6, N_BANDWIDTHS) * max(1, levels - 1))
     scores = []
-    for i, width in enumerate(widths):
+    progress.stage("bandwidth", len(widths), "bandwidths")
+    for width in widths:
         scores.append((float(width), _held_out_score(points, others, width, place)))
-        if progress:
-            progress(i + 1, len(widths))
+        progress.advance(1)
     best = max(range(len(scores)), key=lambda i: scores[i][1])
     nats = _log_density(points, queries, widths[best], place)
     if not np.isfinite(nats).all():
@@ -102,7 +120,7 @@ def kde_log_likelihood(
     return KdeLikelihood(
         nats,
         float(widths[best]),
-        samples,
+        settings.samples,
         "samples" if others is None else "held-out data",
         len(points) if others is None else len(others),
         n_shared,
@@ -112,11 +130,17 @@ def kde_log_likelihood(
     )
 
 
-def _dequantised(values: Values, seed: int, part: int) -> Values:
-    """Values + u where all are whole numbers, each part with noise of its own; others are continuous already."""
-    if (values == np.round(values)).all():
-        return values + np.random.default_rng([seed, part]).random(values.shape) - 0.5
-    return values
+def _held_out_values(held_out: Tensor | None, x: Tensor, seed: int) -> tuple[Values | None, int]:
+    """At most MAX_HELD_OUT of the held-out data that are not among x, dequantised; and how many are among x."""
+    if held_out is None:
+        return None, 0
+    if held_out.ndim != 2 or held_out.shape[1] != x.shape[1]:
+        raise InputError(f"held-out data have shape {list(held_out.shape)} and the data {list(x.shape)}: give the same D")
+    others, n_shared = _without(held_out, x)
+    if not len(others):
+        raise EmptyInput("all held-out data of the kernel density estimate are test data too: name other held_out images")
+    spread = np.linspace(0, len(others) - 1, min(len(others), MAX_HELD_OUT)).astype(int)
+    return dequantise_values(others[spread], seed, 2), n_shared
 
 
 def _without(held_out: Tensor, x: Tensor) -> tuple[Values, int]:
@@ -127,7 +151,7 @@ def _without(held_out: Tensor, x: Tensor) -> tuple[Values, int]:
     return rows[keep], int((~keep).sum())
 
 
-def _held_out_score(points: Values, others: Values | None, width: float, place: Place | None) -> float:
+def _held_out_score(points: Values, others: Values | None, width: float, place: Place) -> float:
     """Mean log density of data that the estimate was not made from."""
     if others is not None:
         return float(_log_density(points, others, width, place).mean())
@@ -141,19 +165,18 @@ def _held_out_score(points: Values, others: Values | None, width: float, place: 
     return float(np.concatenate(parts).mean())
 
 
-def _log_density(points: Values, queries: Values, width: float, place: Place | None) -> Float64[np.ndarray, " n"]:
+def _log_density(points: Values, queries: Values, width: float, place: Place) -> Float64[np.ndarray, " n"]:
     """Log density of queries under the estimate from points, shared out over the processes."""
     from sklearn.neighbors import KernelDensity  # costs a second to import, and only implicit models need it
 
-    place = place or Place(0, 1, torch.device("cpu"))
     mine = range(place.rank, len(queries), place.size)
-    failure, found = None, {}
+    failure, log_densities = None, {}
     try:
         # One leaf: with several the library adds and subtracts bounds of whole branches, and in many dimensions rounding
         # leaves nothing of the sum (scikit-learn 1.9: off by up to hundreds of nats in 64 dimensions).
         estimate = KernelDensity(bandwidth=float(width), kernel="gaussian", leaf_size=len(points)).fit(points)
         if len(mine):
-            found = dict(zip(mine, estimate.score_samples(queries[list(mine)]).tolist(), strict=True))
+            log_densities = dict(zip(mine, estimate.score_samples(queries[list(mine)]).tolist(), strict=True))
     except Exception as error:  # the others must not wait for this process
         failure = error
-    return np.array(gather_by_id(found, len(queries), place, failure))
+    return np.array(gather_by_id(log_densities, len(queries), place, failure))

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, constraints
 
+from lmeval.compute.seeds import seeded
+from lmeval.densities.protocols import CheckedLatent
 from lmeval.errors import DensityError, NonFiniteScore
-from lmeval.likelihood.noise import Streams, own_seed
+from lmeval.likelihood.noise import Streams
 from lmeval.likelihood.pixels import log_prob_of
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
@@ -68,6 +70,30 @@ class State(NamedTuple):
         return self.joint.double() - self.start.double()
 
 
+def target_of(density: CheckedLatent, x: Tensor, ids: tuple[int, ...], start: str, widen: float = 1.0) -> Target:
+    """The posteriors of the data, and where chains start.
+
+    Args:
+        density: The model, checked on the data.
+        x: The data [batch, *event].
+        ids: Their places in the caller's x.
+        start: "prior", or anything else for the encoder's normal distributions, if it gives such. "encoder" insists on them.
+        widen: A factor on their standard deviations.
+
+    Raises:
+        DensityError: The start is "encoder", and the model has none that gives normal distributions.
+    """
+    model, shape = density
+    encoded = None
+    if shape.has_encoder and start != "prior":
+        with torch.no_grad():
+            encoded = gaussian_of(model.encode(x), widen)
+    if start == "encoder" and encoded is None:
+        why = "gives no normal distribution" if shape.has_encoder else "is not there"
+        raise DensityError(f"start 'encoder': encode(x) {why}: use start 'pilot' or 'prior'")
+    return Target(model, x, shape.d_latent, shape.batched_particles, is_standard_normal(model.prior), encoded, ids)
+
+
 def is_standard_normal(prior: Distribution) -> bool:
     """Whether a distribution is N(0, I) over vectors; one of a class derived from torch's may have another log_prob."""
     if type(prior) is not Independent or type(prior.base_dist) is not Normal:
@@ -84,13 +110,13 @@ def gaussian_of(q: Distribution, widen: float) -> Gaussian | None:
     return None
 
 
-def scaled(scale: Tensor, e: Tensor) -> Tensor:
+def scale_vectors(scale: Tensor, e: Tensor) -> Tensor:
     """Vectors e [k, batch, d] times scales [batch, d] or lower triangular factors [batch, d, d]."""
     return e * scale if scale.dim() == 2 else torch.einsum("bij,kbj->kbi", scale, e)
 
 
-def scaled_back(scale: Tensor, e: Tensor) -> Tensor:
-    """The transposed of `scaled`."""
+def scale_vectors_transposed(scale: Tensor, e: Tensor) -> Tensor:
+    """The transposed of `scale_vectors`."""
     return e * scale if scale.dim() == 2 else torch.einsum("bji,kbj->kbi", scale, e)
 
 
@@ -122,7 +148,7 @@ def log_prior(target: Target, z: Tensor) -> Tensor:
     return target.model.prior.log_prob(z)
 
 
-def evaluated(target: Target, z: Tensor) -> State:
+def log_prob_and_grad(target: Target, z: Tensor) -> State:
     """Both ends of the path at z, with gradients: one pass forward and one back through the decoder for each particle."""
     with torch.enable_grad():
         z = z.detach().requires_grad_()
@@ -155,9 +181,9 @@ def log_weights(target: Target, z: Tensor) -> Tensor:
         return observed + log_prior(target, z).double() - _gaussian_ends(target.start, z)[0].double()
 
 
-def begun(target: Target, k: int, streams: Streams) -> State:
+def init_particles(target: Target, k: int, streams: Streams) -> State:
     """k particles of each datum drawn from the start. Raises NonFiniteScore where the model gives one of them NaN."""
-    state = evaluated(target, sampled(target, k, streams))
+    state = log_prob_and_grad(target, sample_start(target, k, streams))
     failed = torch.isnan(state.joint).sum(0)
     if bool(failed.any()):
         worst = int(failed.argmax())
@@ -168,20 +194,20 @@ def begun(target: Target, k: int, streams: Streams) -> State:
     return state
 
 
-def sampled(target: Target, k: int, streams: Streams) -> Tensor:
+def sample_start(target: Target, k: int, streams: Streams) -> Tensor:
     """Draws from the start, [k, batch, d]."""
     if target.start is not None:
-        return target.start.mean + scaled(target.start.scale, streams.normal(k, target.d_latent))
+        return target.start.mean + scale_vectors(target.start.scale, streams.normal(k, target.d_latent))
     if target.standard:
         return streams.normal(k, target.d_latent)
-    return sampled_prior(target.model.prior, k, streams).to(target.x)
+    return sample_prior(target.model.prior, k, streams).to(target.x)
 
 
-def sampled_prior(prior: Distribution, k: int, streams: Streams) -> Tensor:
+def sample_prior(prior: Distribution, k: int, streams: Streams) -> Tensor:
     """Draws from any prior, [k, batch, d], each datum's from its own seed."""
     drawn = []
     for seed in streams.torch_seeds():
-        with own_seed(seed):
+        with seeded(seed, streams.device):
             drawn.append(prior.sample(torch.Size([k])))
     return torch.stack(drawn, dim=1)
 

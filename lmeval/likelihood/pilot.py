@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from lmeval.errors import DensityError
-from lmeval.likelihood.hmc import Move, chosen, moved, picked
+from lmeval.likelihood.hmc import Move, gather_states, hmc_step, where_states
+from lmeval.likelihood.ladder import LONGEST_ORBIT, Tuning
 from lmeval.likelihood.noise import Key, Streams
-from lmeval.likelihood.paths import Gaussian, State, Target, begun, gaussian
+from lmeval.likelihood.paths import Gaussian, State, Target, gaussian, init_particles
 
 WANTED_ACCEPTANCE = 0.8
-LONGEST_ORBIT = 2.0  # of a trajectory, in units of the target's standard deviations: beyond pi / 2 a Gaussian's turns back
 STRIDE = 1.0  # of a step of the pilot, in thermodynamic length
 MOST_NODES = 400
 MOST_DENSE = 128  # dimensions of z, for which a covariance can be fitted
@@ -35,33 +35,10 @@ class PilotSettings(NamedTuple):
     leapfrogs: int = 5
 
 
-class Tuning(NamedTuple):
-    """What a pilot found, for each datum at its own temperatures (nodes), to be read between them by interpolation.
-
-    `beta` and `length` are [nodes, batch], rising from 0; `length` is the thermodynamic length from the start, the integral
-    of sd_b(tilt) db. `log_step` is [nodes, batch]. `scale` is [nodes, batch, d] (inverse root masses) or, if `dense`,
-    [batch, d, d] (one triangular factor for the whole path). `fitted` is a normal distribution like
-    the posterior. `n_gradients` counts evaluations for each datum.
-    """
-
-    beta: Tensor
-    length: Tensor
-    log_step: Tensor
-    scale: Tensor
-    dense: bool
-    fitted: Gaussian
-    n_gradients: int
-
-    @property
-    def total_length(self) -> Tensor:
-        """Thermodynamic length of the whole path, [batch]."""
-        return self.length[-1]
-
-
-def piloted(target: Target, seed: int, keys: Sequence[Key], settings: PilotSettings, purpose: str) -> Tuning:
+def run_pilot(target: Target, seed: int, keys: Sequence[Key], settings: PilotSettings, purpose: str) -> Tuning:
     """Walk the path once, adapting. A datum's tuning depends on nothing but its own numbers: one that has arrived waits."""
     streams = Streams(seed, purpose, keys, target.x)
-    state = begun(target, settings.particles, streams)
+    state = init_particles(target, settings.particles, streams)
     batch, d = state.z.shape[1:]
     dense = target.start is not None and target.start.scale.dim() == 3
     scale = _spread(state.z, torch.ones_like(state.z[0])) if target.start is None else target.start.scale
@@ -78,10 +55,10 @@ def piloted(target: Target, seed: int, keys: Sequence[Key], settings: PilotSetti
         rise = torch.minimum(STRIDE / sd.clamp_min(1e-12), 1 - beta)
         beta = torch.where(beta + rise > 1 - 1e-9, 1.0, beta + rise)
         before, step = state, log_step
-        state = picked(state, systematic(rise * state.tilt, streams.uniform(1)[0].double()))
+        state = gather_states(state, systematic(rise * state.tilt, streams.uniform(1)[0].double()))
         for _ in range(settings.sweeps):
             state, step = _adapted(target, state, Move(beta, step.exp(), scale, settings.leapfrogs), streams)
-        state = chosen(walking.expand_as(state.joint), state, before)
+        state = where_states(walking.expand_as(state.joint), state, before)
         log_step = torch.where(walking, step, log_step)
         scale = scale if dense else torch.where(walking[:, None], _spread(state.z, scale), scale)
         before_sd, sd = sd, _tilt_sd(state)
@@ -109,7 +86,7 @@ def _too_long(target: Target, beta: Tensor) -> DensityError:
 
 def _adapted(target: Target, state: State, move: Move, streams: Streams) -> tuple[State, Tensor]:
     """A trajectory, and the log step moved towards the wanted acceptance."""
-    done = moved(target, state, move, streams)
+    done = hmc_step(target, state, move, streams)
     longest = math.log(LONGEST_ORBIT / move.leapfrogs)
     step = move.step.log() + (done.acceptance.mean(0) - WANTED_ACCEPTANCE)
     return done.state, step.clamp(-12.0, longest)
@@ -160,36 +137,3 @@ def _fit(z: Tensor) -> Gaussian:
     variance = covariance.diagonal(dim1=-2, dim2=-1).clamp_min(1e-12)
     covariance = (n * covariance + d * torch.diag_embed(variance)) / (n + d)
     return gaussian(mean.to(dtype), torch.linalg.cholesky(covariance).to(dtype) * WIDER)
-
-
-def move_at(tuning: Tuning, beta: Tensor, leapfrogs: int) -> Move:
-    """How to move at temperatures beta [batch], between the pilot's nodes."""
-    rows, share = _between(tuning.beta, beta)
-    log_step = _mixed(tuning.log_step, rows, share)
-    scale = tuning.scale
-    if not tuning.dense:
-        at = torch.arange(beta.shape[0], device=beta.device)
-        low, high = scale[rows, at], scale[rows + 1, at]
-        scale = torch.lerp(low, high, share[:, None].to(low))
-    limit = LONGEST_ORBIT / leapfrogs
-    return Move(beta, log_step.exp().clamp_max(limit), scale, leapfrogs)
-
-
-def _between(grid: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows i of a rising grid [nodes, batch] with grid[i] <= value <= grid[i + 1], and how far between them value lies."""
-    rows = torch.searchsorted(grid.mT.contiguous(), value[:, None], right=True)[:, 0] - 1
-    rows = rows.clamp(0, grid.shape[0] - 2)
-    at = torch.arange(value.shape[0], device=value.device)
-    low, high = grid[rows, at], grid[rows + 1, at]
-    return rows, ((value - low) / (high - low).clamp_min(1e-300)).clamp(0, 1)
-
-
-def _mixed(values: Tensor, rows: Tensor, share: Tensor) -> Tensor:
-    at = torch.arange(rows.shape[0], device=rows.device)
-    return torch.lerp(values[rows, at], values[rows + 1, at], share)
-
-
-def beta_at_length(tuning: Tuning, share: float) -> Tensor:
-    """Temperatures [batch] at which this share of the path's thermodynamic length is behind."""
-    rows, between = _between(tuning.length, share * tuning.total_length)
-    return _mixed(tuning.beta, rows, between)

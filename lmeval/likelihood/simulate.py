@@ -12,28 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmeval.compute.gather import connect
+from lmeval.compute.gather import as_place
 from lmeval.compute.place import Place
-from lmeval.densities.checks import calling, refuse_training_mode
-from lmeval.densities.protocols import LatentShape, checked_latent, kind_of
+from lmeval.compute.seeds import seeded
+from lmeval.densities.checks import call_foreign, refuse_training_mode
+from lmeval.densities.protocols import CheckedLatent, check_latent, kind_of
 from lmeval.errors import DensityError, InputError
-from lmeval.likelihood.annealing import backward, conditional, forward
-from lmeval.likelihood.estimate import rows_at_once
-from lmeval.likelihood.noise import Key, Streams, own_seed
-from lmeval.likelihood.paths import is_standard_normal, sampled_prior
-from lmeval.likelihood.rows import (
-    LogLikelihood,
-    Progress,
-    Row,
-    Score,
-    Tick,
-    collected,
-    rows_of,
-    scored,
-    ticking,
-)
-from lmeval.likelihood.runs import LEAPFROGS, RESAMPLE_BELOW, Settings, checked_settings, made_ready
+from lmeval.likelihood.methods import ANNEALED
+from lmeval.likelihood.noise import Streams
+from lmeval.likelihood.paths import is_standard_normal, sample_prior
+from lmeval.likelihood.result import Advance, Batch, DatumResult, LogLikelihood, as_columns
+from lmeval.likelihood.settings import BoundSettings, FixedSettings, fix_settings
+from lmeval.likelihood.workers import score_all
+from lmeval.progress import SILENT, Progress
 from lmeval.stats import Estimate, paired_difference
+
+DEFAULTS = BoundSettings()
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,66 +48,72 @@ class Sandwich:
 def sandwich(
     model: Any,
     n: int = 100,
+    settings: BoundSettings = DEFAULTS,
     *,
-    particles: int = 16,
-    temperatures: int | None = None,
-    schedule: str = "thermodynamic",
-    start: str = "auto",
-    leapfrogs: int = LEAPFROGS,
-    resample_below: float = RESAMPLE_BELOW,
-    seed: int = 0,
-    device: str | torch.device = "cpu",
-    place: Place | None = None,
-    progress: Progress | None = None,
+    place: Place | str = "cpu",
+    progress: Progress = SILENT,
 ) -> Sandwich:
-    """Bound log p(x) from both sides for n data drawn from a latent variable model.
+    """Bound log p(x) from both sides for data drawn from a latent variable model.
 
     Lower: sequential Monte Carlo. Upper: the same conditioned on a path from the z that made x. Both use the ladder and
-    kernels that one pilot froze, which saw x and never z. Arguments as of `log_likelihood`.
+    kernels that one pilot froze, which saw x and never z.
+
+    Args:
+        model: A latent variable model.
+        n: How many data to simulate.
+        settings: Settings of the bounds; a gap cannot be planned for data that are not there yet.
+        place: A device, or the place of this process among several, which share the data.
+        progress: Told of one stage, in evaluations of the model.
+
+    Raises:
+        DensityError: The model is no latent variable model, or cannot be annealed.
+        InputError: `n` or a setting cannot be used.
+        NonFiniteScore: A bound is not finite.
     """
-    if kind_of(model) != "latent":
-        raise DensityError("a sandwich needs a model with prior and decode(z): of others log p(x) is exact, or unknown")
     if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
         raise InputError(f"n is {n!r}: give the number of data to simulate, at least 1")
-    n = int(n)
-    settings = checked_settings(particles, temperatures, schedule, start, leapfrogs, resample_below, seed)
-    place = place or Place(0, 1, connect(str(device)).device)
+    if settings.gap is not None:
+        raise InputError("a sandwich takes temperatures, and no gap: its data are not there before it begins")
+    place = as_place(place)
+    fixed = fix_settings(settings, ANNEALED.particles, ANNEALED.resample_below)
+    if kind_of(model) != "latent":
+        raise DensityError("a sandwich needs a model with prior and decode(z): of others log p(x) is exact, or unknown")
     refuse_training_mode(model)
-    with torch.no_grad():
-        name = type(model).__name__
-        x, z = calling(lambda: simulated(model, n, seed, place.device), f"simulating data from {name}", None)
-    shape = checked_latent(model, x)
+    few, _ = call_foreign(
+        lambda: simulate_data(model, 3, fixed.seed, place.device), f"simulating data from {type(model).__name__}", None
+    )
+    return bound_both_sides(check_latent(model, few), int(n), fixed, place=place, progress=progress)
+
+
+def bound_both_sides(
+    density: CheckedLatent, n: int, fixed: FixedSettings, *, place: Place, progress: Progress = SILENT
+) -> Sandwich:
+    """`sandwich` of a model that was checked on such data, with settings that are filled in."""
+    score_both_sides = ANNEALED.score_both_sides
+    assert score_both_sides is not None
+    x, z = simulate_data(density.model, n, fixed.seed, place.device)
     began = time.perf_counter()
-    tick = ticking(progress, 2 * settings.n_gradients * n)
-    at_once = max(1, rows_at_once(x) // particles)
-    rows = scored(_both(model, shape, settings, z), x, at_once, place, tick, k=particles)
-    seconds = time.perf_counter() - began
-    lower = collected([lower for lower, _ in rows], "lower", "smc", settings, seconds)
-    upper = collected([upper for _, upper in rows], "upper", "conditional smc", settings, 0.0)
+    progress.stage("sandwich", 2 * fixed.n_gradients * n, "evaluations")
+
+    def score(batch: Batch, advance: Advance) -> list[tuple[DatumResult, DatumResult]]:
+        return score_both_sides(density, fixed, batch, advance, z[list(batch.ids)])
+
+    results = score_all(score, x, place, progress.advance, k=fixed.particles)
+    seconds, described = time.perf_counter() - began, fixed._asdict()
+    lower = as_columns([lower for lower, _ in results], "lower", "smc", described, seconds)
+    upper = as_columns([upper for _, upper in results], "upper", "conditional smc", described, 0.0)
     return Sandwich(lower, upper, x, z)
 
 
-def simulated(model: Any, n: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+@torch.no_grad()
+def simulate_data(model: Any, n: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """x [n, *event] and the z [n, d] that made them; the first data are the same for every n."""
-    with own_seed(seed):
+    with seeded(seed, device):
         like = model.prior.sample()  # for its dtype and device
     streams = Streams(seed, "simulation", [(i, 0) for i in range(n)], like)
-    (z,) = streams.normal(1, len(like)) if is_standard_normal(model.prior) else sampled_prior(model.prior, 1, streams)
+    (z,) = streams.normal(1, len(like)) if is_standard_normal(model.prior) else sample_prior(model.prior, 1, streams)
     made = []
     for i, chosen in enumerate(streams.torch_seeds()):
-        with own_seed(chosen):
+        with seeded(chosen, device):
             made.append(model.decode(z[i : i + 1].to(device)).sample())
     return torch.cat(made), z.to(device)
-
-
-def _both(model: Any, shape: LatentShape, settings: Settings, z: Tensor) -> Score:
-    def score(x: Tensor, ids: tuple[int, ...], keys: list[Key], tick: Tick) -> list[tuple[Row, ...]]:
-        k, seed = settings.particles, settings.seed
-        ready = made_ready(model, shape, x, ids, keys, settings)
-        lower = forward(ready.target, ready.ladder, k, Streams(seed, "run", keys, x), tick)
-        posterior = z[list(ids)][None]
-        path = backward(ready.target, ready.ladder, posterior, Streams(seed, "backward", keys, x), tick)
-        upper = conditional(ready.target, ready.ladder, k, path, Streams(seed, "conditional", keys, x), tick)
-        return list(zip(rows_of(lower, ready, settings), rows_of(upper, ready, settings), strict=True))
-
-    return score

@@ -1,4 +1,4 @@
-"""Specs of `lmeval likelihood`: which models, which data, which bounds. YAML, read strictly and without running code.
+"""Specs of `lmeval likelihood`: which models, which data, which bounds. `KEYS` is the table of all keys.
 
     likelihood: digits                        # its name; this key marks the file
     data: {images: digits, split: test}       # or an MNIST file with binarise: {seed: 0}, threshold, limit, shape
@@ -10,41 +10,80 @@
     paired: VAE                               # the model that the others are compared with
 
 A file that is binary already counts as fixed ("static"); in data, `binarisation: sampled` (or threshold) says how it was
-made. A sandwich takes the settings of its model's last annealed bound. A key that is not known is an error that tells file,
-line and the nearest known key.
+made. A sandwich takes the settings of its model's last annealed bound.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
-
-import yaml
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from lmeval.data.images import BINARISATIONS
-from lmeval.data.resources import data_folder
-from lmeval.errors import InputNotFound, TaskFileError, first_line
-from lmeval.likelihood.runs import STARTS, TEMPERATURES
-from lmeval.likelihood.schedules import Schedule
-from lmeval.messages import nearest, shown
-from lmeval.specs.tasks import find_task
+from lmeval.data.locate import find_in, named_spec, shipped_specs
+from lmeval.errors import TaskFileError
+from lmeval.likelihood.methods import BOUNDS
+from lmeval.likelihood.settings import SCHEDULES, STARTS, usual_temperatures
+from lmeval.messages import nearest
+from lmeval.specs.keys import TEXT, Key, Keys, choice, is_whole, listed, mapping, mappings, needed, real, whole
+from lmeval.specs.reader import FileKind, Node, has_key, read_file
 
-METHODS = ("elbo", "iwae", "ais", "smc")
-ANNEALED = ("ais", "smc")
-PARTICLES = {"iwae": 500, "ais": 16, "smc": 16}
-_ANNEALED_KEYS = frozenset({"particles", "temperatures", "gap", "schedule", "start", "leapfrogs"})
-_IMAGE_KEYS = frozenset({"images", "split", "limit"})
-# Which keys may stand in a mapping, by where it stands; "*" is an entry of a list.
-_KNOWN: Mapping[str, frozenset[str]] = {
-    "": frozenset({"likelihood", "data", "models", "seed", "paired"}),
-    "data": _IMAGE_KEYS | {"binarise", "threshold", "binarisation", "shape"},
-    "data.binarise": frozenset({"seed"}),
-    "models.*": frozenset({"name", "model", "bounds", "sandwich", "kde"}),
-    "models.*.bounds.*": frozenset(METHODS),
-    **{f"models.*.bounds.*.{method}": _ANNEALED_KEYS for method in ANNEALED},
-    **{f"models.*.bounds.*.{method}": frozenset({"particles"}) for method in ("elbo", "iwae")},
-    "models.*.kde": frozenset({"samples", "bandwidths", "held_out"}),
-    "models.*.kde.held_out": _IMAGE_KEYS,
+COMPARISON_FILE = FileKind("spec", ("likelihood", "data", "models"), TaskFileError)
+
+_IMAGES: Keys = {"images": needed(TEXT), "split": TEXT, "limit": whole(1)}
+_DATA: Keys = _IMAGES | {
+    "binarise": mapping({"seed": whole(0)}),
+    "threshold": whole(1),
+    "binarisation": choice(BINARISATIONS),
+    "shape": listed(whole(1), "a list of whole numbers such as [28, 28]"),
 }
+_SETTINGS: Keys = {
+    "particles": whole(1),
+    "temperatures": whole(1),
+    "gap": real(0),
+    "schedule": choice(SCHEDULES),
+    "start": choice(STARTS),
+    "leapfrogs": whole(1),
+}
+
+
+def _settings(keys: Keys) -> Key:
+    """The settings of a bound; a whole number stands for that of its particles."""
+    return Key(
+        lambda value: isinstance(value, dict) or (is_whole(value) and value >= 1),
+        "the number of particles, a whole number of at least 1, or a mapping of settings",
+        keys=keys,
+    )
+
+
+# An entry of `bounds` is a method's name, or a mapping with one to its settings.
+_BOUND = Key(
+    lambda value: value in BOUNDS if isinstance(value, str) else isinstance(value, dict) and len(value) == 1,
+    f"one of {', '.join(BOUNDS)}, or a mapping from one of them to its settings",
+    choice(BOUNDS).remedy,
+    keys={name: _settings({key: _SETTINGS[key] for key in method.keys}) for name, method in BOUNDS.items()},
+)
+_KDE: Keys = {
+    "samples": whole(2),
+    "bandwidths": listed(real(0), "a list of numbers above 0"),
+    "held_out": mapping(_IMAGES),
+}
+_MODEL: Keys = {
+    "name": TEXT,
+    "model": needed(TEXT),
+    "bounds": Key(lambda value: isinstance(value, list) and value != [], "a list such as [elbo, smc]", each=_BOUND),
+    "sandwich": whole(0),
+    "kde": mapping(_KDE),
+}
+KEYS: Keys = {
+    "likelihood": TEXT,
+    "data": needed(mapping(_DATA)),
+    "models": needed(mappings(_MODEL)),
+    "seed": whole(0),
+    "paired": TEXT,
+}
+
+
+NO_FILES: Mapping[str, Path] = MappingProxyType({})
 
 
 class ImagesSpec(NamedTuple):
@@ -82,7 +121,7 @@ class BoundSpec(NamedTuple):
         ('IWAE-500', 'SMC 16, gap 0.1')
         """
         particles = self.settings.get("particles")
-        if self.method not in ANNEALED:
+        if not BOUNDS[self.method].annealed:
             return self.method.upper() + (f"-{particles}" if particles else "")
         steps = self.settings.get("temperatures")
         gap = self.settings.get("gap") or (self.plan or {}).get("wanted_gap_nats")
@@ -113,7 +152,11 @@ class ModelSpec(NamedTuple):
 
 
 class Spec(NamedTuple):
-    """A comparison of several models on one data set. `paired` names the reference model (None: the caller's choice)."""
+    """A comparison of several models on one data set. `paired` names the reference model (None: the caller's choice).
+
+    `files` says where the files and folders lie that it names, by those names; what it names beside them is bundled, or lies
+    in `data_dir` under a name of its own.
+    """
 
     name: str
     path: Path
@@ -121,266 +164,114 @@ class Spec(NamedTuple):
     models: tuple[ModelSpec, ...]
     seed: int = 0
     paired: str | None = None
+    data_dir: Path | None = None
+    files: Mapping[str, Path] = NO_FILES
 
 
 DEFAULT_BOUNDS = (
     BoundSpec("elbo", {}),
     BoundSpec("iwae", {"particles": 500}),
-    BoundSpec("smc", {"particles": 16, "temperatures": TEMPERATURES["pilot"]}),
+    BoundSpec("smc", {"particles": 16, "temperatures": usual_temperatures("pilot")}),
 )
 
 
 def spec_path(name: str) -> Path:
     """The file of a spec that is named by its path or, for those that ship, by its name. Raises InputNotFound."""
-    path = find_task(name)
-    if path is None:
-        shipped = [file.stem for file in data_folder("tasks").glob("[!_]*.yaml") if is_spec(file)]
-        if name in shipped:
-            raise InputNotFound(f"spec {name} is hidden by a file or folder of that name here: start lmeval elsewhere")
-        raise InputNotFound(f"no spec {shown(name)}: give a YAML file, or one of tasks/{nearest(name, shipped)}")
-    return path
+    return named_spec(name, "spec", (known for known, file in shipped_specs().items() if is_spec(file)))
 
 
 def is_spec(path: Path) -> bool:
-    """Whether a YAML file has the key `likelihood` at its beginning of a line, which marks a spec."""
-    return any(line.startswith("likelihood:") for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
+    """Whether a YAML file has the key `likelihood` at its top, which marks a spec."""
+    return has_key(path, "likelihood")
 
 
-def locate(name: str, spec: Spec, data_dir: Path | None) -> Path | None:
-    """A file or folder that a spec names: beside the spec, in the working folder, in `data_dir`; None where in none."""
-    folders = [spec.path.parent, Path(), *([data_dir] if data_dir else [])]
-    return next((folder / name for folder in folders if _exists(folder / name)), None)
+def read_spec(path: Path, data_dir: Path | None = None) -> Spec:
+    """Read a spec, and find the files that it names: beside it, in the working folder, or in `data_dir`.
 
+    Args:
+        path: The YAML file.
+        data_dir: A folder with files that lie neither beside the spec nor in the working folder.
 
-def read_spec(path: Path) -> Spec:
-    """Read a spec. Raises TaskFileError with file and line, and InputNotFound."""
-    values, places = _read_strictly(path)
-    if "likelihood" not in values:
-        raise TaskFileError(
-            f"{path}: not a spec of likelihoods: it lacks the key 'likelihood' (lmeval run scores task files)"
-        )
-    top = _Block(values, places, "", path)
-    models = tuple(_model(block) for block in top.blocks("models"))
+    Raises:
+        TaskFileError: It names file and line.
+        InputNotFound: There is no such file.
+    """
+    top = read_file(path, COMPARISON_FILE, KEYS)
+    if "likelihood" not in top.values:
+        raise TaskFileError(f"{path}: not a spec: it lacks the key 'likelihood' (lmeval run scores task files)")
+    blocks, paired = top.entries("models"), top.values.get("paired")
+    models = tuple(map(_model, blocks))
     names = [model.name for model in models]
-    for i, name in enumerate(names):
+    for block, (i, name) in zip(blocks, enumerate(names), strict=True):
         if name in names[:i]:
-            raise TaskFileError(f"{places[f'models.{i}']}: two models are called {name}: give each its own name")
-    paired = top.text("paired")
+            raise TaskFileError(f"{block.line_of()}: two models are called {name}: give each its own name")
     if paired is not None and paired not in names:
         raise TaskFileError(f"{top.where('paired')}: no model is called {paired!r:.60}{nearest(paired, names)}")
-    name = top.text("likelihood") or path.stem
-    return Spec(name, path, _data(top.block("data")), models, top.whole("seed", 0) or 0, paired)
+    name = top.values.get("likelihood") or path.stem
+    data = _data(top.inner("data"))
+    held_out = [model.kde.held_out.images for model in models if model.kde and model.kde.held_out]
+    folders, named = [path.parent, Path(), data_dir], [data.images.images, *(model.model for model in models), *held_out]
+    files = {name: file for name in named if (file := find_in(folders, name))}
+    return Spec(name, path, data, models, top.values.get("seed") or 0, paired, data_dir, files)
 
 
-class _Block(NamedTuple):
-    """A mapping of the file, and how messages name what stands in it."""
-
-    values: Mapping[str, Any]
-    places: Mapping[str, str]
-    at: str
-    path: Path
-
-    def where(self, key: str) -> str:
-        """File, line and key."""
-        full = f"{self.at}.{key}".lstrip(".")
-        return f"{self.places.get(full, self.places.get(self.at, str(self.path)))}: {key.rpartition('.')[2]}"
-
-    def given(self, key: str, fits: Callable[[Any], bool], description: str) -> Any:
-        """The value of a key, None where it is not given."""
-        found = self.values.get(key)
-        if found is not None and not fits(found):
-            raise TaskFileError(f"{self.where(key)} must be {description}, not {_brief(found)}")
-        return found
-
-    def text(self, key: str) -> str | None:
-        """A text that is not empty."""
-        return self.given(key, lambda found: isinstance(found, str) and found != "", "text (in quotes where it is a number)")
-
-    def needed(self, key: str) -> str:
-        """A text that must be there."""
-        found = self.text(key)
-        if found is None:
-            raise TaskFileError(f"{self.places.get(self.at, str(self.path))}: key '{key}' must be given, as text")
-        return found
-
-    def whole(self, key: str, least: int) -> int | None:
-        """A whole number."""
-        return self.given(key, lambda found: _is_whole(found) and found >= least, f"a whole number of at least {least}")
-
-    def number(self, key: str) -> float | None:
-        """A number above 0."""
-        return self.given(key, _is_positive, "a number above 0")
-
-    def word(self, key: str, known: Iterable[str]) -> str | None:
-        """One of several words."""
-        found = self.text(key)
-        if found is not None and found not in known:
-            raise TaskFileError(f"{self.where(key)}: unknown {key} {found!r:.60}{nearest(found, known)}")
-        return found
-
-    def block(self, key: str) -> "_Block":
-        """A mapping; an empty one where it is not given."""
-        found = self.given(key, lambda found: isinstance(found, dict), "a mapping")
-        return _Block(found or {}, self.places, f"{self.at}.{key}".lstrip("."), self.path)
-
-    def blocks(self, key: str) -> list["_Block"]:
-        """A list of mappings, at least one."""
-        found = self.given(key, lambda found: isinstance(found, list) and found != [], "a list with at least one entry")
-        if found is None:
-            raise TaskFileError(f"{self.path}: key '{key}' must be given: a list with at least one entry")
-        return [_Block({str(i): entry}, self.places, key, self.path).block(str(i)) for i, entry in enumerate(found)]
+def with_overrides(spec: Spec, limit: int | None, seed: int | None) -> Spec:
+    """The spec with another number of data, or another seed, where they are given."""
+    if limit is not None:
+        spec = spec._replace(data=spec.data._replace(images=spec.data.images._replace(limit=limit)))
+    return spec if seed is None else spec._replace(seed=seed)
 
 
-def _data(block: _Block) -> DataSpec:
-    binarise = block.values.get("binarise")
-    threshold = block.whole("threshold", 1)
-    made = block.word("binarisation", BINARISATIONS)
-    if sum(given is not None for given in (binarise, threshold, made)) > 1:
-        keys = [key for key in ("threshold", "binarisation", "binarise") if block.values.get(key) is not None]
-        raise TaskFileError(f"{block.where(keys[0])} and {keys[1]} both make images binary: give one of them")
-    seed = None if binarise is None else block.block("binarise").whole("seed", 0) or 0
-    listed = lambda found: isinstance(found, list) and found != [] and all(_is_whole(n) and n >= 1 for n in found)  # noqa: E731
-    shape = block.given("shape", listed, "a list of whole numbers such as [28, 28]")
-    return DataSpec(_images(block), seed, threshold, tuple(shape) if shape else None, made)
+def _data(data: Node) -> DataSpec:
+    values = data.values
+    made = [key for key in ("threshold", "binarisation", "binarise") if values.get(key) is not None]
+    if len(made) > 1:
+        raise TaskFileError(f"{data.where(made[0])} and {made[1]} both make images binary: give one of them")
+    seed = (values["binarise"].get("seed") or 0) if "binarise" in made else None
+    shape = tuple(values["shape"]) if values.get("shape") else None
+    return DataSpec(_images(values), seed, values.get("threshold"), shape, values.get("binarisation"))
 
 
-def _images(block: _Block) -> ImagesSpec:
-    return ImagesSpec(block.needed("images"), block.text("split"), block.whole("limit", 1))
+def _images(values: Mapping[str, Any]) -> ImagesSpec:
+    return ImagesSpec(values["images"], values.get("split"), values.get("limit"))
 
 
-def _model(block: _Block) -> ModelSpec:
-    model = block.needed("model")
+def _model(model: Node) -> ModelSpec:
+    values = model.values
     bounds = None
-    if block.values.get("bounds") is not None:
-        entries = block.given("bounds", lambda found: isinstance(found, list) and found != [], "a list such as [elbo, smc]")
-        bounds = tuple(_bound(block, i, entry) for i, entry in enumerate(entries))
+    if values.get("bounds") is not None:
+        bounds = tuple(_bound(model, i, entry) for i, entry in enumerate(values["bounds"]))
         labels = [bound.label for bound in bounds]
         for i, label in enumerate(labels):
             if label in labels[:i]:
-                raise TaskFileError(f"{block.where(f'bounds.{i}')}: {label} is given twice: leave one out")
-    kde = None
-    if "kde" in block.values:
-        inner = block.block("kde")
-        listed = lambda found: isinstance(found, list) and found != [] and all(map(_is_positive, found))  # noqa: E731
-        widths = inner.given("bandwidths", listed, "a list of numbers above 0")
-        held_out = _images(inner.block("held_out")) if inner.values.get("held_out") is not None else None
-        widths = tuple(sorted({float(width) for width in widths})) if widths else None
-        kde = KdeSpec(inner.whole("samples", 2) or KdeSpec().samples, widths, held_out)
-    return ModelSpec(block.text("name") or Path(model).stem, model, bounds, block.whole("sandwich", 0) or 0, kde)
+                raise TaskFileError(f"{model.where(f'bounds[{i}]')}: {label} is given twice: leave one out")
+    kde = _kde(values["kde"] or {}) if "kde" in values else None
+    name = values.get("name") or Path(values["model"]).stem
+    return ModelSpec(name, values["model"], bounds, values.get("sandwich") or 0, kde)
 
 
-def _bound(model: _Block, i: int, entry: Any) -> BoundSpec:
-    """An entry of `bounds`: a method's name, or a mapping with one to its settings (for iwae, the number of samples)."""
-    at = f"bounds.{i}"
-    place = model.places.get(f"{model.at}.{at}", str(model.path))
-    if isinstance(entry, str):
-        if entry not in METHODS:
-            raise TaskFileError(f"{place}: unknown bound {entry!r:.60}{nearest(entry, METHODS)}")
-        entry = {entry: None}
-    if not isinstance(entry, dict) or len(entry) != 1:
-        known = ", ".join(METHODS)
-        raise TaskFileError(f"{place}: a bound must be one of {known}, or one of them with settings, not {_brief(entry)}")
-    [(method, given)] = entry.items()
-    if _is_whole(given):
+def _kde(values: Mapping[str, Any]) -> KdeSpec:
+    widths, held_out = values.get("bandwidths"), values.get("held_out")
+    return KdeSpec(
+        values.get("samples") or KdeSpec().samples,
+        tuple(sorted({float(width) for width in widths})) if widths else None,
+        None if held_out is None else _images(held_out),
+    )
+
+
+def _bound(model: Node, i: int, entry: Any) -> BoundSpec:
+    """An entry of `bounds` with all its settings."""
+    [(method, given)] = entry.items() if isinstance(entry, dict) else [(entry, None)]
+    if is_whole(given):
         given = {"particles": given}
-    block = _Block({method: given}, model.places, f"{model.at}.{at}", model.path).block(method)
-    found: dict[str, Any] = {"particles": block.whole("particles", 1)}
-    if method in ANNEALED:
-        found |= {"temperatures": block.whole("temperatures", 1), "gap": block.number("gap")}
-        if found["temperatures"] and found["gap"]:
-            raise TaskFileError(
-                f"{block.where('gap')} chooses the number of temperatures: give gap or temperatures, not both"
-            )
-        found |= {"schedule": block.word("schedule", get_args(Schedule)), "start": block.word("start", STARTS)}
-        found["leapfrogs"] = block.whole("leapfrogs", 1)
-        found["particles"] = found["particles"] or PARTICLES[method]
-        if not found["gap"] and not found["temperatures"]:
-            found["temperatures"] = _usual_temperatures(found["start"])
-    elif method == "iwae":
-        found["particles"] = found["particles"] or PARTICLES[method]
-    return BoundSpec(method, {key: value for key, value in found.items() if value is not None})
-
-
-def _usual_temperatures(start: str | None) -> int:
-    return TEMPERATURES["pilot" if start in (None, "auto") else start]
-
-
-def _is_whole(found: Any) -> bool:
-    return isinstance(found, int) and not isinstance(found, bool)
-
-
-def _is_positive(found: Any) -> bool:
-    return isinstance(found, int | float) and not isinstance(found, bool) and 0 < found < float("inf")
-
-
-def _brief(found: Any) -> str:
-    kinds = {dict: "a mapping", list: "a list", type(None): "nothing"}
-    return kinds.get(type(found), f"{found!r:.60}")
-
-
-def _read_strictly(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The values of a file, and file and line of each by its dotted place ("models.0.bounds.1.iwae")."""
-    try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        if not isinstance(node, yaml.MappingNode):
-            raise TaskFileError(
-                f"{path}: not a spec of likelihoods: that is a YAML mapping with the keys likelihood, data, models"
-            )
-        places: dict[str, str] = {}
-        _check(node, path, "", "", places, set())
-        return loader.construct_document(node), places
-    except UnicodeDecodeError as error:
-        raise TaskFileError(f"{path}: not UTF-8 text: {error.reason} at offset {error.start}") from error
-    except (OSError, ValueError) as error:  # a ValueError: a name with a null character, what looks like a date and is none
-        kind = (
-            InputNotFound(f"no such spec: {shown(path)}")
-            if not _exists(path)
-            else TaskFileError(f"{path}: {first_line(error)}")
-        )
-        raise kind from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}:" if mark else ""
-        raise TaskFileError(f"{path}:{line} {getattr(error, 'problem', None) or first_line(error)}") from error
-    except RecursionError as error:
-        raise TaskFileError(f"{path}: nested too deeply") from error
-
-
-def _check(node: yaml.Node, path: Path, at: str, kind: str, places: dict[str, str], seen: set[int]) -> None:
-    """Refuse unknown keys, keys given twice, tags and aliases; note where everything stands.
-
-    `at` is the node's own dotted place, `kind` the same with "*" for entries of lists.
-    """
-    line = f"{path}: line {node.start_mark.line + 1}"
-    places[at] = line
-    if id(node) in seen:
-        raise TaskFileError(f"{line}: an alias: write the value out, it is not read here")
-    seen.add(id(node))
-    if node.tag.startswith("!"):
-        raise TaskFileError(f"{line}: {node.tag} is a tag: only plain values are read here")
-    if isinstance(node, yaml.SequenceNode):
-        for i, entry in enumerate(node.value):
-            _check(entry, path, f"{at}.{i}", f"{kind}.*", places, seen)
-    if not isinstance(node, yaml.MappingNode):
-        return
-    known, given = _KNOWN.get(kind), set[str]()
-    for key, child in node.value:
-        line = f"{path}: line {key.start_mark.line + 1}"
-        if not isinstance(key, yaml.ScalarNode):
-            raise TaskFileError(f"{line}: a key must be a word")
-        if known is not None and key.value not in known:
-            inside = f" in {kind.replace('.*', '')}" if kind else ""
-            raise TaskFileError(f"{line}: unknown key {key.value!r:.60}{inside}{nearest(key.value, known)}")
-        if key.value in given:
-            raise TaskFileError(f"{line}: key {key.value!r:.60} is given twice")
-        given.add(key.value)
-        _check(child, path, f"{at}.{key.value}".lstrip("."), f"{kind}.{key.value}".lstrip("."), places, seen)
-        places[f"{at}.{key.value}".lstrip(".")] = line
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
+    settings: dict[str, Any] = {key: value for key, value in (given or {}).items() if value is not None}
+    how = BOUNDS[method]
+    if how.particles > 1:
+        settings.setdefault("particles", how.particles)
+    if how.annealed:
+        if "temperatures" in settings and "gap" in settings:
+            where = model.where(f"bounds[{i}].{method}.gap")
+            raise TaskFileError(f"{where} chooses the number of temperatures: give gap or temperatures, not both")
+        if "gap" not in settings:
+            settings.setdefault("temperatures", usual_temperatures(settings.get("start")))
+    return BoundSpec(method, {key: settings[key] for key in how.keys if key in settings})

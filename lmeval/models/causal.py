@@ -56,6 +56,14 @@ class CausalLM:
         """Number of parameters; tied weights count once."""
         return sum(parameter.numel() for parameter in self.network.parameters())
 
+    @property
+    def activation_bytes(self) -> int:
+        """About how many bytes the activations of one token take in one layer: what batches are sized by."""
+        config = self.network.config.get_text_config()
+        width = getattr(config, "hidden_size", 1024)
+        inner = getattr(config, "intermediate_size", None) or 4 * width
+        return self.network.dtype.itemsize * (16 * width + 4 * inner)
+
 
 ModelLike = str | Path | CausalLM | tuple[PreTrainedModel, PreTrainedTokenizerBase]
 """What the Python interface takes as a model: "bundled", a folder, a hub id, a loaded model, or (network, tokenizer)."""

@@ -18,12 +18,11 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
+from lmeval.compute import memory
+from lmeval.compute.place import Place, alone, is_cpu
 from lmeval.errors import NonFiniteScore, NotCausal
 
-SLICE_ELEMENTS = 1 << 20  # logits that exist at a time on a CPU: what its caches hold
-SLICE_ROWS = 256  # at least, so that reading a large head's weights is shared by enough rows
 BLOCK_ROWS, BLOCK_COLUMNS = 512, 2048  # of a head that is cut across the vocabulary too
-ACCELERATOR_SLICE_ELEMENTS = 1 << 27
 _NOTHING: Mapping[str, Any] = {}
 
 
@@ -41,6 +40,7 @@ def target_log_probs(
     ids: Int64[Tensor, "batch time"],
     positions: Int64[Tensor, " scored"],
     targets: Int64[Tensor, " scored"],
+    place: Place | None = None,
 ) -> Float[Tensor, " scored"]:
     """log p(target | ids up to and including the position), in nats, on the ids' device.
 
@@ -48,9 +48,9 @@ def target_log_probs(
     float64 for a float64 network; the log-softmax is computed in that precision whatever the network's own.
 
     Rows may be padded on the right with any id: a causal network does not look ahead, so no mask is needed (and a mask
-    would cost the fast attention kernels).
+    would cost the fast attention kernels). `place` may set a memory budget (see `compute.memory`).
     """
-    return _read(network, head, ids, Readings(positions, None, targets), None)[0]
+    return _read(network, head, ids, Readings(positions, None, targets), None, place)[0]
 
 
 class Readings(NamedTuple):
@@ -68,13 +68,14 @@ def read_targets(
     ids: Int64[Tensor, "batch time"],
     readings: Readings,
     trunk_inputs: Mapping[str, Any] | None = None,
+    place: Place | None = None,
 ) -> tuple[Float[Tensor, " targets"], Bool[Tensor, " targets"]]:
     """Log-probabilities as `target_log_probs` gives them, several targets at one position if need be; and whether no other
     token has a larger logit there, in the precision that the log-probabilities are computed in.
 
     `trunk_inputs` are further arguments of the trunk (mask, positions, cache), for any head but Head.WHOLE.
     """
-    log_probs, greedy = _read(network, head, ids, readings, trunk_inputs or {})
+    log_probs, greedy = _read(network, head, ids, readings, trunk_inputs or {}, place)
     assert greedy is not None
     return log_probs, greedy
 
@@ -85,6 +86,7 @@ def _read(
     ids: Int64[Tensor, "batch time"],
     readings: Readings,
     trunk_inputs: Mapping[str, Any] | None,  # None: greedy is not asked for
+    place: Place | None,
 ) -> tuple[Float[Tensor, " targets"], Bool[Tensor, " targets"] | None]:
     positions, targets = readings.positions, readings.targets
     with torch.inference_mode():
@@ -97,7 +99,7 @@ def _read(
             return log_probs, greedy
         log_probs = torch.empty(len(targets), dtype=torch.promote_types(network.dtype, torch.float32), device=ids.device)
         greedy = None if trunk_inputs is None else torch.empty(len(targets), dtype=torch.bool, device=ids.device)
-        for rows, logits in logit_slices(network, head, ids, positions, trunk_inputs or {}):
+        for rows, logits in logit_slices(network, head, ids, positions, trunk_inputs or {}, place):
             mine, here, wanted = _local(readings, rows)
             log_probs[mine] = _log_prob(logits, here, wanted)
             if greedy is not None:
@@ -128,16 +130,18 @@ def logit_slices(
     ids: Int64[Tensor, "batch time"],
     positions: Int64[Tensor, " scored"],
     trunk_inputs: Mapping[str, Any] = _NOTHING,
+    place: Place | None = None,
 ) -> Iterator[tuple[Int64[Tensor, " rows"], Float[Tensor, "rows vocabulary"]]]:
     """Logits at the positions (as `target_log_probs` counts them), in slices that a cache holds: indices into `positions`,
-    and their logits in the network's dtype. To be used up under `torch.inference_mode`."""
+    and their logits in the network's dtype. To be used up under `torch.inference_mode`. `place` may set a memory budget."""
+    at_once = _slice_rows(network, place or alone(ids.device))
     if head is Head.WHOLE:
         assert not trunk_inputs, "a network without a trunk takes ids alone"
-        yield from _whole_forward_slices(network, ids, positions)
+        yield from _whole_forward_slices(network, ids, positions, at_once)
         return
     hidden, kind = _hidden_states(network, ids, positions, trunk_inputs)
     logits = _linear_logits if head is Head.LINEAR else _replayed_logits
-    for part in torch.arange(len(hidden), device=ids.device).split(_slice_rows(network, hidden.device)):
+    for part in torch.arange(len(hidden), device=ids.device).split(at_once):
         yield part, logits(network, hidden[part[0] : part[-1] + 1], kind)
 
 
@@ -166,7 +170,7 @@ def _log_prob(
 def _large_linear_head(network: PreTrainedModel, head: Head, device: torch.device) -> tuple[Tensor, Tensor | None] | None:
     """Weight [vocabulary, width] and bias of a plain linear head that is worth cutting across the vocabulary, else None."""
     embeddings = network.get_output_embeddings()
-    if head is not Head.LINEAR or device.type != "cpu" or type(embeddings) is not nn.Linear:
+    if head is not Head.LINEAR or not is_cpu(device) or type(embeddings) is not nn.Linear:
         return None
     return (embeddings.weight, embeddings.bias) if embeddings.out_features > 2 * BLOCK_COLUMNS else None
 
@@ -206,9 +210,8 @@ def _log_prob_by_blocks(
     return chosen - largest.index_select(0, row) - total.log().to(precision).index_select(0, row), greedy
 
 
-def _slice_rows(network: PreTrainedModel, device: torch.device) -> int:
-    elements = SLICE_ELEMENTS if device.type == "cpu" else ACCELERATOR_SLICE_ELEMENTS
-    return max(SLICE_ROWS, elements // network.config.get_text_config().vocab_size)
+def _slice_rows(network: PreTrainedModel, place: Place) -> int:
+    return memory.at_once(memory.LOGIT_ROWS, place, 4 * network.config.get_text_config().vocab_size)
 
 
 def _trunk(network: PreTrainedModel) -> nn.Module:
@@ -245,7 +248,7 @@ def _replayed_logits(
 
 
 def _whole_forward_slices(
-    network: PreTrainedModel, ids: Int64[Tensor, "batch time"], positions: Int64[Tensor, " scored"]
+    network: PreTrainedModel, ids: Int64[Tensor, "batch time"], positions: Int64[Tensor, " scored"], at_once: int
 ) -> Iterator[tuple[Int64[Tensor, " rows"], Float[Tensor, "rows vocabulary"]]]:
     """Full logits of one row of the batch at a time, the head of last resort."""
     time = ids.shape[1]
@@ -253,7 +256,7 @@ def _whole_forward_slices(
         mine = (positions // time == row).nonzero().squeeze(1)
         if len(mine):
             logits = network(input_ids=ids[row : row + 1], use_cache=False).logits.squeeze(0)
-            for part in mine.split(_slice_rows(network, ids.device)):
+            for part in mine.split(at_once):
                 yield part, logits[positions[part] % time]
 
 

@@ -20,21 +20,23 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from lmeval.compute.memory import PASS_TOKENS, at_once
+from lmeval.compute.place import Place, alone, is_cpu
 from lmeval.errors import NoCache, first_line
 from lmeval.models.causal import CausalLM
 
-PASS_TOKENS = 2048  # input tokens of one pass over the network on a CPU: what its caches hold (see scoring/batching.py)
-ACCELERATOR_PASS_TOKENS = 16_384
 _ATTENTION = "lmeval_lanes"
 
 
 @dataclass
 class LaneCache:
-    """What `n_lanes` lanes have read so far: `length` tokens each, of at most `capacity`."""
+    """What `n_lanes` lanes have read so far: `length` tokens each, of at most `capacity`. A pass over the network takes at
+    most `pass_tokens` input tokens, and `lanes_per_pass` lanes where that is set."""
 
     n_lanes: int
     capacity: int
     lanes_per_pass: int | None
+    pass_tokens: int
     length: int
     rows: slice  # the lanes that the pass in progress works on
     own: Cache | None  # preallocated, for all lanes
@@ -78,7 +80,7 @@ def stepping(model: CausalLM) -> Iterator[None]:
     """While tokens are read one by one: attention in the form that is fastest for that (`_lanes_attention`)."""
     network = model.network
     before = network.config._attn_implementation
-    if model.device.type != "cpu" or before != "sdpa":
+    if not is_cpu(model.device) or before != "sdpa":
         yield
         return
     network.set_attn_implementation(_ATTENTION)
@@ -110,9 +112,15 @@ AttentionInterface.register(_ATTENTION, _lanes_attention)
 AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
 
 
-def open_lanes(model: CausalLM, n_lanes: int, capacity: int, lanes_per_pass: int | None = None) -> LaneCache:
-    """An empty cache for `n_lanes` lanes of at most `capacity` tokens; `restart` fills it for the first time."""
-    lanes = LaneCache(n_lanes, capacity, lanes_per_pass, 0, slice(0, n_lanes), None, [])
+def open_lanes(
+    model: CausalLM, n_lanes: int, capacity: int, lanes_per_pass: int | None = None, place: Place | None = None
+) -> LaneCache:
+    """An empty cache for `n_lanes` lanes of at most `capacity` tokens; `restart` fills it for the first time.
+
+    A pass takes as many input tokens as the place allows, and at most `lanes_per_pass` lanes where that is given.
+    """
+    pass_tokens = at_once(PASS_TOKENS, place or alone(model.device), model.activation_bytes)
+    lanes = LaneCache(n_lanes, capacity, lanes_per_pass, pass_tokens, 0, slice(0, n_lanes), None, [])
     try:
         layers = DynamicCache(config=model.network.config).layers
     except AttributeError:  # a configuration that does not know of layers
@@ -154,12 +162,11 @@ def cache_bytes_per_token(model: CausalLM) -> int:
 
 def _read(model: CausalLM, lanes: LaneCache, ids: Int64[Tensor, "lanes time"]) -> Float[Tensor, "lanes vocabulary"]:
     time = ids.shape[1]
-    budget = PASS_TOKENS if model.device.type == "cpu" else ACCELERATOR_PASS_TOKENS
-    at_once = min(lanes.lanes_per_pass or lanes.n_lanes, max(1, budget // time))
+    most = min(lanes.lanes_per_pass or lanes.n_lanes, max(1, lanes.pass_tokens // time))
     if lanes.own is None and lanes.library:  # its passes were laid down when it was filled
         cuts = [rows for rows, _ in lanes.library]
     else:
-        cuts = [slice(i, min(i + at_once, lanes.n_lanes)) for i in range(0, lanes.n_lanes, at_once)]
+        cuts = [slice(i, min(i + most, lanes.n_lanes)) for i in range(0, lanes.n_lanes, most)]
     found = []
     with torch.inference_mode():
         for i, rows in enumerate(cuts):

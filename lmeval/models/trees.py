@@ -28,7 +28,7 @@ _ARGUMENTS = {"attention_mask", "position_ids", "past_key_values"}
 _PROBE_BRANCH = 5
 
 
-class Prefix(NamedTuple):
+class CachedPrefix(NamedTuple):
     """Keys and values [1, heads, length, width] of every layer for the first `length` tokens of many sequences."""
 
     length: int
@@ -60,12 +60,12 @@ class _PrefixLayer(DynamicLayer):
         return self.length + query_length, 0
 
 
-def _layers(model: CausalLM, prefix: Prefix | None, keep: bool) -> list[_PrefixLayer]:
+def _layers(model: CausalLM, prefix: CachedPrefix | None, keep: bool) -> list[_PrefixLayer]:
     held = prefix.layers if prefix else [None] * len(DynamicCache(config=model.network.config).layers)
     return [_PrefixLayer(layer, prefix.length if prefix else 0, keep) for layer in held]
 
 
-def read_prefix(model: CausalLM, parent: Prefix | None, ids: Int64[Tensor, " time"]) -> Prefix:
+def read_prefix(model: CausalLM, parent: CachedPrefix | None, ids: Int64[Tensor, " time"]) -> CachedPrefix:
     """Read `ids` behind the parent (None: from the beginning) and keep the keys and values of both together."""
     layers, time = _layers(model, parent, keep=True), len(ids)
     cache = Cache(layers=[*layers])
@@ -77,12 +77,12 @@ def read_prefix(model: CausalLM, parent: Prefix | None, ids: Int64[Tensor, " tim
         model.network.base_model(input_ids=ids.unsqueeze(0), **inputs)
     kept = [(layer.keys, layer.values) for layer in layers if layer.keys is not None and layer.values is not None]
     assert len(kept) in (0, len(layers)), "some layers keep nothing"
-    return Prefix(time + (parent.length if parent else 0), kept)
+    return CachedPrefix(time + (parent.length if parent else 0), kept)
 
 
 def tree_inputs(
     model: CausalLM,
-    prefix: Prefix | None,
+    prefix: CachedPrefix | None,
     depth: Int64[Tensor, "rows time"],
     end: Int64[Tensor, "rows time"] | None,
 ) -> dict[str, Any]:

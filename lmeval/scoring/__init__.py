@@ -7,7 +7,7 @@ from lmeval import lazy
 if TYPE_CHECKING:
     from lmeval.scoring.engine import LogProbs, score
     from lmeval.scoring.requests import Request, request
-    from lmeval.scoring.shared import Cost, Scored, SharedScores, score_shared
+    from lmeval.scoring.trees import Cost, Scored, SharedScores, score_shared
     from lmeval.scoring.windows import BosPolicy, Window, Windowing, WindowRequest, rolling_requests, windows
 
 

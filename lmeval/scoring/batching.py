@@ -2,13 +2,10 @@
 
 from typing import NamedTuple
 
-import torch
-
+from lmeval.compute.memory import BATCH_TOKENS, UNLIMITED, at_once
+from lmeval.compute.place import Place
 from lmeval.models import CausalLM
 from lmeval.models.logprobs import depends_on_batch
-
-CPU_BATCH_TOKENS = 2048
-ACCELERATOR_BATCH_TOKENS = (2048, 131_072)
 
 
 class Batching(NamedTuple):
@@ -43,19 +40,8 @@ def for_lengths(batching: Batching, model: CausalLM, longest: int) -> Batching:
     return batching._replace(rows=1) if depends_on_batch(model.network, longest) else batching
 
 
-def automatic_batching(model: CausalLM) -> Batching:
-    """Batch size for the model's device.
-
-    On a CPU a batch is sized for the cache: more tokens at once only spill (see scripts/bench_scoring). On an accelerator
-    it is sized for 60% of the free memory, by a count of the activations of one layer; should that be too much, the
-    engine halves the batch and goes on.
-    """
-    if model.device.type != "cuda":
-        return Batching(None, CPU_BATCH_TOKENS)
-    config = model.network.config.get_text_config()
-    width = getattr(config, "hidden_size", 1024)
-    inner = getattr(config, "intermediate_size", None) or 4 * width
-    bytes_per_token = model.network.dtype.itemsize * (16 * width + 4 * inner)
-    free, _ = torch.cuda.mem_get_info(model.device)
-    low, high = ACCELERATOR_BATCH_TOKENS
-    return Batching(None, min(high, max(low, int(0.6 * free / bytes_per_token))))
+def batching_at(place: Place, model: CausalLM, batch_size: int | None = None) -> Batching:
+    """Limits of a batch at a place: `batch_size` sequences where that is given, else as many tokens as the place allows."""
+    if batch_size is not None:
+        return Batching(batch_size, UNLIMITED)
+    return Batching(None, at_once(BATCH_TOKENS, place, model.activation_bytes))

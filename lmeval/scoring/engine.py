@@ -6,17 +6,19 @@ memory, and neither batch size nor order nor number of processes changes a resul
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from lmeval.compute import gather
-from lmeval.compute.place import Place
-from lmeval.errors import ContextTooLong, NonFiniteScore, OutOfMemory
+from lmeval.compute.memory import MemoryLimit, compute_within_memory, settled
+from lmeval.compute.place import Place, alone
+from lmeval.errors import ContextTooLong, NonFiniteScore
 from lmeval.models import CausalLM, target_log_probs
-from lmeval.scoring.batching import Batching, automatic_batching, for_lengths, plan_batches
+from lmeval.progress import SILENT, Progress
+from lmeval.scoring.batching import Batching, batching_at, for_lengths, plan_batches
 from lmeval.scoring.requests import Request
 
 LogProbs = Float[np.ndarray, " target"]
@@ -29,20 +31,29 @@ def score(
     place: Place | None = None,
     *,
     batch_size: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = SILENT,
 ) -> Iterator[LogProbs]:
     """Log-probabilities in nats of each request's target tokens, in the order of the requests.
 
-    Arrays are float32, or float64 for a float64 model. `batch_size` is a number of sequences, None for automatic. Every
-    process of `place` must pass the same requests, and gets all results. `progress` is called with the number of target
-    tokens that this process has scored.
+    Args:
+        model: What scores.
+        requests: What is scored, the same in every process of the place. They stream: memory does not grow with them.
+        place: Where it is done; None is the model's device, alone, without a memory budget.
+        batch_size: Sequences of a batch; None for as many as `compute.memory` allows.
+        progress: Advanced by target tokens: this process's, times the number of processes. The caller opens the stage.
 
-    Raises ContextTooLong, NonFiniteScore, and OutOfMemory where a single sequence does not fit.
+    Returns:
+        An array [target] for each request, float32, or float64 for a float64 model; all of them in every process.
+
+    Raises:
+        ContextTooLong: A request has more input tokens than the model takes.
+        NonFiniteScore: A log-probability is NaN or infinite.
+        OutOfMemory: A single sequence does not fit.
     """
-    place = place or Place(0, 1, model.device)
-    batching = automatic_batching(model) if batch_size is None else Batching(batch_size, 1 << 40)
+    place = settled(place or alone(model.device))
+    batching = batching_at(place, model, batch_size)
     batching = batching._replace(tokens=gather.agree(batching.tokens, place))
-    memory = MemoryLimit()
+    limit = MemoryLimit()
     iterator = iter(requests)
     while pool := _take_pool(model, iterator, batching, place.size):
         lengths = [request.n_inputs for request in pool]
@@ -52,9 +63,8 @@ def score(
         try:
             for batch in batches[place.rank :: place.size]:
                 members = [pool[i] for i in batch]
-                scored.update(zip(batch, _score_within_memory(model, members, memory), strict=True))
-                if progress:
-                    progress(sum(len(request.target) for request in members))
+                scored.update(zip(batch, _score_within_memory(model, members, place, limit), strict=True))
+                progress.advance(sum(len(request.target) for request in members) * place.size)
         except Exception as error:
             failure = error
         yield from gather.gather_by_id(scored, len(pool), place, failure)
@@ -81,40 +91,28 @@ def check_lengths(model: CausalLM, requests: Sequence[Request]) -> None:
             raise ContextTooLong(f"{request.n_inputs} input tokens, but {model.name} takes {limit}: shorten the context")
 
 
-class MemoryLimit:
-    """Input tokens a batch that are known to be too many for this process's device; None until memory runs out."""
+def _score_within_memory(model: CausalLM, batch: Sequence[Request], place: Place, limit: MemoryLimit) -> list[LogProbs]:
+    """Score a batch; where memory runs out, in halves."""
 
-    tokens: int | None = None
+    def padded(part: Sequence[Request]) -> int:
+        return len(part) * max(request.n_inputs for request in part)
 
+    def too_large(part: Sequence[Request]) -> str:
+        remedy = "shorten --context or use a smaller dtype"
+        return f"one sequence of {padded(part)} tokens does not fit on {model.device}: {remedy}"
 
-def _score_within_memory(model: CausalLM, batch: list[Request], memory: MemoryLimit) -> list[LogProbs]:
-    """Score a batch; where memory runs out, in halves, and remember the size that failed for the batches to come."""
-    size = len(batch) * max(request.n_inputs for request in batch)
-    if len(batch) == 1 or memory.tokens is None or size < memory.tokens:
-        try:
-            return _score_batch(model, batch)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(batch) == 1:
-                raise OutOfMemory(
-                    f"one sequence of {size} tokens does not fit on {model.device}: shorten --context or use a smaller dtype"
-                ) from error
-            memory.tokens = size
-        if model.device.type == "cuda":
-            torch.cuda.empty_cache()
-    half = len(batch) // 2
-    return _score_within_memory(model, batch[:half], memory) + _score_within_memory(model, batch[half:], memory)
+    parts = compute_within_memory(
+        batch,
+        lambda part: _score_batch(model, part, place),
+        limit,
+        size=padded,
+        too_large=too_large,
+        device=model.device,
+    )
+    return [log_probs for part in parts for log_probs in part]
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: frameworks have several for it."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return "can't allocate memory" in str(error) or "out of memory" in str(error)
-
-
-def _score_batch(model: CausalLM, batch: list[Request]) -> list[LogProbs]:
+def _score_batch(model: CausalLM, batch: Sequence[Request], place: Place) -> list[LogProbs]:
     """One forward pass. Row r of the batch, padded on the right:
 
     context   c0 c1 c2            target   t0 t1
@@ -124,14 +122,15 @@ def _score_batch(model: CausalLM, batch: list[Request]) -> list[LogProbs]:
     time = max(request.n_inputs for request in batch)
     ids = np.zeros((len(batch), time), dtype=np.int64)
     positions, targets = [], []
-    for row, (context, target) in enumerate(batch):
+    for row, (context, target, _) in enumerate(batch):
         ids[row, : len(context)] = context
         ids[row, len(context) : len(context) + len(target) - 1] = target[:-1]
         first = row * time + len(context) - 1
         positions.append(np.arange(first, first + len(target)))
         targets.append(target)
-    tensors = (torch.from_numpy(a).to(model.device) for a in (ids, np.concatenate(positions), np.concatenate(targets)))
-    log_probs = target_log_probs(model.network, model.head, *tensors).cpu().numpy()
+    arrays = (ids, np.concatenate(positions), np.concatenate(targets))
+    sent, at, wanted = (torch.from_numpy(array).to(model.device) for array in arrays)
+    log_probs = target_log_probs(model.network, model.head, sent, at, wanted, place).cpu().numpy()
     check_finite(model, log_probs)
     return np.split(log_probs, np.cumsum([len(request.target) for request in batch])[:-1])
 

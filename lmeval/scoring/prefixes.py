@@ -26,7 +26,7 @@ SHARED_PART = 4  # a sequence joins a row if it shares one part in so many of wh
 
 
 class Sequences(NamedTuple):
-    """The distinct inputs of some requests, in lexicographic order."""
+    """The distinct inputs of some requests, in lexicographic order, those of different media apart."""
 
     tokens: list[np.ndarray]  # token ids of each, of any integer dtype
     lengths: Int64[np.ndarray, " sequences"]
@@ -42,7 +42,7 @@ class Distinct(NamedTuple):
     of: list[int]
 
 
-class Prefix(NamedTuple):
+class PlannedPrefix(NamedTuple):
     """`length` leading tokens of sequence `member`, read behind those of `parent` (its index in the plan, or -1)."""
 
     parent: int
@@ -63,7 +63,7 @@ class Row(NamedTuple):
 class Plan(NamedTuple):
     """Prefixes, parents first and depth-first; rows, those of one prefix together, in the order of the prefixes."""
 
-    prefixes: list[Prefix]
+    prefixes: list[PlannedPrefix]
     rows: list[Row]
 
 
@@ -81,20 +81,23 @@ class Layout(NamedTuple):
 
 
 def distinct(requests: Sequence[Request]) -> tuple[Distinct, Sequences]:
-    """Requests without repetition, and their inputs (context + target[:-1]) without repetition, sorted."""
+    """Requests without repetition, and their inputs (context + target[:-1]) without repetition, sorted by media and tokens.
+
+    Two requests are one where context, target and media are equal; two inputs where their tokens and media are.
+    """
     held: dict[int, bytes] = {}  # contexts that are one object are turned into bytes once
-    inputs: dict[bytes, int] = {}
+    inputs: dict[tuple[str, bytes], int] = {}
     known: dict[tuple[int, int, int], int] = {}
     first: list[int] = []
     readers: list[list[int]] = []
     kept: list[Request] = []
     of: list[int] = []
     for request in requests:
-        context, target = request
+        context, target, media = request
         if (start := held.get(id(context))) is None:
             start = held[id(context)] = context.astype(">u4").tobytes()  # big-endian: bytes sort as the ids do
         text = start + target[:-1].astype(">u4").tobytes() if len(target) > 1 else start
-        i = inputs.setdefault(text, len(inputs))
+        i = inputs.setdefault((media, text), len(inputs))
         if i == len(first):
             first.append(len(context) - 1)
             readers.append([])
@@ -105,10 +108,13 @@ def distinct(requests: Sequence[Request]) -> tuple[Distinct, Sequences]:
             readers[i].append(same)
             first[i] = min(first[i], len(context) - 1)
         of.append(same)
-    texts = sorted(inputs)
-    order = [inputs[text] for text in texts]
-    tokens = [np.frombuffer(text, dtype=">u4") for text in texts]
-    shared = [common_prefix(a, b) for a, b in itertools.pairwise(tokens)]
+    ascending = sorted(inputs)
+    order = [inputs[one] for one in ascending]
+    tokens = [np.frombuffer(text, dtype=">u4") for _, text in ascending]
+    same_media = [a == b for (a, _), (b, _) in itertools.pairwise(ascending)]
+    shared = [
+        common_prefix(a, b) if same else 0 for same, (a, b) in zip(same_media, itertools.pairwise(tokens), strict=True)
+    ]
     sequences = Sequences(
         tokens=tokens,
         lengths=np.array([len(t) for t in tokens], dtype=np.int64),
@@ -133,12 +139,12 @@ def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
 
 def separately(requests: Sequence[Request]) -> tuple[Sequences, Plan]:
     """Each request a sequence and a row of its own, in the order of the requests; nothing shared."""
-    tokens = [np.concatenate([context, target[:-1]]) for context, target in requests]
+    tokens = [np.concatenate([context, target[:-1]]) for context, target, _ in requests]
     sequences = Sequences(
         tokens=tokens,
         lengths=np.array([len(t) for t in tokens], dtype=np.int64),
         shared=np.zeros(len(tokens), dtype=np.int64),
-        first=np.array([len(context) - 1 for context, _ in requests], dtype=np.int64),
+        first=np.array([len(context) - 1 for context, _, _ in requests], dtype=np.int64),
         readers=[[i] for i in range(len(tokens))],
     )
     return sequences, Plan([], [Row(-1, [i], [0], len(t)) for i, t in enumerate(tokens)])
@@ -163,7 +169,7 @@ def plan_prefixes(sequences: Sequences, overhead: int) -> Plan:
     network, and smaller batches, cost."""
     plan, everything = Plan([], []), np.arange(len(sequences.tokens))
     # A prefix, and the sequences below it. Those pushed last come first: depth-first order.
-    waiting: list[tuple[Prefix, np.ndarray]] = [(Prefix(-1, 0, 0), everything)] if len(everything) else []
+    waiting: list[tuple[PlannedPrefix, np.ndarray]] = [(PlannedPrefix(-1, 0, 0), everything)] if len(everything) else []
     while waiting:
         prefix, members = waiting.pop()
         index = -1
@@ -172,7 +178,7 @@ def plan_prefixes(sequences: Sequences, overhead: int) -> Plan:
             plan.prefixes.append(prefix)
         own, below = _divide(sequences, members, prefix.length, overhead)
         plan.rows.extend(_pack(sequences, np.sort(own), index, prefix.length))
-        waiting.extend((Prefix(index, length, int(inside[0])), inside) for length, inside in reversed(below))
+        waiting.extend((PlannedPrefix(index, length, int(inside[0])), inside) for length, inside in reversed(below))
     return plan
 
 

@@ -1,4 +1,4 @@
-"""What the engine takes: a context and the target tokens behind it."""
+"""What the engine takes: a context and the target tokens after it."""
 
 from typing import NamedTuple
 
@@ -9,11 +9,14 @@ from jaxtyping import Int64
 class Request(NamedTuple):
     """Score `target` after `context` (token ids; both hold at least one token).
 
-    The engine returns one log-probability in nats for each target token: log p(target[i] | context, target[:i]).
+    The engine returns one log-probability in nats for each target token: log p(target[i] | context, target[:i]). `media` is
+    the SHA-256 of whatever conditions the request beside its tokens, such as an image, and "" where nothing does: requests
+    with different media are never scored as one, and share no prefix.
     """
 
     context: Int64[np.ndarray, " context"]
     target: Int64[np.ndarray, " target"]
+    media: str = ""
 
     @property
     def n_inputs(self) -> int:
@@ -21,8 +24,12 @@ class Request(NamedTuple):
         return len(self.context) + len(self.target) - 1
 
 
-def request(context: list[int], target: list[int]) -> Request:
-    """A request from lists of token ids."""
+def request(context: list[int], target: list[int], media: str = "") -> Request:
+    """A request from lists of token ids.
+
+    Raises:
+        ValueError: There is no context token, or no target token.
+    """
     if not context or not target:
         raise ValueError("a request needs at least one context token (such as BOS) and one target token")
-    return Request(np.array(context, dtype=np.int64), np.array(target, dtype=np.int64))
+    return Request(np.array(context, dtype=np.int64), np.array(target, dtype=np.int64), media)

@@ -12,6 +12,7 @@ from lmeval.stats.ratios import Moments, add_row, bootstrapped_ratio, linearised
 from lmeval.stats.resampling import BlockBootstrap, automatic_block_length, block_bootstrap
 from lmeval.stats.seeds import SeedSpread, seed_variance
 from lmeval.stats.significance import holm, minimum_detectable_effect, t_test
+from lmeval.stats.units import bits_per_dim
 
 __all__ = [
     "CONFIDENCE",
@@ -23,6 +24,7 @@ __all__ = [
     "SeedSpread",
     "add_row",
     "automatic_block_length",
+    "bits_per_dim",
     "block_bootstrap",
     "bootstrapped_ratio",
     "cluster_codes",

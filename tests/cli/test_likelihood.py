@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from commands import Ran, Run, assert_one_line
 from samples import ROOT, shared
 from small_densities import weights_of, write_density, write_images, write_spec
 
-from lmeval.compute.place import Place
 from lmeval.likelihood.compare import compare
 from lmeval.likelihood.prepare import prepare
 from lmeval.likelihood.spec import read_spec
-from lmeval.likelihood.summary import as_json, records
+from lmeval.results import as_json
+from lmeval.results.records import read_records
 
 BOUNDS = ["elbo", {"iwae": 20}, {"smc": {"particles": 4, "temperatures": 3}}]
 VAE = {"name": "VAE", "model": "latent", "bounds": BOUNDS, "sandwich": 4}
@@ -60,39 +59,39 @@ def test_the_command_writes_what_the_functions_return(run: Run, here: Path):
     succeeded(ran)
     first = {"images": "images.npy", "binarise": {"seed": 0}, "limit": 7}
     spec = read_spec(write_spec(here / "other.yaml", MODELS, first, seed=5))
-    expected = compare(prepare(spec), Place(0, 1, torch.device("cpu")))
+    expected = compare(prepare(spec))
     ours, theirs = json.loads((here / "o.json").read_text()), json.loads(json.dumps(as_json(expected)))
     for data in (ours, theirs):
-        data["provenance"].pop("spec_sha256")
+        data["provenance"]["inputs"].pop("spec")
     assert without_times(ours) == without_times(theirs)
-    head, *rows = [json.loads(line) for line in (here / "r.jsonl").read_text().splitlines()]
-    assert (head["kind"], head["schema"], head["ledger"]["n"]) == ("lmeval.likelihood", 1, 7)
-    assert rows == records(expected) and len(rows) == 5 * 7
+    [written] = read_records(here / "r.jsonl")
+    assert (written.header.report, written.header.ledger["n"]) == ("likelihood", 7)
+    assert written.items == expected.items and len(written.records) == 5 * 7
     assert {path.name for path in (here / "figures").iterdir()} >= {"bits_per_dim.png", "bits_per_dim.svg", "ess.png"}
 
 
 def test_results_keep_to_the_contract(run: Run, here: Path):
     succeeded(run("likelihood", "spec.yaml", "--json", "o.json"))
     found = json.loads((here / "o.json").read_text())
-    assert list(found) == ["schema", "results", "ledger", "provenance", "bounds", "sandwiches", "differences"]
-    assert found["schema"] == 1
+    assert list(found) == ["schema", "kind", "results", "ledger", "provenance", "tables", "items"]
+    assert (found["schema"], found["kind"]) == (2, "likelihood")
+    assert list(found["tables"]) == ["bounds", "sandwiches", "differences"]
     for result in found["results"]:
-        assert {"model", "bound", "name", "value", "unit", "side", "stderr", "ci95", "n"} < result.keys()
+        assert {"of", "name", "value", "unit", "side", "stderr", "ci95", "n"} < result.keys()
+        assert result["of"].keys() == {"model", "bound", "data"}
         assert result["ci95"] is None or result["ci95"][0] <= result["value"] <= result["ci95"][1]
         assert result["n"] == 12
-    sides = {(r["model"], r["name"]): r["side"] for r in found["results"]}
+    sides = {(r["of"]["model"], r["name"]): r["side"] for r in found["results"]}
     assert sides["VAE", "log_likelihood_nats"] == "lower" and sides["VAE", "bits_per_dim"] == "upper"
     assert sides["MADE", "bits_per_dim"] == "exact" and sides["sampler", "bits_per_dim"] == "estimate"
-    assert {"spec", "spec_sha256", "data_sha256", "models", "versions", "seed", "device", "date"} <= found[
-        "provenance"
-    ].keys()
+    assert {"inputs", "models", "versions", "settings", "device", "date"} <= found["provenance"].keys()
     assert found["ledger"]["tags"]["binarisation"] == "sampled"
 
 
 def test_the_table_shows_what_was_found(run: Run, here: Path):
     ran = run("likelihood", "spec.yaml", "--json", "o.json")
     out, found = succeeded(ran), json.loads((here / "o.json").read_text())
-    for row in found["bounds"]:
+    for row in found["tables"]["bounds"]["rows"]:
         [line] = [
             line
             for line in out.splitlines()
@@ -106,7 +105,7 @@ def test_the_table_shows_what_was_found(run: Run, here: Path):
 
 
 def test_costs_are_said_before_the_work(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch):
-    def stopped(*_: object) -> None:
+    def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("lmeval.likelihood.compare.compare", stopped)
@@ -120,7 +119,7 @@ def test_a_gap_is_planned(run: Run, here: Path):
     write_spec(here / "gap.yaml", [VAE | {"bounds": [{"smc": {"particles": 4, "gap": 0.5}}], "sandwich": 0}])
     ran = run("likelihood", "gap.yaml", "--json", "o.json")
     assert "SMC 4 x" in succeeded(ran) and "planned for a gap of 0.5 nats, about" in ran.err
-    [row] = json.loads((here / "o.json").read_text())["bounds"]
+    [row] = json.loads((here / "o.json").read_text())["tables"]["bounds"]["rows"]
     assert row["details"]["plan"]["wanted_gap_nats"] == 0.5
     assert row["bound"] == f"SMC 4 x {row['details']['settings']['temperatures']}, gap 0.5"
 
@@ -216,9 +215,9 @@ def test_the_published_vae_and_the_standard_of_5000_samples(run: Run, tmp_path: 
     shared("images/mnist/t10k-images-idx3-ubyte.gz")
     succeeded(run("likelihood", "bbans", "--data-dir", folder, "--json", tmp_path / "o.json"))
     found = json.loads((tmp_path / "o.json").read_text())
-    by_bound = {row["bound"]: row for row in found["bounds"]}
+    by_bound = {row["bound"]: row for row in found["tables"]["bounds"]["rows"]}
     iwae, smc = by_bound["IWAE-5000"], by_bound["SMC 16 x 100"]
     assert iwae["nats"] == pytest.approx(-97.683, abs=0.25) and iwae["flag"] == "bound, not converged"
     assert smc["nats"] - iwae["nats"] > 1.1 and smc["nats"] == pytest.approx(-96.33, abs=0.1)
-    [sandwich] = found["sandwiches"]
+    [sandwich] = found["tables"]["sandwiches"]["rows"]
     assert 0 < sandwich["gap_nats"] < 0.15

@@ -12,10 +12,10 @@ from torch.distributions import Distribution, Independent, Normal
 from torch.nn.functional import binary_cross_entropy
 
 from lmeval.densities import (
+    check_exact,
+    check_latent,
     check_normalised,
-    checked_exact,
-    checked_latent,
-    dequantised,
+    dequantise,
     draw,
     from_autoencoder_kl,
     from_causal_lm,
@@ -91,7 +91,7 @@ def pythae_model(which: str) -> Any:
 def test_a_pythae_model_is_a_latent_density(which: str):
     model = pythae_model(which)
     density = from_pythae(model, "bernoulli_probs")
-    found = checked_latent(density, BINARY, levels=2)
+    found = check_latent(density, BINARY, levels=2).shape
     assert (kind_of(density), found.d_latent, found.has_encoder, found.differentiable) == ("latent", 2, True, True)
     z = torch.randn(8, 2)
     with torch.no_grad():
@@ -125,17 +125,17 @@ def test_the_observation_of_a_pythae_model_has_to_be_said():
 def test_probabilities_taken_for_logits_and_the_reverse_do_not_go_unseen():
     # Log-odds as probabilities leave [0, 1]. The reverse cannot be seen: it is why the observation has to be named.
     with pytest.raises(DensityError, match="a probability or log-odds"):
-        checked_latent(from_pythae(PythaeVAE(logits=True), "bernoulli_probs"), BINARY)
+        check_latent(from_pythae(PythaeVAE(logits=True), "bernoulli_probs"), BINARY)
 
 
 def test_grey_images_have_no_bernoulli_likelihood_in_pythae_either():
     with pytest.raises(DensityError, match="binarise"):
-        checked_latent(from_pythae(PythaeVAE(), "bernoulli_probs"), GREY)
+        check_latent(from_pythae(PythaeVAE(), "bernoulli_probs"), GREY)
 
 
 def test_flat_images_do_not_fit_a_pythae_model():
     with pytest.raises(DensityError, match="reshape"):
-        checked_latent(from_pythae(PythaeVAE(), "bernoulli_probs"), BINARY.flatten(1))
+        check_latent(from_pythae(PythaeVAE(), "bernoulli_probs"), BINARY.flatten(1))
 
 
 @pytest.mark.parametrize("name", ["AE", "VQVAE", "VAMP", "PoincareVAE", "SVAE", "RAE_GP"])
@@ -147,8 +147,8 @@ def test_models_with_another_prior_are_refused(name: str):
 def test_a_deterministic_encoder_can_be_left_out():
     model = PythaeVAE(deterministic=True)
     with pytest.raises(DensityError, match="no log_covariance: leave it out"):
-        checked_latent(from_pythae(model, "bernoulli_probs"), BINARY)
-    assert checked_latent(from_pythae(model, "bernoulli_probs", encoder=False), BINARY).has_encoder is False
+        check_latent(from_pythae(model, "bernoulli_probs"), BINARY)
+    assert check_latent(from_pythae(model, "bernoulli_probs", encoder=False), BINARY).shape.has_encoder is False
 
 
 def test_what_is_no_pythae_model_is_refused():
@@ -157,7 +157,7 @@ def test_what_is_no_pythae_model_is_refused():
     model = PythaeVAE()
     model.decoder = nn.Linear(2, 12)  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(DensityError, match="no 'reconstruction'"):
-        checked_latent(from_pythae(model, "bernoulli_probs"), BINARY)
+        check_latent(from_pythae(model, "bernoulli_probs"), BINARY)
 
 
 class Kl(nn.Module):
@@ -192,7 +192,7 @@ def test_an_autoencoder_is_a_latent_density_with_the_noise_that_was_said(which: 
     vae = Kl() if which == "stand-in" else real_autoencoder()
     x = torch.rand(5, 3, 8, 8) * 2 - 1
     density = from_autoencoder_kl(vae, sigma=0.1)
-    found = checked_latent(density, x)
+    found = check_latent(density, x).shape
     assert (found.d_latent, found.has_encoder, found.differentiable) == (4 * 4 * 4, True, True)
     z = torch.randn(5, 64)
     with torch.no_grad():
@@ -208,7 +208,7 @@ def test_an_autoencoder_is_a_latent_density_with_the_noise_that_was_said(which: 
 def test_an_autoencoder_wants_its_noise_its_range_and_its_size():
     x = torch.rand(5, 3, 8, 8) * 255
     with pytest.raises(DensityError, match=r"takes x in \[-1, 1\], and x reaches"):
-        checked_latent(from_autoencoder_kl(Kl(), 0.1), x)
+        check_latent(from_autoencoder_kl(Kl(), 0.1), x)
     for sigma in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(InputError, match="sigma is"):
             from_autoencoder_kl(Kl(), sigma)
@@ -287,11 +287,11 @@ FLOWS = {
 def test_a_flow_of_any_library_is_an_exact_density(kind: str):
     flow = from_flow(FLOWS[kind]())
     x = torch.randn(6, 2)
-    assert checked_exact(flow, x) == "exact"
+    assert check_exact(flow, x).side == "exact"
     assert check_normalised(flow, None, 2, tolerance=0.01) == pytest.approx(1, abs=0.01)
     samples = draw(flow, 50, seed=1)
     assert samples.shape == (50, 2) and torch.equal(samples, draw(flow, 50, seed=1))
-    assert checked_exact(dequantised(flow, 4, 3), torch.tensor([[0.0, 3.0], [1.0, 2.0]]), levels=4) == "lower"
+    assert check_exact(dequantise(flow, 4, 3), torch.tensor([[0.0, 3.0], [1.0, 2.0]]), levels=4).side == "lower"
 
 
 def test_a_flow_gives_the_numbers_of_its_library():
@@ -312,7 +312,7 @@ def test_what_is_no_flow_is_refused():
         with pytest.raises(DensityError, match=expected):
             from_flow(wrong)
     with pytest.raises(DensityError, match="wrap the distribution in Independent"):
-        checked_exact(from_flow(Normal(torch.zeros(2), torch.ones(2))), torch.randn(3, 2))
+        check_exact(from_flow(Normal(torch.zeros(2), torch.ones(2))), torch.randn(3, 2))
 
 
 def every_image(n_dims: int) -> torch.Tensor:
@@ -338,7 +338,7 @@ def test_a_causal_model_loses_what_it_gives_to_other_tokens(leak: float):
         np.log(transitions[x[77, i].int(), x[77, i + 1].int()]) for i in range(7)
     )
     assert float(found[77]) == pytest.approx(by_hand, rel=1e-9)
-    assert checked_exact(density, x, levels=2) == "exact"
+    assert check_exact(density, x, levels=2).side == "exact"
     if leak > 1e-3:
         with pytest.raises(DensityError, match="not normalised"):
             check_normalised(density, 2, 8)

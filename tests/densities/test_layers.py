@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lmeval.densities.layers import ACTIVATIONS, Linear, check_layers, linear_layers, moved, run_layers
+from lmeval.densities.layers import ACTIVATIONS, Linear, check_layers, linear_layers, run_layers, to_device
 from lmeval.errors import DensityError
 
 LAYER = Linear(torch.tensor([[1.0, -2.0], [0.5, 0.0], [0.0, 3.0]]), torch.tensor([0.0, 1.0, -1.0]))
@@ -31,7 +31,7 @@ def test_activations_are_those_of_torch(name: str):
 def test_affine_layers_and_copies_in_another_dtype():
     layers = (LAYER, "relu")
     assert linear_layers(layers) == (LAYER,)
-    wide = moved(layers, "cpu", torch.float64)
+    wide = to_device(layers, "cpu", torch.float64)
     assert wide[1] == "relu" and linear_layers(wide)[0].weight.dtype == torch.float64
     assert torch.equal(linear_layers(wide)[0].weight.float(), LAYER.weight)
 

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from samples import ROOT, shared
 
 from lmeval.data.resources import bundled_by_fingerprint, bundled_densities, bundled_names, reference_folder
-from lmeval.densities.modelfile import KINDS, build_density, checked_keys, is_density, load_density, read_density_file
-from lmeval.densities.networks import DequantizedFlow, Generator, LayeredVAE, Made, order_ranks
+from lmeval.densities.kinds import KINDS
+from lmeval.densities.modelfile import build_density, checked_keys, is_density, load_density, read_density_file
+from lmeval.densities.networks import DequantisedFlow, Generator, LayeredVAE, Made, order_ranks
 from lmeval.errors import DensityError, LmevalError, ModelNotFound
 from lmeval.models.fingerprints import weights_sha256
 
@@ -37,7 +38,7 @@ WIDTHS = {
     "made": {"a": (30, 8), "b": (8, 30)},
     "implicit": {"a": (2, 4), "b": (4, 6)},
 }
-CLASSES = {"latent": LayeredVAE, "made": Made, "flow": DequantizedFlow, "implicit": Generator}
+CLASSES = {"latent": LayeredVAE, "made": Made, "flow": DequantisedFlow, "implicit": Generator}
 
 
 def small_weights(kind: str) -> dict[str, torch.Tensor]:
@@ -98,7 +99,7 @@ def test_numbers_of_the_file_reach_the_model(tmp_path: Path):
         load_density(write(tmp_path / "made", "made")).model,
         load_density(write(tmp_path / "flow", "flow", alpha=0.07)).model,
     )
-    assert isinstance(made, Made) and isinstance(flow, DequantizedFlow)
+    assert isinstance(made, Made) and isinstance(flow, DequantisedFlow)
     assert [rank.tolist() for rank in made.ranks] == [order_ranks(6, 0).tolist(), order_ranks(6, 3).tolist()]
     assert made.one_hot and not made.direct and (flow.alpha, flow.n_dequantisations, flow.levels) == (0.07, 4, 5)
 
@@ -184,8 +185,8 @@ def test_bundled_densities_and_language_models_are_kept_apart():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"density": "vae"}, "density is 'vae': use one of latent, made, flow, implicit"),
-        ({"lattent": 3}, "lattent: unknown key 'lattent' for density latent (did you mean 'latent'?)"),
+        ({"density": "vae"}, "density must be one of latent, made, flow, implicit, not 'vae'"),
+        ({"lattent": 3}, "unknown key 'lattent' for density latent (did you mean 'latent'?)"),
         ({"orderings": [0]}, "unknown key 'orderings' for density latent"),
         ({"encoder": None}, "key 'encoder' must be given"),
         ({"levels": 1}, "levels must be a whole number from 2"),
@@ -228,7 +229,7 @@ def test_a_file_that_does_not_fit(tmp_path: Path, changes: dict[str, Any], says:
         ("made", {"orderings": [-1]}, "orderings must be a list of seeds"),
         ("made", {"direct": "b"}, "but 30 inputs reach it"),
         ("flow", {"alpha": 0.6}, "alpha must be a number between 0 and 0.5"),
-        ("flow", {"flow": {"kind": "nsf", "transforms": 1, "hidden": [4]}}, "flow must be a mapping with kind"),
+        ("flow", {"flow": {"kind": "nsf", "transforms": 1, "hidden": [4]}}, "flow must have bins where its kind is nsf"),
         ("flow", {"flow": {"kind": "nsf", "transforms": 1, "hidden": [4], "bins": 4}}, "in the weights file and"),
         ("flow", {"flow": {"kind": "maf", "transforms": 2, "hidden": [4]}}, "the weights file lacks"),
         ("implicit", {"decoder": ["a", "relu", "b"]}, "decoder must end with sigmoid"),

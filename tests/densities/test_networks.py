@@ -9,7 +9,7 @@ from torch.distributions import Independent, Normal
 
 from lmeval.densities.layers import Linear
 from lmeval.densities.networks import (
-    DequantizedFlow,
+    DequantisedFlow,
     Generator,
     LayeredVAE,
     Made,
@@ -185,7 +185,7 @@ class _Logits:
 
 def test_a_flow_that_is_uniform_gives_the_logarithm_of_the_number_of_levels():
     for levels, alpha in ((256, 0.05), (17, 0.01), (2, 1e-4)):
-        flow = DequantizedFlow(_Fixed(_Logits(alpha)), levels, 5, alpha, 3)  # pyright: ignore
+        flow = DequantisedFlow(_Fixed(_Logits(alpha)), levels, 5, alpha, 3)  # pyright: ignore
         x = torch.randint(levels, (11, 5), generator=torch.Generator().manual_seed(1)).double()
         expected = torch.full((11,), -5 * math.log(levels), dtype=torch.float64)
         torch.testing.assert_close(flow.log_prob(x), expected)
@@ -198,7 +198,7 @@ def test_a_flow_is_a_lower_bound_that_grows_with_the_number_of_draws():
     edges = torch.logit(alpha + (1 - 2 * alpha) * torch.arange(levels + 1).double() / levels)
     exact = normal.cdf(edges).diff().log()
     few, some, many = (
-        DequantizedFlow(_Fixed(Independent(normal, 1)), levels, 1, alpha, k).log_prob(x) for k in (1, 16, 50_000)
+        DequantisedFlow(_Fixed(Independent(normal, 1)), levels, 1, alpha, k).log_prob(x) for k in (1, 16, 50_000)
     )
     torch.testing.assert_close(many, exact, rtol=0, atol=0.01)
     assert float((few - exact).mean()) < float((some - exact).mean()) < 0.01
@@ -208,7 +208,7 @@ def test_a_flow_is_a_lower_bound_that_grows_with_the_number_of_draws():
 def test_a_flow_has_a_jacobian():
     # The density of v per unit of level integrates to the mass that the flow puts inside.
     normal = Normal(torch.tensor([-0.5]), torch.tensor([1.1]))
-    flow = DequantizedFlow(_Fixed(Independent(normal, 1)), 4, 1, 0.01, 1)
+    flow = DequantisedFlow(_Fixed(Independent(normal, 1)), 4, 1, 0.01, 1)
     values = torch.linspace(0, 4, 40_001)[1:-1, None]
     mass = torch.trapezoid(flow.log_density(values).exp(), values[:, 0])
     edge = math.log(0.99 / 0.01)
@@ -217,7 +217,7 @@ def test_a_flow_has_a_jacobian():
 
 
 def test_a_flow_gives_an_image_the_same_number_in_any_batch():
-    flow = DequantizedFlow(_Fixed(Independent(Normal(torch.zeros(6), torch.ones(6)), 1)), 17, 6, 0.01, 7)
+    flow = DequantisedFlow(_Fixed(Independent(Normal(torch.zeros(6), torch.ones(6)), 1)), 17, 6, 0.01, 7)
     x = torch.randint(17, (20, 6), generator=torch.Generator().manual_seed(2)).float()
     before = torch.random.get_rng_state()
     found = flow.log_prob(x)
@@ -231,10 +231,10 @@ def test_a_flow_gives_an_image_the_same_number_in_any_batch():
 
 
 def test_draws_of_a_flow_differ_between_images():
-    flow = DequantizedFlow(_Recorded(), 17, 6, 0.01, 3)
+    flow = DequantisedFlow(_Recorded(), 17, 6, 0.01, 3)
     flow.log_prob(torch.tensor([[0.0] * 6, [0, 0, 0, 0, 0, 1]]))
     v = (torch.sigmoid(torch.cat(flow.flow.seen)) - 0.01) / 0.98 * 17  # pyright: ignore
-    assert v.shape == (2, 3, 6)
+    assert v.shape == (3, 2, 6)
     draws = (v - v.floor())[:, :, :5].flatten()
     assert len(np.unique(draws.numpy().round(4))) == len(draws)
 
@@ -257,7 +257,7 @@ class _Recorded(torch.nn.Module):
 def test_samples_of_a_flow_are_levels():
     torch.manual_seed(0)
     levels, alpha, normal = 5, 0.01, Normal(torch.tensor([0.4]), torch.tensor([1.2]))
-    drawn = DequantizedFlow(_Fixed(Independent(normal, 1)), levels, 1, alpha, 1).sample(40_000)
+    drawn = DequantisedFlow(_Fixed(Independent(normal, 1)), levels, 1, alpha, 1).sample(40_000)
     assert drawn.shape == (40_000, 1)
     edges = torch.logit(alpha + (1 - 2 * alpha) * torch.arange(levels + 1) / levels)
     edges[0], edges[-1] = -20, 20

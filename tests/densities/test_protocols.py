@@ -19,7 +19,7 @@ from torch.distributions import (
     Uniform,
 )
 
-from lmeval.densities import checked_exact, checked_latent, draw, kind_of
+from lmeval.densities import check_exact, check_latent, draw, kind_of
 from lmeval.errors import DensityError, EmptyInput, InputError, LmevalError
 
 D, DZ = 6, 2
@@ -70,14 +70,14 @@ def message_of(call: Any) -> str:
 
 
 def test_a_good_model_is_found_good():
-    assert checked_latent(Model(), X) == (DZ, True, True, True)
-    assert checked_latent(Model(), X[:1], levels=2) == (DZ, True, True, True)
-    assert checked_latent(Model(encode=None), X) == (DZ, True, False, True)
+    assert check_latent(Model(), X).shape == (DZ, True, True, True)
+    assert check_latent(Model(), X[:1], levels=2).shape == (DZ, True, True, True)
+    assert check_latent(Model(encode=None), X).shape == (DZ, True, False, True)
 
 
 def test_a_prior_may_be_a_mixture():
     mixture = MixtureSameFamily(Categorical(torch.ones(3)), Independent(Normal(torch.randn(3, DZ), torch.ones(3, DZ)), 1))
-    assert checked_latent(Model(prior=mixture), X).d_latent == DZ
+    assert check_latent(Model(prior=mixture), X).shape.d_latent == DZ
 
 
 class Convolution(nn.Module):
@@ -92,41 +92,41 @@ class Convolution(nn.Module):
 
 
 def test_a_network_that_takes_no_particles_is_told_apart():
-    assert checked_latent(Model(decoder=Convolution()), X) == (DZ, False, True, True)
-    assert checked_latent(Model(decoder=nn.Sequential(nn.BatchNorm1d(DZ), nn.Linear(DZ, D)).eval()), X)[1] is False
+    assert check_latent(Model(decoder=Convolution()), X).shape == (DZ, False, True, True)
+    assert check_latent(Model(decoder=nn.Sequential(nn.BatchNorm1d(DZ), nn.Linear(DZ, D)).eval()), X).shape[1] is False
 
 
 def test_a_network_that_mixes_particles_is_told_apart():
     # Each [n, d] is right on its own, but a third dimension is averaged over.
     model = Model()
     mixed = Model(decode=lambda z: model.decode(z if z.ndim == 2 else z.mean(0, keepdim=True).expand_as(z)))
-    assert checked_latent(mixed, X)[1] is False
+    assert check_latent(mixed, X).shape[1] is False
 
 
 def test_a_network_that_loses_dimensions_of_one_is_told_apart():
     model = Model()
     squeezing = Model(decode=lambda z: model.decode(z.squeeze(0) if z.ndim == 3 else z))
-    assert checked_latent(squeezing, X)[1] is False
+    assert check_latent(squeezing, X).shape[1] is False
 
 
 def test_a_prior_elsewhere_is_told():
     away = Normal(torch.zeros(DZ, device="meta"), torch.ones(DZ, device="meta"), validate_args=False)
     model = Model(prior=Independent(away, 1, validate_args=False))
-    assert "prior lies on meta and x on cpu" in message_of(lambda: checked_latent(model, X))
+    assert "prior lies on meta and x on cpu" in message_of(lambda: check_latent(model, X))
 
 
 def test_weights_elsewhere_are_told():
     model = Model()
     elsewhere = torch.nn.Linear(DZ, D, device="meta")
     with pytest.raises(DensityError, match=r"decode\(z\) (fails|of 3)"):
-        checked_latent(Model(decode=lambda z: Independent(Bernoulli(logits=elsewhere(z) + model.decoder(z)), 1)), X)
+        check_latent(Model(decode=lambda z: Independent(Bernoulli(logits=elsewhere(z) + model.decoder(z)), 1)), X)
 
 
 def test_a_network_without_gradient_is_told_apart():
     model = Model()
-    assert checked_latent(Model(decode=lambda z: model.decode(z.detach())), X)[3] is False
-    assert checked_latent(Model(decode=torch.no_grad()(model.decode)), X)[3] is False
-    assert checked_latent(Model(decode=lambda z: model.decode(torch.nan_to_num((z - z).sqrt()) + z)), X)[3] is False
+    assert check_latent(Model(decode=lambda z: model.decode(z.detach())), X).shape[3] is False
+    assert check_latent(Model(decode=torch.no_grad()(model.decode)), X).shape[3] is False
+    assert check_latent(Model(decode=lambda z: model.decode(torch.nan_to_num((z - z).sqrt()) + z)), X).shape[3] is False
 
 
 LATENT_FAULTS = {
@@ -222,13 +222,13 @@ def validation(request: pytest.FixtureRequest):
 def test_every_fault_of_a_latent_model_is_one_line_with_its_remedy(fault: str):
     model, expected = LATENT_FAULTS[fault]
     with pytest.raises(DensityError, match=expected):
-        checked_latent(model, X)
-    message_of(lambda: checked_latent(model, X))
+        check_latent(model, X)
+    message_of(lambda: check_latent(model, X))
 
 
 def test_dropout_of_nothing_is_harmless():
     model = Model(decoder=nn.Sequential(nn.Linear(DZ, D), nn.Dropout(0.0), nn.LayerNorm(D)))
-    assert model.training and checked_latent(model, X).d_latent == DZ
+    assert model.training and check_latent(model, X).shape.d_latent == DZ
 
 
 def test_hidden_batch_normalisation_is_found_by_what_it_does():
@@ -238,9 +238,9 @@ def test_hidden_batch_normalisation_is_found_by_what_it_does():
     with torch.random.fork_rng(devices=[]):
         for hidden in (module, dropout):
             model = Model(decode=lambda z, hidden=hidden: Independent(Bernoulli(logits=hidden(z)), 1))
-            assert "eval()" in message_of(lambda model=model: checked_latent(model, X))
+            assert "eval()" in message_of(lambda model=model: check_latent(model, X))
             hidden.eval()
-            assert checked_latent(model, X).d_latent == DZ
+            assert check_latent(model, X).shape.d_latent == DZ
 
 
 @pytest.mark.parametrize("checked", [True, False])
@@ -249,13 +249,13 @@ def test_grey_levels_have_no_bernoulli_likelihood(checked: bool):
     one_grey = X.clone()
     one_grey[2] = X[2] * 0.5 + 0.25  # neither the first, the middle nor the last, and neither least nor greatest
     for x in (one_grey, X * 255, X / 2):
-        assert "binarise" in message_of(lambda x=x: checked_latent(model, x))
+        assert "binarise" in message_of(lambda x=x: check_latent(model, x))
 
 
 def test_levels_need_probabilities():
     gaussian = decoding(lambda out: Independent(Normal(out, 1.0), 1))
-    assert checked_latent(gaussian, X).d_latent == DZ
-    assert "dequantise" in message_of(lambda: checked_latent(gaussian, X, levels=2))
+    assert check_latent(gaussian, X).shape.d_latent == DZ
+    assert "dequantise" in message_of(lambda: check_latent(gaussian, X, levels=2))
 
 
 @pytest.mark.parametrize(("shift", "expected"), [(2.0, "no probability exceeds 1"), (math.nan, "at ordinary z is nan")])
@@ -264,7 +264,7 @@ def test_log_probabilities_that_cannot_be_are_refused(shift: float, expected: st
         def log_prob(self, value: Any) -> Any:
             return super().log_prob(value) + shift
 
-    assert expected in message_of(lambda: checked_latent(decoding(lambda out: Independent(Shifted(logits=out), 1)), X))
+    assert expected in message_of(lambda: check_latent(decoding(lambda out: Independent(Shifted(logits=out), 1)), X))
 
 
 @pytest.mark.parametrize(
@@ -285,22 +285,22 @@ def test_log_probabilities_that_cannot_be_are_refused(shift: float, expected: st
 )
 def test_data_that_cannot_be_used_are_refused(x: Any, kind: type[LmevalError], expected: str):
     with pytest.raises(kind, match=expected):
-        checked_latent(Model(), x)
-    message_of(lambda: checked_latent(Model(), x))
+        check_latent(Model(), x)
+    message_of(lambda: check_latent(Model(), x))
 
 
 def test_levels_must_be_levels():
     for x in (X / 255, X * 2, -X):
         with pytest.raises(InputError, match="2 levels are the whole numbers 0 to 1"):
-            checked_latent(Model(), x, levels=2)
+            check_latent(Model(), x, levels=2)
 
 
 def test_the_callers_random_state_stays():
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    checked_latent(Model(), X)
-    checked_exact(Independent(Bernoulli(torch.full((D,), 0.5)), 1), X)
+    check_latent(Model(), X)
+    check_exact(Independent(Bernoulli(torch.full((D,), 0.5)), 1), X)
     draw(standard(), 5, seed=1)
     assert torch.equal(torch.rand(3), expected)
 
@@ -313,7 +313,7 @@ def test_checks_are_cheap():
         seen.append(z.numel() // DZ)
         return model.decode(z)
 
-    checked_latent(Model(decode=decode), torch.cat([X] * 1000))
+    check_latent(Model(decode=decode), torch.cat([X] * 1000))
     assert sum(seen) < 50
 
 
@@ -346,21 +346,19 @@ def test_every_fault_of_an_exact_model_is_one_line_with_its_remedy(fault: str):
     model, expected = EXACT_FAULTS[fault]
     x = X / 2 if fault == "grey" else X
     with pytest.raises(DensityError, match=expected or "binarise"):
-        checked_exact(model, x)
-    message_of(lambda: checked_exact(model, x))
+        check_exact(model, x)
+    message_of(lambda: check_exact(model, x))
 
 
 def test_exact_models_say_which_side_they_are_on():
-    assert checked_exact(standard(D), X) == "exact"
-    assert checked_exact(WithLogProb(lambda x: -x.sum(1), "lower"), X) == "lower"
+    assert check_exact(standard(D), X).side == "exact"
+    assert check_exact(WithLogProb(lambda x: -x.sum(1), "lower"), X).side == "lower"
 
 
 def test_a_density_is_no_probability_of_levels():
     sharp = Independent(Normal(torch.zeros(D), torch.full((D,), 0.01)), 1)
-    assert checked_exact(sharp, X * 0) == "exact"
-    assert "density and not a probability of 2 levels; dequantise" in message_of(
-        lambda: checked_exact(sharp, X * 0, levels=2)
-    )
+    assert check_exact(sharp, X * 0).side == "exact"
+    assert "density and not a probability of 2 levels; dequantise" in message_of(lambda: check_exact(sharp, X * 0, levels=2))
 
 
 def test_kinds_are_told_apart():

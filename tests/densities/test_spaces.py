@@ -13,9 +13,9 @@ from lmeval.densities import (
     Logit,
     Tags,
     bits_per_dim,
+    check_exact,
     check_normalised,
-    checked_exact,
-    dequantised,
+    dequantise,
     from_logits,
     in_logit_space,
     log_mean_exp,
@@ -60,7 +60,7 @@ def test_the_uniform_model_gives_nothing_to_what_is_no_image():
     assert found.tolist() == [-2 * math.log(4), -math.inf, -math.inf, -math.inf]
     assert uniform_levels(4, 2).log_prob(torch.zeros(1, 3)).tolist() == [-math.inf]
     assert check_normalised(uniform_levels(4, 8), 4, 8) == pytest.approx(1, abs=1e-12)
-    assert checked_exact(uniform_levels(4, 2), torch.zeros(3, 2), levels=4) == "exact"
+    assert check_exact(uniform_levels(4, 2), torch.zeros(3, 2), levels=4).side == "exact"
 
 
 def test_bits_keep_the_type_that_they_are_given():
@@ -94,10 +94,10 @@ def test_the_uniform_density_of_the_cube_is_8_bits(n_dims: int, draws: int):
     # The missing constant (rosinality's glow-pytorch, issue 4) would make 0 bits of it.
     x = torch.randint(0, 256, (4, n_dims), generator=torch.Generator().manual_seed(0)).float()
     x[0], x[1] = 0, 255
-    bits = bits_per_dim(dequantised(unit_cube(n_dims), 256, draws).log_prob(x), n_dims)
+    bits = bits_per_dim(dequantise(unit_cube(n_dims), 256, draws).log_prob(x), n_dims)
     assert bits.tolist() == pytest.approx([8.0] * 4, abs=1e-9)
     wide = independent(Uniform(torch.zeros(n_dims), torch.full((n_dims,), 256.0)))
-    assert bits_per_dim(dequantised(wide, 256, draws, space="levels").log_prob(x), n_dims).tolist() == pytest.approx(
+    assert bits_per_dim(dequantise(wide, 256, draws, space="levels").log_prob(x), n_dims).tolist() == pytest.approx(
         [8.0] * 4
     )
 
@@ -107,11 +107,11 @@ def test_steps_of_1_over_255_do_not_fit_noise_of_1_over_256():
     # cube, so what comes out is no probability. Here such x are refused, and whole levels tile the cube.
     density = independent(Beta(torch.tensor([4.0]), torch.tensor([1.5])))
     with pytest.raises(InputError, match="256 levels are the whole numbers"):
-        dequantised(density, 256).log_prob(LEVELS / 255)
+        dequantise(density, 256).log_prob(LEVELS / 255)
     inside = (LEVELS / 255 + torch.linspace(0, 1, 99)[None] / 256).clamp(1e-6, 1 - 1e-6)
     past_the_end = (LEVELS / 255 + torch.linspace(0, 1, 99)[None] / 256) >= 1
     wrong = torch.where(past_the_end, 0.0, density.log_prob(inside.reshape(-1, 1)).exp().view(256, 99)).mean(1).sum() / 256
-    right = dequantised(density, 256, draws=2000).log_prob(LEVELS).exp().sum()
+    right = dequantise(density, 256, draws=2000).log_prob(LEVELS).exp().sum()
     assert abs(float(right) - 1) < 1e-3 < 2e-3 < abs(float(wrong) - 1)
 
 
@@ -124,7 +124,7 @@ def test_the_bound_is_below_the_probability_and_more_draws_bring_it_closer():
     density = independent(Normal(torch.tensor([0.5]).double(), torch.tensor([scale]).double()))
     gaps = {}
     for draws in (1, 8, 64, 512):
-        bounds = torch.stack([dequantised(density, 256, draws, seed=seed).log_prob(x) for seed in range(300)])
+        bounds = torch.stack([dequantise(density, 256, draws, seed=seed).log_prob(x) for seed in range(300)])
         error = bounds.std(0) / math.sqrt(300)
         assert (bounds.mean(0) <= truth + 4 * error).all()  # a lower bound in expectation, level by level
         weights = (bounds - truth).exp()  # and unbiased outside of the logarithm
@@ -138,21 +138,21 @@ def test_the_two_spaces_give_the_same_bound():
     unit = independent(Normal(torch.tensor([0.4, 0.6]), torch.tensor([0.2, 0.1])))
     levels = independent(Normal(torch.tensor([0.4, 0.6]) * 16, torch.tensor([0.2, 0.1]) * 16))
     x = torch.randint(0, 16, (20, 2), generator=torch.Generator().manual_seed(1)).float()
-    one, other = dequantised(unit, 16, 5).log_prob(x), dequantised(levels, 16, 5, space="levels").log_prob(x)
+    one, other = dequantise(unit, 16, 5).log_prob(x), dequantise(levels, 16, 5, space="levels").log_prob(x)
     assert torch.allclose(one, other, atol=1e-4)
 
 
 def test_the_noise_of_an_image_depends_on_the_image_and_the_seed_alone():
-    model = dequantised(independent(Normal(torch.zeros(3), torch.ones(3))), 256, 4, seed=2)
+    model = dequantise(independent(Normal(torch.zeros(3), torch.ones(3))), 256, 4, seed=2)
     x = torch.randint(0, 256, (30, 3), generator=torch.Generator().manual_seed(0)).float()
     before = torch.random.get_rng_state()
     found = model.log_prob(x)
     assert torch.equal(found.flip(0), model.log_prob(x.flip(0)))
     assert torch.equal(found[4:5], model.log_prob(x[4:5]))
     assert torch.equal(torch.random.get_rng_state(), before)
-    other = dequantised(independent(Normal(torch.zeros(3), torch.ones(3))), 256, 4, seed=3).log_prob(x)
+    other = dequantise(independent(Normal(torch.zeros(3), torch.ones(3))), 256, 4, seed=3).log_prob(x)
     assert not torch.equal(found, other)
-    assert checked_exact(model, x, levels=256) == "lower"
+    assert check_exact(model, x, levels=256).side == "lower"
 
 
 def test_the_last_level_stays_inside_the_cube():
@@ -161,14 +161,14 @@ def test_the_last_level_stays_inside_the_cube():
             assert (x >= 0).all() and (x < 1).all()
             return torch.zeros(len(x))
 
-    dequantised(Strict(), 256, 4000).log_prob(torch.full((5, 200), 255.0))
-    dequantised(Strict(), 3, 40).log_prob(torch.full((5, 200), 2.0))
+    dequantise(Strict(), 256, 4000).log_prob(torch.full((5, 200), 255.0))
+    dequantise(Strict(), 3, 40).log_prob(torch.full((5, 200), 2.0))
 
 
 @pytest.mark.parametrize(("levels", "draws", "space"), [(256, 0, "unit"), (1, 1, "unit"), (256, 1, "logit")])
 def test_dequantisation_is_checked(levels: int, draws: int, space: Any):
     with pytest.raises(InputError):
-        dequantised(unit_cube(1), levels, draws, space=space)
+        dequantise(unit_cube(1), levels, draws, space=space)
 
 
 CONVENTIONS: list[Convention] = ["margin", "total"]

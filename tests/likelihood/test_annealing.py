@@ -19,19 +19,19 @@ from toy_densities import (
     silent,
 )
 
+from lmeval.densities.spaces import log_mean_exp
 from lmeval.likelihood import annealing
 from lmeval.likelihood.annealing import (
-    Ladder,
     backward,
     conditional,
     effective_size,
     forward,
-    log_mean_exp,
     log_weight_of,
 )
-from lmeval.likelihood.hmc import moved
+from lmeval.likelihood.hmc import hmc_step
+from lmeval.likelihood.ladder import Ladder
 from lmeval.likelihood.noise import Streams
-from lmeval.likelihood.paths import Target, gaussian, sampled
+from lmeval.likelihood.paths import Target, gaussian, sample_start
 
 STARTS: dict[str, dict[str, Any]] = {"prior": {}, "encoder": {"kind": Amortised, "widen": 0.9}, "pilot": {}}
 
@@ -111,13 +111,13 @@ def test_a_path_drawn_backwards_bounds_from_above(prior: str):
 
 def plainly(target: Target, ladder: Ladder, k: int, streams: Streams) -> np.ndarray:
     """Annealed importance sampling as it is written down: weights [k, batch]."""
-    z = sampled(target, k, streams)
+    z = sample_start(target, k, streams)
     log_w = np.zeros((k, len(target.x)))
     for t in range(1, len(ladder.betas)):
-        state = annealing.evaluated(target, z)
+        state = annealing.log_prob_and_grad(target, z)
         log_w += ((ladder.betas[t] - ladder.betas[t - 1]) * (state.joint - state.start)).numpy()
         if t < len(ladder.betas) - 1:
-            z = moved(target, state, ladder.move(t), streams).state.z
+            z = hmc_step(target, state, ladder.move(t), streams).state.z
     return log_w
 
 
@@ -285,12 +285,6 @@ def test_effective_sizes():
     w = log_w.exp()
     torch.testing.assert_close(effective_size(log_w), w.sum(0) ** 2 / (w**2).sum(0))
     torch.testing.assert_close(effective_size(log_w + 1000), effective_size(log_w))
-
-
-def test_log_mean_exp():
-    w = torch.randn(7, 3, generator=torch.Generator().manual_seed(0)).double()
-    torch.testing.assert_close(log_mean_exp(w), w.exp().mean(0).log())
-    torch.testing.assert_close(log_mean_exp(w - 5000), w.exp().mean(0).log() - 5000)
 
 
 def test_weights_are_float64_whatever_the_chains_are():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from samples import ROOT, SHARED, shared
+from told import Told
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Laplace, Normal, Uniform
 from toy_densities import (
@@ -27,12 +28,16 @@ from toy_densities import (
     standard,
 )
 
+from lmeval.compute.memory import PARTICLES
+from lmeval.compute.place import Place
 from lmeval.densities import read_images
 from lmeval.densities.modelfile import load_density
-from lmeval.errors import DensityError, EmptyInput, InputError, LmevalError, NonFiniteScore
-from lmeval.likelihood import LogLikelihood, estimate, log_likelihood, rows
+from lmeval.densities.protocols import check_latent
+from lmeval.errors import DensityError, EmptyInput, InputError, LmevalError, NonFiniteScore, OutOfMemory
+from lmeval.likelihood import BoundSettings, LogLikelihood, log_likelihood, workers
 
 METHODS = ("elbo", "iwae", "ais", "smc")
+ALONE = Place(0, 1, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("start", ["prior", "encoder", "pilot"])
@@ -41,7 +46,7 @@ def test_linear_models(method: str, start: str):
     model = linear(10, 50, 0.1, kind=Amortised)
     x = model.sample(60)
     truth = model.log_p(x)
-    found = log_likelihood(model, x, method, start=start, temperatures=40)
+    found = log_likelihood(model, x, method, BoundSettings(start=start, temperatures=40))
     below = found.nats - truth
     assert found.side == "lower" and found.nats.dtype == np.float64
     assert_below(below)
@@ -53,7 +58,7 @@ def test_linear_models(method: str, start: str):
 def test_within_errors_where_the_planned_gap_is_small():
     model = linear(10, 50, 0.1)
     x = model.sample(100)
-    found = log_likelihood(model, x, "smc", gap=0.04)
+    found = log_likelihood(model, x, "smc", BoundSettings(gap=0.04))
     assert_mean(found.nats - model.log_p(x), 0.0, 3, most=0.04)
     assert found.settings["temperatures"] != 30
 
@@ -63,10 +68,10 @@ def test_images_of_a_linear_model():
     model = linear(20, 784, 0.05, dtype=torch.float32)
     x = model.sample(32)
     truth = model.log_p(x)
-    found = log_likelihood(model, x, "smc", temperatures=60)
+    found = log_likelihood(model, x, "smc", BoundSettings(temperatures=60))
     assert_below(found.nats - truth)
     assert_mean(found.nats - truth, 0.0, 3, most=0.06)
-    again = log_likelihood(model, x, "smc", temperatures=60, start="prior")
+    again = log_likelihood(model, x, "smc", BoundSettings(temperatures=60, start="prior"))
     assert_below(again.nats - truth)
     assert again.mean.value < found.mean.value
 
@@ -77,7 +82,7 @@ def test_priors_of_any_kind(prior: str, start: str):
     model = linear(3, 6, 0.8, prior=PRIORS[prior]())
     x = model.sample(80)
     truth = model.log_p(x)
-    found = log_likelihood(model, x, "smc", start=start, temperatures=40)
+    found = log_likelihood(model, x, "smc", BoundSettings(start=start, temperatures=40))
     assert_below(found.nats - truth)
     assert_mean(np.exp(found.nats - truth), 1.0, 3.5, most=0.1)
     if prior != "mixture":  # whose states take longer to get from one to another
@@ -92,12 +97,12 @@ def test_asymmetric_models_against_quadrature(name: str, start: str):
     if name == "bernoulli":
         assert np.exp(truth).sum() == pytest.approx(1, abs=1e-9)  # all there is, enumerated
     many = x.repeat(40, 1)
-    found = log_likelihood(model, many, "smc", start=start, temperatures=30)
+    found = log_likelihood(model, many, "smc", BoundSettings(start=start, temperatures=30))
     over = found.nats.reshape(40, -1) - truth
     assert_below(over)
     for i in range(len(x)):
         assert_mean(np.exp(over[:, i]), 1.0, 3.5, most=0.1)
-    drawn = log_likelihood(model, many, "iwae", start="prior", particles=3000)
+    drawn = log_likelihood(model, many, "iwae", BoundSettings(start="prior", particles=3000))
     assert_below(drawn.nats.reshape(40, -1) - truth)
 
 
@@ -105,7 +110,7 @@ def test_the_posterior_as_encoder():
     model = linear(10, 50, 0.1, kind=Encoded)
     x = model.sample(8)
     for method, k in (("elbo", 1), ("elbo", 7), ("iwae", 30)):
-        found = log_likelihood(model, x, method, particles=k)
+        found = log_likelihood(model, x, method, BoundSettings(particles=k))
         np.testing.assert_allclose(found.nats, model.log_p(x), atol=1e-9)
         np.testing.assert_allclose(found.ess, k, rtol=1e-9)
         if k > 1:
@@ -117,35 +122,39 @@ def test_estimates_are_unbiased_from_end_to_end(start: str):
     # every datum with a pilot of its own: what pilots find may not leak into the runs
     model = linear(2, 3, 1.0)
     x = model.sample(1, seed=1)
-    found = log_likelihood(model, x.expand(3000, -1), "smc", particles=2, temperatures=4, start=start)
+    found = log_likelihood(model, x.expand(3000, -1), "smc", BoundSettings(particles=2, temperatures=4, start=start))
     over = found.nats - model.log_p(x)[0]
     assert_mean(np.exp(over), 1.0, 3, most=0.02)
     assert_below(over)
 
 
-def test_resampling_off_is_annealed_importance_sampling(monkeypatch: pytest.MonkeyPatch):
+def test_resampling_off_is_annealed_importance_sampling():
     model = linear(4, 10)
     x = model.sample(7)
     given: dict[str, Any] = {"start": "prior", "temperatures": 12, "seed": 3}
-    ais, smc = (log_likelihood(model, x, method, **given) for method in ("ais", "smc"))
+    ais, smc = (log_likelihood(model, x, method, BoundSettings(**given)) for method in ("ais", "smc"))
     assert (ais.nats != smc.nats).any() and ais.settings["resample_below"] == 0
     assert smc.settings["resample_below"] == 0.5
-    monkeypatch.setattr(estimate, "RESAMPLE_BELOW", 0.0)
-    assert (log_likelihood(model, x, "smc", **given).nats == ais.nats).all()
-    monkeypatch.undo()
-    one, other = (log_likelihood(model, x, method, **given, particles=1).nats for method in ("ais", "smc"))
+    never = BoundSettings(**given, resample_below=0.0)
+    assert (log_likelihood(model, x, "smc", never).nats == ais.nats).all()
+    one, other = (log_likelihood(model, x, method, BoundSettings(**given, particles=1)).nats for method in ("ais", "smc"))
     truth = model.log_p(x)
     assert np.isfinite(one).all() and one.mean() < truth.mean() and other.mean() < truth.mean()
 
 
-def of(model: Any, x: Tensor, method: str, **changes: Any) -> np.ndarray:
+def of(model: Any, x: Tensor, method: str, place: Place = ALONE, **changes: Any) -> np.ndarray:
     how: dict[str, Any] = {"temperatures": 6, "particles": 8} | changes
-    return log_likelihood(model, x, method, **how).nats
+    return log_likelihood(model, x, method, BoundSettings(**how), place=place).nats
+
+
+def with_rows(rows: int, x: Tensor) -> Place:
+    """A place whose memory is enough for so many data times particles at once."""
+    return ALONE._replace(memory=int(rows * 4 * x[:1].numel() / PARTICLES.share) + 1)
 
 
 @pytest.mark.parametrize("start", ["auto", "prior", "encoder"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_number_is_its_datums_own(method: str, start: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_number_is_its_datums_own(method: str, start: str):
     model = linear(3, 6, 0.2, kind=Amortised, widen=1.3)
     x = model.sample(9)
     x = torch.cat([x, x[2:3], x[:1], x[2:3]])
@@ -155,16 +164,14 @@ def test_a_number_is_its_datums_own(method: str, start: str, monkeypatch: pytest
     np.testing.assert_allclose(of(model, x[order], method, start=start), found[order], atol=1e-9)
     np.testing.assert_allclose(of(model, x[:4], method, start=start), found[:4], atol=1e-9)
     np.testing.assert_allclose(of(model, x[6:7], method, start=start), found[6:7], atol=1e-9)
-    monkeypatch.setattr(estimate, "ROWS", 25)
-    np.testing.assert_allclose(of(model, x, method, start=start), found, atol=1e-9)
-    if method in ("iwae", "elbo"):
-        monkeypatch.setattr(estimate, "ROWS", 3)  # fewer than the particles: in chunks
-        np.testing.assert_allclose(of(model, x, method, start=start), found, atol=1e-9)
+    np.testing.assert_allclose(of(model, x, method, with_rows(25, x), start=start), found, atol=1e-9)
+    if method in ("iwae", "elbo"):  # fewer than the particles: in chunks
+        np.testing.assert_allclose(of(model, x, method, with_rows(3, x), start=start), found, atol=1e-9)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_threads_change_nothing(method: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(rows, "NUMBERS", 1)
+    monkeypatch.setattr(workers, "NUMBERS", 1)
     before = torch.get_num_threads()
     model = linear(3, 6, 0.2, kind=Amortised, widen=1.3, prior=PRIORS["correlated"]() if method == "smc" else None)
     x = model.sample(13)
@@ -180,15 +187,13 @@ def test_threads_change_nothing(method: str, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("prior", ["mixture", "correlated"])
-def test_a_number_is_its_datums_own_under_any_prior(prior: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_number_is_its_datums_own_under_any_prior(prior: str):
     model = linear(3, 6, 0.2, prior=PRIORS[prior]())
     x = model.sample(5)
     for method in ("smc", "iwae"):
         found = of(model, x, method, start="prior")
         np.testing.assert_allclose(of(model, x.flip(0), method, start="prior"), found[::-1], atol=1e-9)
-        monkeypatch.setattr(estimate, "ROWS", 16)
-        np.testing.assert_allclose(of(model, x, method, start="prior"), found, atol=1e-9)
-        monkeypatch.undo()
+        np.testing.assert_allclose(of(model, x, method, with_rows(16, x), start="prior"), found, atol=1e-9)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -249,15 +254,15 @@ def test_the_importance_weighted_bound():
 def test_what_is_reported():
     model = linear(3, 6, 0.2, kind=Amortised, widen=1.3)
     x = model.sample(6)
-    found = log_likelihood(model, x, "iwae", particles=400, seed=2)
+    found = log_likelihood(model, x, "iwae", BoundSettings(particles=400, seed=2))
     assert (found.method, found.side, found.settings) == ("iwae", "lower", {"particles": 400, "seed": 2})
     assert (found.n_evaluations, found.n_gradients, found.n_pilot) == (400, 0, 0)
     assert found.lengths is found.acceptance is found.n_lost is None
     assert ((found.ess > 1) & (found.ess <= 400)).all() and np.isfinite(found.pareto_k).all()
-    elbo = log_likelihood(model, x, "elbo", particles=50)
+    elbo = log_likelihood(model, x, "elbo", BoundSettings(particles=50))
     assert np.isfinite(elbo.stderr).all() and (elbo.nats < found.nats).all()
     assert np.isnan(log_likelihood(model, x, "elbo").stderr).all()
-    smc = log_likelihood(model, x, particles=8, temperatures=5, leapfrogs=3)
+    smc = log_likelihood(model, x, settings=BoundSettings(particles=8, temperatures=5, leapfrogs=3))
     assert smc.method == "smc" and smc.n_gradients == smc.n_evaluations == 8 * (1 + 4 * 3) + smc.n_pilot
     assert smc.lengths is not None and (smc.lengths > 0).all() and smc.n_lost == 0
     assert smc.acceptance is not None and ((smc.acceptance > 0.5) & (smc.acceptance <= 1)).all()
@@ -268,7 +273,7 @@ def test_errors_of_estimates_are_what_they_say():
     model = linear(3, 6, 0.5, kind=Amortised)
     x = model.sample(1).expand(400, -1)
     for method, k in (("elbo", 20), ("iwae", 200), ("ais", 30)):
-        found = log_likelihood(model, x, method, particles=k, temperatures=10)
+        found = log_likelihood(model, x, method, BoundSettings(particles=k, temperatures=10))
         assert np.nanmean(found.stderr) == pytest.approx(found.nats.std(), rel=0.2), method
 
 
@@ -285,19 +290,19 @@ def test_evaluations_are_counted(method: str):
     model = linear(3, 6, 0.3, kind=Counting)
     x = model.sample(1)
     Counting.count = 0
-    estimate.checked_latent(model, x)
+    check_latent(model, x)
     checks, Counting.count = Counting.count, 0
-    found = log_likelihood(model, x, method, particles=9, temperatures=5)
+    found = log_likelihood(model, x, method, BoundSettings(particles=9, temperatures=5))
     assert Counting.count - checks == found.n_evaluations
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_progress_reaches_its_end(method: str):
     model = linear(3, 6, 0.3, kind=Amortised)
-    told: list[tuple[int, int]] = []
-    log_likelihood(model, model.sample(5), method, particles=7, temperatures=4, progress=lambda *how: told.append(how))
-    done = [d for d, _ in told]
-    assert done == sorted(done) and told[-1][0] == told[-1][1] and len({total for _, total in told}) == 1
+    told = Told()
+    log_likelihood(model, model.sample(5), method, BoundSettings(particles=7, temperatures=4), progress=told)
+    [(name, total, unit)] = told.stages
+    assert (name, unit) == (method, "evaluations") and sum(told.numbers) == total
 
 
 def test_exact_models():
@@ -399,7 +404,9 @@ BAD: dict[str, tuple[Any, Tensor, dict[str, Any], type[Exception], str]] = {
 def test_what_cannot_be_used_is_told_in_one_line(name: str):
     model, x, how, kind, words = BAD[name]
     with pytest.raises(kind, match=words) as caught:
-        log_likelihood(model, x, **how)
+        call: dict[str, Any] = {key: how[key] for key in ("method", "levels") if key in how}
+        settings = BoundSettings(**{key: value for key, value in how.items() if key not in call})
+        log_likelihood(model, x, settings=settings, **call)
     assert "\n" not in str(caught.value)
 
 
@@ -413,9 +420,9 @@ def test_a_decoder_that_breaks_for_some_z_is_never_a_number():
         with pytest.raises(
             NonFiniteScore, match=r"datum [01]: decode\(z\) gives log p\(x \| z\) = NaN at \d+ of 16 starting"
         ):
-            log_likelihood(model, x, method, start="prior", particles=16)
+            log_likelihood(model, x, method, BoundSettings(start="prior", particles=16))
     with pytest.raises(NonFiniteScore, match=r"2 of 2 data have log p\(x\) = nan \(the first is datum 0\)"):
-        log_likelihood(model, x, "iwae", start="prior", particles=500)
+        log_likelihood(model, x, "iwae", BoundSettings(start="prior", particles=500))
 
 
 def test_a_decoder_that_breaks_far_away_is_rejected_there():
@@ -426,7 +433,7 @@ def test_a_decoder_that_breaks_far_away_is_rejected_there():
 
     model = Simple(standard(1), decoder)
     x = torch.tensor([[12.0]]).double().repeat(50, 1)
-    found = log_likelihood(model, x, "smc", start="prior", temperatures=60, schedule="linear")
+    found = log_likelihood(model, x, "smc", BoundSettings(start="prior", temperatures=60, schedule="linear"))
     truth = quadrature(Simple(model.prior, lambda z: Independent(Normal(3 * z, 0.5), 1)), x[:1])[0]
     assert found.n_lost is not None and np.isfinite(found.nats).all()
     assert_mean(found.nats - truth, 0.0, 4, most=0.2)
@@ -437,7 +444,9 @@ def test_data_without_probability_are_told():
         return Independent(Normal(z, 1e-170, validate_args=False), 1)  # squares overflow: log p(x | z) = -inf
 
     with pytest.raises(LmevalError) as caught:
-        log_likelihood(Simple(standard(1), decoder), torch.tensor([[0.5], [1.0]]).double(), "smc", start="prior")
+        log_likelihood(
+            Simple(standard(1), decoder), torch.tensor([[0.5], [1.0]]).double(), "smc", BoundSettings(start="prior")
+        )
     assert "\n" not in str(caught.value)
 
 
@@ -450,11 +459,13 @@ def test_encoders_that_are_not_normal():
     model = linear(3, 6, 0.5, kind=Heavy)
     x = model.sample(30)
     truth = model.log_p(x)
-    found = log_likelihood(model, x, "iwae", particles=500)
+    found = log_likelihood(model, x, "iwae", BoundSettings(particles=500))
     assert_below(found.nats - truth)
     np.testing.assert_allclose(found.nats, truth, atol=0.5)
-    np.testing.assert_allclose(log_likelihood(model, x[3:9], "iwae", particles=500).nats, found.nats[3:9], atol=1e-9)
-    assert_below(log_likelihood(model, x, "smc", temperatures=8).nats - truth)
+    np.testing.assert_allclose(
+        log_likelihood(model, x[3:9], "iwae", BoundSettings(particles=500)).nats, found.nats[3:9], atol=1e-9
+    )
+    assert_below(log_likelihood(model, x, "smc", BoundSettings(temperatures=8)).nats - truth)
 
 
 WORKER = """
@@ -463,25 +474,28 @@ sys.path[:0] = [sys.argv[2], sys.argv[2] + "/support"]
 import torch
 from toy_densities import Amortised, linear
 from lmeval.compute import gather
-from lmeval.likelihood import log_likelihood, sandwich
+from lmeval.compute.place import Place
+from lmeval.likelihood import BoundSettings, log_likelihood, sandwich
 
 group = gather.connect("cpu")
+ALONE = Place(0, 1, torch.device("cpu"))
 model = linear(3, 6, 0.2, kind=Amortised)
 x = model.sample(7)
 x = torch.cat([x, x[:2]])
 equal = []
 for method in ("elbo", "iwae", "smc"):
-    how = {"particles": 8, "temperatures": 5}
-    alone = log_likelihood(model, x, method, **how)
-    together = log_likelihood(model, x, method, group=group, **how)
+    how = BoundSettings(particles=8, temperatures=5)
+    alone = log_likelihood(model, x, method, how, place=ALONE)
+    together = log_likelihood(model, x, method, how, place=group)
     equal.append(bool((abs(alone.nats - together.nats) < 1e-9).all()))
-a, b = sandwich(model, 5, particles=4, temperatures=4), sandwich(model, 5, particles=4, temperatures=4, group=group)
+how = BoundSettings(particles=4, temperatures=4)
+a, b = sandwich(model, 5, how, place=ALONE), sandwich(model, 5, how, place=group)
 equal.append(bool((abs(a.lower.nats - b.lower.nats) < 1e-9).all() and (abs(a.upper.nats - b.upper.nats) < 1e-9).all()))
 class Broken:
     def log_prob(self, x):
         return torch.where(x[:, 0] == 3, torch.nan, x[:, 0]) - 9
 try:
-    log_likelihood(Broken(), torch.arange(8.0)[:, None], group=group)
+    log_likelihood(Broken(), torch.arange(8.0)[:, None], place=group)
     failure = "none"
 except Exception as error:
     failure = type(error).__name__
@@ -491,6 +505,7 @@ gather.disconnect(group)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path):
     (tmp_path / "worker.py").write_text(WORKER)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -527,9 +542,9 @@ def test_the_published_bound(published: tuple[Any, Tensor]):
 @pytest.mark.slow
 def test_recorded_importance_weighted_bounds(published: tuple[Any, Tensor]):
     model, x = published
-    fifty = log_likelihood(model, x[:1000], "iwae", particles=50, levels=2)
+    fifty = log_likelihood(model, x[:1000], "iwae", BoundSettings(particles=50), levels=2)
     near(fifty, -99.812, 0.07)
-    more = log_likelihood(model, x[:1000], "iwae", particles=500, levels=2)
+    more = log_likelihood(model, x[:1000], "iwae", BoundSettings(particles=500), levels=2)
     near(more, -98.948, 0.06)
     assert np.median(more.ess) < 10 and (more.pareto_k > 0.7).mean() > 0.5  # far from converged, and it says so
 
@@ -547,7 +562,7 @@ def test_the_gap_to_be_expected_is_of_the_right_size():
     model = linear(10, 50, 0.1)
     x = model.sample(80)
     for start, temperatures in (("prior", 15), ("prior", 40), ("pilot", 15)):
-        found = log_likelihood(model, x, "smc", start=start, temperatures=temperatures)
+        found = log_likelihood(model, x, "smc", BoundSettings(start=start, temperatures=temperatures))
         assert found.expected_gap_nats is not None
         gap, expected = float((model.log_p(x) - found.nats).mean()), float(found.expected_gap_nats.mean())
         assert expected / 5 - 0.02 < gap < 5 * expected + 0.02
@@ -555,6 +570,33 @@ def test_the_gap_to_be_expected_is_of_the_right_size():
 
 
 def test_large_images_go_through_fewer_at_a_time():
-    assert estimate.rows_at_once(torch.zeros(1, 784)) == estimate.ROWS
-    assert estimate.rows_at_once(torch.zeros(1, 3, 256, 256)) == estimate.PIXELS // (3 * 256 * 256)
-    assert estimate.rows_at_once(torch.zeros(1, estimate.PIXELS + 1)) == 1
+    sizes: list[int] = []
+
+    class Watched(Simple):
+        def decode(self, z: Tensor) -> Any:
+            sizes.append(z.shape[:-1].numel())
+            return super().decode(z)
+
+    def decoder(z: Tensor) -> Independent:
+        return Independent(Normal(z.new_zeros(1).expand(*z.shape[:-1], 1 << 18) + z[..., :1], 1.0), 1)
+
+    log_likelihood(Watched(standard(1), decoder), torch.zeros(2, 1 << 18).double(), "iwae", BoundSettings(40, start="prior"))
+    assert max(sizes) == 16  # 2^22 pixels
+
+
+def test_a_batch_that_does_not_fit_is_computed_in_halves():
+    model = linear(3, 6, 0.2, kind=Amortised)
+    x = model.sample(8)
+
+    class Small(Amortised):
+        """Has memory for 30 z at once."""
+
+        def decode(self, z: Tensor) -> Any:
+            if z.shape[:-1].numel() > 30:
+                raise RuntimeError("CUDA out of memory")
+            return super().decode(z)
+
+    small = linear(3, 6, 0.2, kind=Small)
+    np.testing.assert_allclose(of(small, x, "smc"), of(model, x, "smc"), atol=1e-9)
+    with pytest.raises(OutOfMemory, match="one datum with its 40 particles does not fit on cpu"):
+        of(small, x, "smc", particles=40)

@@ -10,10 +10,10 @@ from torch.distributions import Independent, Normal
 from toy_densities import ASYMMETRIC, Simple, assert_mean, linear, standard, target_for
 
 from lmeval.likelihood import hmc
-from lmeval.likelihood.hmc import Move, moved
+from lmeval.likelihood.hmc import Move, hmc_step
 from lmeval.likelihood.noise import Streams
-from lmeval.likelihood.paths import State, Target, evaluated, gaussian
-from lmeval.likelihood.rows import quiet_distributions
+from lmeval.likelihood.paths import State, Target, gaussian, log_prob_and_grad
+from lmeval.likelihood.quiet import quiet_distributions
 
 
 @pytest.fixture(autouse=True)
@@ -53,9 +53,9 @@ def test_a_gaussian_is_left_as_it_is(scale: str, start: bool, beta: float, step:
         how = how._replace(scale=root, step=how.step * 3)
     elif scale == "diagonal":
         how = how._replace(scale=torch.tensor([[0.9, 1.1, 0.8]]).double())
-    state, streams, accepted = evaluated(target, before), streams_for(target), []
+    state, streams, accepted = log_prob_and_grad(target, before), streams_for(target), []
     for _ in range(8):
-        done = moved(target, state, how, streams)
+        done = hmc_step(target, state, how, streams)
         state = done.state
         accepted.append(done.acceptance.mean().item())
     assert 0.3 < np.mean(accepted) < 0.97  # steps so long that without the test of acceptance moments would change
@@ -80,9 +80,9 @@ def test_an_asymmetric_target_is_left_as_it_is(name: str, beta: float):
     generator = torch.Generator().manual_seed(0)
     places = torch.multinomial(mass, 15000, replacement=True, generator=generator)
     target = target_for(model, x)
-    state, streams = evaluated(target, grid[places].movedim(0, 1)), streams_for(target)
+    state, streams = log_prob_and_grad(target, grid[places].movedim(0, 1)), streams_for(target)
     for _ in range(6):
-        state = moved(target, state, move(3, 1, 0.55, beta, 3), streams).state
+        state = hmc_step(target, state, move(3, 1, 0.55, beta, 3), streams).state
     for i in range(3):
         for power in (1, 2, 3):
             assert_mean(state.z[:, i, 0] ** power, float((mass[i] * grid[:, 0] ** power).sum()), 4)
@@ -92,7 +92,7 @@ def test_energy_errors_fall_with_the_square_of_the_step():
     model, x = ASYMMETRIC["banana"]
     target = target_for(model, x)
     torch.manual_seed(0)
-    state = evaluated(target, torch.randn(200, 3, 2).double() * 0.5 + 0.5)
+    state = log_prob_and_grad(target, torch.randn(200, 3, 2).double() * 0.5 + 0.5)
     momentum = torch.randn(200, 3, 2).double()
     errors = []
     for step, n in ((0.02, 10), (0.01, 20), (0.005, 40)):
@@ -111,7 +111,7 @@ def test_a_trajectory_can_be_turned_round(dense: bool):
     model, x = ASYMMETRIC["banana"]
     target = target_for(model, x)
     torch.manual_seed(0)
-    state, momentum = evaluated(target, 0.5 * torch.randn(50, 3, 2).double()), torch.randn(50, 3, 2).double()
+    state, momentum = log_prob_and_grad(target, 0.5 * torch.randn(50, 3, 2).double()), torch.randn(50, 3, 2).double()
     how = move(3, 2, 0.1, 0.7, 7)
     if dense:
         how = how._replace(scale=torch.tensor([[0.8, 0.0], [0.5, 0.6]]).double().expand(3, 2, 2))
@@ -126,10 +126,10 @@ def test_a_trajectory_can_be_turned_round(dense: bool):
 def test_acceptance_is_that_of_metropolis():
     model, x = ASYMMETRIC["banana"]
     target = target_for(model, x)
-    state = evaluated(target, torch.randn(4000, 3, 2, generator=torch.Generator().manual_seed(0)).double())
-    tiny = moved(target, state, move(3, 2, 1e-4), streams_for(target))
+    state = log_prob_and_grad(target, torch.randn(4000, 3, 2, generator=torch.Generator().manual_seed(0)).double())
+    tiny = hmc_step(target, state, move(3, 2, 1e-4), streams_for(target))
     assert tiny.acceptance.min() > 0.999 and (tiny.state.z != state.z).any(-1).float().mean() > 0.999
-    long = moved(target, state, move(3, 2, 0.2), streams_for(target))
+    long = hmc_step(target, state, move(3, 2, 0.2), streams_for(target))
     assert long.acceptance.min() >= 0 and long.acceptance.max() <= 1
     happened = (long.state.z != state.z).any(-1).double()
     assert_mean(happened - long.acceptance, 0.0)
@@ -140,15 +140,15 @@ def test_acceptance_is_that_of_metropolis():
 def test_a_state_and_its_numbers_stay_together():
     model, x = ASYMMETRIC["banana"]
     target = target_for(model, x)
-    state = evaluated(target, torch.randn(300, 3, 2, generator=torch.Generator().manual_seed(0)).double())
-    done = moved(target, state, move(3, 2, 0.4, 0.5), streams_for(target)).state
-    for part, expected in zip(done, evaluated(target, done.z), strict=True):
+    state = log_prob_and_grad(target, torch.randn(300, 3, 2, generator=torch.Generator().manual_seed(0)).double())
+    done = hmc_step(target, state, move(3, 2, 0.4, 0.5), streams_for(target)).state
+    for part, expected in zip(done, log_prob_and_grad(target, done.z), strict=True):
         torch.testing.assert_close(part, expected)
     index = torch.randint(300, (300, 3), generator=torch.Generator().manual_seed(1))
-    kept = hmc.picked(done, index)
+    kept = hmc.gather_states(done, index)
     for b in range(3):
         assert torch.equal(kept.z[:, b], done.z[index[:, b], b])
-    for part, expected in zip(kept, evaluated(target, kept.z), strict=True):
+    for part, expected in zip(kept, log_prob_and_grad(target, kept.z), strict=True):
         torch.testing.assert_close(part, expected)
 
 
@@ -173,10 +173,10 @@ def test_numbers_that_are_none_are_rejected_and_stick_nowhere(worst: float):
     grid = grid[(grid**2).sum(-1) <= 4]
     mass = torch.softmax(model.prior.log_prob(grid) + model.decode(grid).log_prob(target.x), 0)
     places = torch.multinomial(mass, 5000, replacement=True, generator=torch.Generator().manual_seed(0))
-    state = evaluated(target, grid[places][:, None])
+    state = log_prob_and_grad(target, grid[places][:, None])
     streams, lost, first = streams_for(target), 0, state.z
     for _ in range(10):
-        done = moved(target, state, move(1, 2, 0.4, leapfrogs=4), streams)
+        done = hmc_step(target, state, move(1, 2, 0.4, leapfrogs=4), streams)
         assert all(torch.isfinite(part).all() for part in done.state)
         assert torch.equal(done.state.z[done.lost], state.z[done.lost])
         assert (done.acceptance[done.lost] == 0).all()
@@ -193,8 +193,8 @@ def test_numbers_that_are_none_are_rejected_and_stick_nowhere(worst: float):
 
 def test_a_chain_without_probability_moves_nowhere_and_poisons_no_other():
     target = target_for(Cliff(math.nan), torch.tensor([[1.0, 0.5]]).double())
-    state = evaluated(target, torch.tensor([[[5.0, 0.0]], [[0.5, 0.0]]]).double())
-    done = moved(target, state, move(1, 2, 0.2), streams_for(target))
+    state = log_prob_and_grad(target, torch.tensor([[[5.0, 0.0]], [[0.5, 0.0]]]).double())
+    done = hmc_step(target, state, move(1, 2, 0.2), streams_for(target))
     assert torch.equal(done.state.z[0], state.z[0]) and torch.isnan(done.state.joint[0]).all()
     assert torch.isfinite(done.state.joint[1]).all() and bool((done.state.z[1] != state.z[1]).all())
 
@@ -207,7 +207,7 @@ def test_steps_are_jittered_by_chance_alone():
     how = move(1, 1, 0.001, beta=0.0, leapfrogs=3)  # nearly flat, so that z moves by 3 * step * momentum
 
     def shares(z: Tensor) -> Tensor:
-        end = moved(target, evaluated(target, z), how, streams_for(target)).state.z
+        end = hmc_step(target, log_prob_and_grad(target, z), how, streams_for(target)).state.z
         return ((end - z) / (3 * 0.001 * streams_for(target).normal(2000, 1)))[..., 0]
 
     here, there = shares(torch.zeros(2000, 1, 1).double()), shares(torch.full((2000, 1, 1), 9.0).double())
@@ -220,14 +220,14 @@ def test_steps_are_jittered_by_chance_alone():
 def test_particles_and_data_move_on_their_own():
     model = linear(3, 6)
     target = target_for(model, model.sample(3))
-    state = evaluated(target, torch.randn(5, 3, 3, generator=torch.Generator().manual_seed(0)).double())
+    state = log_prob_and_grad(target, torch.randn(5, 3, 3, generator=torch.Generator().manual_seed(0)).double())
     how = Move(torch.tensor([0.2, 0.5, 0.9]).double(), torch.tensor([0.1, 0.2, 0.05]).double(), torch.ones(3, 3).double(), 4)
-    together = moved(target, state, how, streams_for(target))
+    together = hmc_step(target, state, how, streams_for(target))
     for i in range(3):
         one = target._replace(x=target.x[i : i + 1], ids=(i,))
         alone_state = State(*(part[:, i : i + 1] for part in state))
         alone_how = Move(how.beta[i : i + 1], how.step[i : i + 1], how.scale[i : i + 1], 4)
-        alone = moved(one, alone_state, alone_how, Streams(0, "test", [(i, 0)], target.x))
+        alone = hmc_step(one, alone_state, alone_how, Streams(0, "test", [(i, 0)], target.x))
         torch.testing.assert_close(alone.state.z[:, 0], together.state.z[:, i])
     assert (together.state.z[0] != together.state.z[1]).all()
 

@@ -50,7 +50,7 @@ def start_law(target: paths.Target) -> Any:
 def test_values_and_gradients(prior: str, start: str, batched: bool):
     model = linear(3, 6, prior=PRIORS[prior]())
     target = target_for(model, model.sample(4), STARTS[start], batched)
-    found = paths.evaluated(target, Z)
+    found = paths.log_prob_and_grad(target, Z)
     z = Z.clone().requires_grad_()
     joint = torch.stack([model.prior.log_prob(one) + model.decode(one).log_prob(target.x) for one in z])
     begin = start_law(target).log_prob(z)
@@ -75,7 +75,7 @@ def test_precisions_are_those_of_the_scales(start: str):
 def test_gradients_are_found_where_they_are_switched_off():
     model = linear(3, 6)
     with torch.no_grad():
-        found = paths.evaluated(target_for(model, model.sample(4)), Z)
+        found = paths.log_prob_and_grad(target_for(model, model.sample(4)), Z)
     assert found.joint_slope.abs().sum() > 0
 
 
@@ -89,7 +89,7 @@ def test_tilts_are_taken_in_float64():
 def test_draws_from_the_prior_follow_it(prior: str):
     model = linear(3, 6, prior=PRIORS[prior]())
     target = target_for(model, model.sample(2))
-    z = paths.sampled(target, 4000, Streams(0, "run", [(1, 0), (2, 0)], target.x)).flatten(0, 1)
+    z = paths.sample_start(target, 4000, Streams(0, "run", [(1, 0), (2, 0)], target.x)).flatten(0, 1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         expected = model.prior.sample((8000,))
@@ -103,7 +103,7 @@ def test_draws_from_the_prior_follow_it(prior: str):
 def test_draws_from_a_start_follow_it(start: str):
     model = linear(3, 6)
     target = target_for(model, model.sample(4), STARTS[start])
-    z = paths.sampled(target, 4000, Streams(0, "run", [(i, 0) for i in range(4)], target.x))
+    z = paths.sample_start(target, 4000, Streams(0, "run", [(i, 0) for i in range(4)], target.x))
     law = start_law(target)
     for i in range(4):
         torch.testing.assert_close(z[:, i].mean(0), law.mean[i], rtol=0, atol=0.08)
@@ -113,15 +113,15 @@ def test_draws_from_a_start_follow_it(start: str):
 
 def test_draws_from_a_foreign_prior_are_a_datums_own():
     prior = two_states(3)
-    together = paths.sampled_prior(prior, 5, Streams(0, "run", [(1, 0), (2, 0), (3, 0)], Z))
-    alone = paths.sampled_prior(prior, 5, Streams(0, "run", [(2, 0)], Z))
+    together = paths.sample_prior(prior, 5, Streams(0, "run", [(1, 0), (2, 0), (3, 0)], Z))
+    alone = paths.sample_prior(prior, 5, Streams(0, "run", [(2, 0)], Z))
     assert torch.equal(together[:, 1], alone[:, 0])
     assert len(together.unique()) == together.numel()
 
 
 def test_the_callers_random_state_stays():
     before = torch.get_rng_state()
-    paths.sampled_prior(two_states(3), 5, Streams(0, "run", [(1, 0)], Z))
+    paths.sample_prior(two_states(3), 5, Streams(0, "run", [(1, 0)], Z))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -130,9 +130,11 @@ def test_the_callers_random_state_stays():
 )
 def test_scaled_back_is_the_adjoint(scale: Tensor):
     a, b = torch.randn(2, 5, 4, 3, generator=G, dtype=torch.float64)
-    torch.testing.assert_close((paths.scaled(scale, a) * b).sum(-1), (a * paths.scaled_back(scale, b)).sum(-1))
+    torch.testing.assert_close(
+        (paths.scale_vectors(scale, a) * b).sum(-1), (a * paths.scale_vectors_transposed(scale, b)).sum(-1)
+    )
     whole = torch.diag_embed(scale) if scale.dim() == 2 else scale
-    torch.testing.assert_close(paths.scaled(scale, a), (whole @ a[..., None])[..., 0])
+    torch.testing.assert_close(paths.scale_vectors(scale, a), (whole @ a[..., None])[..., 0])
 
 
 @pytest.mark.parametrize(
@@ -168,11 +170,11 @@ def test_a_start_without_weight_names_its_datum():
     model = Simple(standard(1), decoder)
     target = target_for(model, torch.zeros(3, 1).double())._replace(ids=(7, 8, 9))
     with pytest.raises(NonFiniteScore, match=r"datum [789]: .* NaN at \d+ of 100 starting points") as caught:
-        paths.begun(target, 100, Streams(0, "run", [(i, 0) for i in range(3)], target.x))
+        paths.init_particles(target, 100, Streams(0, "run", [(i, 0) for i in range(3)], target.x))
     assert "\n" not in str(caught.value)
     shifted = target._replace(start=gaussian(torch.tensor([[5.0], [-9.0], [5.0]]).double(), torch.ones(3, 1).double()))
     with pytest.raises(NonFiniteScore, match=r"datum 8: .* at 10 of 10"):
-        paths.begun(shifted, 10, Streams(0, "run", [(i, 0) for i in range(3)], target.x))
+        paths.init_particles(shifted, 10, Streams(0, "run", [(i, 0) for i in range(3)], target.x))
 
 
 @pytest.mark.parametrize(

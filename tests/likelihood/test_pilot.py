@@ -12,10 +12,11 @@ from toy_densities import Simple, assert_mean, linear, standard, target_for
 
 from lmeval.errors import DensityError
 from lmeval.likelihood import pilot
-from lmeval.likelihood.hmc import moved
+from lmeval.likelihood.hmc import hmc_step
+from lmeval.likelihood.ladder import beta_at_length, move_at
 from lmeval.likelihood.noise import Streams
-from lmeval.likelihood.paths import Gaussian, Target, evaluated, gaussian
-from lmeval.likelihood.pilot import PilotSettings, Tuning, beta_at_length, move_at, piloted, systematic
+from lmeval.likelihood.paths import Gaussian, Target, gaussian, log_prob_and_grad
+from lmeval.likelihood.pilot import PilotSettings, run_pilot, systematic
 
 MORE = PilotSettings(particles=200, sweeps=2)
 
@@ -33,9 +34,9 @@ def test_lengths_are_those_of_the_path(d: int, n_dims: int, s2: float):
     model = linear(d, n_dims, s2)
     target = target_for(model, model.sample(12))
     truth = model.length(target.x, prior_start(12, d))
-    few = piloted(target, 0, keys_for(target), PilotSettings(), "pilot")
+    few = run_pilot(target, 0, keys_for(target), PilotSettings(), "pilot")
     assert float(few.total_length.mean()) == pytest.approx(float(truth.mean()), rel=0.15)
-    many = piloted(target, 0, keys_for(target), MORE, "pilot")
+    many = run_pilot(target, 0, keys_for(target), MORE, "pilot")
     torch.testing.assert_close(many.total_length, truth, rtol=0.15, atol=0)
     # along the way as well: lengths at the temperatures of the nodes
     for node in range(1, len(many.beta), 3):
@@ -51,10 +52,10 @@ def test_lengths_from_a_start_of_its_own():
     exact = model.posterior(x)
     start = gaussian(exact.mean + 0.3, torch.linalg.cholesky(2.5 * exact.covariance_matrix))
     target = target_for(model, x, start)
-    found = piloted(target, 0, keys_for(target), MORE, "pilot")
+    found = run_pilot(target, 0, keys_for(target), MORE, "pilot")
     torch.testing.assert_close(found.total_length, model.length(x, start), rtol=0.15, atol=0)
     itself = target._replace(start=gaussian(exact.mean, exact.scale_tril))
-    assert piloted(itself, 0, keys_for(target), PilotSettings(), "pilot").total_length.max() < 1e-6
+    assert run_pilot(itself, 0, keys_for(target), PilotSettings(), "pilot").total_length.max() < 1e-6
 
 
 def test_the_fit_is_like_the_posterior_and_a_little_wider():
@@ -62,7 +63,7 @@ def test_the_fit_is_like_the_posterior_and_a_little_wider():
     target = target_for(model, model.sample(20))
     exact = model.posterior(target.x)
     for settings, tolerance in ((PilotSettings(), 0.5), (MORE, 0.12)):
-        fitted = piloted(target, 0, keys_for(target), settings, "pilot").fitted
+        fitted = run_pilot(target, 0, keys_for(target), settings, "pilot").fitted
         covariance = fitted.scale @ fitted.scale.mT / pilot.WIDER**2
         off = torch.linalg.solve_triangular(exact.scale_tril, (fitted.mean - exact.mean)[..., None], upper=False)
         assert (off**2).mean().sqrt() < tolerance
@@ -78,25 +79,25 @@ def test_many_dimensions_get_standard_deviations_alone(monkeypatch: pytest.Monke
     monkeypatch.setattr(pilot, "MOST_DENSE", 3)
     model = linear(4, 10, 0.3)
     target = target_for(model, model.sample(6))
-    found = piloted(target, 0, keys_for(target), MORE, "pilot").fitted
+    found = run_pilot(target, 0, keys_for(target), MORE, "pilot").fitted
     assert found.scale.shape == (6, 4)
     sd = model.posterior(target.x).stddev * pilot.WIDER
     torch.testing.assert_close(found.scale, sd, rtol=0.25, atol=0)
-    again = piloted(target._replace(start=found), 0, keys_for(target), PilotSettings(), "second pilot")
+    again = run_pilot(target._replace(start=found), 0, keys_for(target), PilotSettings(), "second pilot")
     assert again.total_length.mean() < 3
 
 
 def test_steps_are_accepted_as_often_as_wanted():
     model = linear(6, 30, 0.05)
     target = target_for(model, model.sample(16))
-    found = piloted(target, 0, keys_for(target), PilotSettings(leapfrogs=2), "pilot")  # the longest step is out of the way
+    found = run_pilot(target, 0, keys_for(target), PilotSettings(leapfrogs=2), "pilot")  # the longest step is out of the way
     exact = model.posterior(target.x)
-    state = evaluated(target, exact.rsample((200,)))
+    state = log_prob_and_grad(target, exact.rsample((200,)))
     move = move_at(found, torch.full((16,), 0.999).double(), 2)
     rates = []
     streams = Streams(1, "test", keys_for(target), target.x)
     for _ in range(5):
-        done = moved(target, state, move, streams)
+        done = hmc_step(target, state, move, streams)
         state = done.state
         rates.append(done.acceptance.mean().item())
     assert np.mean(rates) == pytest.approx(pilot.WANTED_ACCEPTANCE, abs=0.12)
@@ -108,11 +109,11 @@ def test_a_datum_is_tuned_the_same_in_any_company():
     x = model.sample(6) * torch.tensor([0.2, 1.0, 3.0, 1.0, 0.5, 1.0]).double()[:, None]
     for start in (None, gaussian(torch.zeros(6, 6).double(), 1.5 * torch.eye(6).double().expand(6, 6, 6))):
         target = target_for(model, x, start)
-        together = piloted(target, 0, keys_for(target), PilotSettings(), "pilot")
+        together = run_pilot(target, 0, keys_for(target), PilotSettings(), "pilot")
         for i in (0, 2, 5):
             own = start and Gaussian(*(part[i : i + 1] for part in start))
             alone = target._replace(x=x[i : i + 1], start=own, ids=(i,))
-            found = piloted(alone, 0, [(i, 0)], PilotSettings(), "pilot")
+            found = run_pilot(alone, 0, [(i, 0)], PilotSettings(), "pilot")
             n = len(found.beta)
             torch.testing.assert_close(found.beta[:, 0], together.beta[:n, i])
             torch.testing.assert_close(found.log_step[:, 0], together.log_step[:n, i])
@@ -129,48 +130,16 @@ def test_a_datum_is_tuned_the_same_in_any_company():
                 torch.testing.assert_close(beta_at_length(found, share)[0], beta_at_length(together, share)[i])
 
 
-def tuning_with(scale: Tensor, nodes: int, batch: int) -> Tuning:
-    beta = torch.linspace(0, 1, nodes).double()[:, None].expand(nodes, batch) ** 2
-    fitted = gaussian(torch.zeros(batch, 2).double(), torch.ones(batch, 2).double())
-    return Tuning(beta, 3 * beta, -3 + beta, scale, False, fitted, 0)
-
-
 def test_a_factor_is_never_taken_for_scales_by_node():
     n = 5  # nodes, data and latents alike
     factor = torch.linalg.cholesky(torch.eye(n) + torch.ones(n, n)).double().expand(n, n, n)
     model = linear(n, 8, 0.5)
     target = target_for(model, model.sample(n), gaussian(torch.zeros(n, n).double(), factor))
-    found = piloted(target, 0, keys_for(target), PilotSettings(), "pilot")
+    found = run_pilot(target, 0, keys_for(target), PilotSettings(), "pilot")
     beta = torch.linspace(0, 1, n).double()[:, None].expand(n, n).contiguous()
     forced = found._replace(beta=beta, length=beta, log_step=beta - 3)
     move = move_at(forced, torch.full((n,), 0.3).double(), 5)
     assert torch.equal(move.scale, factor)
-
-
-def test_moves_between_nodes():
-    scale = torch.rand(4, 3, 2, generator=torch.Generator().manual_seed(0)).double()
-    tuning = tuning_with(scale, 4, 3)
-    for node in range(4):
-        move = move_at(tuning, tuning.beta[node], 5)
-        torch.testing.assert_close(move.step, tuning.log_step[node].exp())
-        torch.testing.assert_close(move.scale, scale[node])
-        assert torch.equal(move.beta, tuning.beta[node]) and move.leapfrogs == 5
-    middle = (tuning.beta[1] + tuning.beta[2]) / 2
-    move = move_at(tuning, middle, 5)
-    torch.testing.assert_close(move.step, ((tuning.log_step[1] + tuning.log_step[2]) / 2).exp())
-    torch.testing.assert_close(move.scale, (scale[1] + scale[2]) / 2)
-    mixed = move_at(tuning, torch.stack([tuning.beta[0, 0], middle[1], tuning.beta[3, 2]]), 5)
-    torch.testing.assert_close(mixed.scale, torch.stack([scale[0, 0], (scale[1, 1] + scale[2, 1]) / 2, scale[3, 2]]))
-    for share in (0.2, 0.5, 0.83):  # length is 3 beta here
-        torch.testing.assert_close(beta_at_length(tuning, share), torch.full((3,), share).double())
-
-
-def test_an_orbit_has_a_longest_length():
-    scale = torch.ones(4, 3, 2).double()
-    tuning = tuning_with(scale, 4, 3)._replace(log_step=torch.full((4, 3), 2.0).double())
-    for leapfrogs in (1, 5, 20):
-        move = move_at(tuning, torch.full((3,), 0.4).double(), leapfrogs)
-        torch.testing.assert_close(move.step * leapfrogs, torch.full((3,), pilot.LONGEST_ORBIT).double())
 
 
 def test_systematic_resampling_draws_by_weight():
@@ -209,24 +178,24 @@ def test_a_path_too_long_is_told(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(
         DensityError, match=r"datum [49]: after 6 steps the pilot is at temperature \S+ of 1: .*start from an encoder"
     ):
-        piloted(target, 0, keys_for(target), PilotSettings(), "pilot")
+        run_pilot(target, 0, keys_for(target), PilotSettings(), "pilot")
 
 
 def test_pilots_of_other_seeds_differ():
     model = linear(3, 8, 0.2)
     target = target_for(model, model.sample(2))
     a, b, c = (
-        piloted(target, s, keys_for(target), PilotSettings(), p) for s, p in ((0, "pilot"), (1, "pilot"), (0, "other"))
+        run_pilot(target, s, keys_for(target), PilotSettings(), p) for s, p in ((0, "pilot"), (1, "pilot"), (0, "other"))
     )
     assert len({float(t.total_length[0]) for t in (a, b, c)}) == 3
-    again = piloted(target, 0, keys_for(target), PilotSettings(), "pilot")
+    again = run_pilot(target, 0, keys_for(target), PilotSettings(), "pilot")
     assert torch.equal(again.total_length, a.total_length)
 
 
 def test_a_model_that_ignores_z_has_no_length():
     flat = Simple(standard(2), lambda z: Independent(Normal(0 * z, 1.0), 1))
     target = target_for(flat, torch.zeros(3, 2).double())
-    found = piloted(target, 0, keys_for(target), PilotSettings(), "pilot")
+    found = run_pilot(target, 0, keys_for(target), PilotSettings(), "pilot")
     assert found.total_length.abs().max() < 1e-12
     assert torch.isfinite(found.fitted.scale).all()
     assert torch.isfinite(beta_at_length(found, 0.5)).all()
@@ -247,5 +216,5 @@ class Counting:
 def test_evaluations_are_counted(settings: PilotSettings):
     model = Counting(linear(3, 8, 0.2))
     target = target_for(model, model.model.sample(1))
-    found = piloted(target, 0, keys_for(target), settings, "pilot")
+    found = run_pilot(target, 0, keys_for(target), settings, "pilot")
     assert found.n_gradients == model.count

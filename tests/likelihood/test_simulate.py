@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 import torch
 from samples import ROOT, SHARED, shared
+from told import Told
 from torch import Tensor
 from torch.distributions import Independent, Normal
 from toy_densities import ASYMMETRIC, PRIORS, Amortised, assert_below, assert_mean, linear, quadrature, standard
 
+from lmeval.compute.memory import PARTICLES
+from lmeval.compute.place import Place
 from lmeval.densities.modelfile import load_density
 from lmeval.errors import DensityError, InputError
-from lmeval.likelihood import estimate, log_likelihood, sandwich
-from lmeval.likelihood.simulate import simulated
+from lmeval.likelihood import BoundSettings, log_likelihood, sandwich
+from lmeval.likelihood.simulate import simulate_data
 from lmeval.stats import paired_difference
 
 CPU = torch.device("cpu")
@@ -22,7 +25,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("start", ["prior", "encoder", "pilot"])
 def test_the_truth_lies_between(start: str):
     model = linear(10, 50, 0.1, kind=Amortised)
-    found = sandwich(model, 60, start=start, temperatures=40)
+    found = sandwich(model, 60, BoundSettings(start=start, temperatures=40))
     truth = model.log_p(found.x)
     assert (found.lower.side, found.upper.side) == ("lower", "upper")
     assert_below(found.lower.nats - truth)
@@ -39,7 +42,7 @@ def test_the_truth_lies_between(start: str):
 @pytest.mark.slow
 def test_the_truth_of_images_lies_between():
     model = linear(20, 784, 0.05, dtype=torch.float32)
-    found = sandwich(model, 32, temperatures=60)
+    found = sandwich(model, 32, BoundSettings(temperatures=60))
     truth = model.log_p(found.x)
     assert_below(found.lower.nats - truth)
     assert_below(truth - found.upper.nats)
@@ -50,7 +53,7 @@ def test_the_truth_of_images_lies_between():
 @pytest.mark.parametrize("prior", list(PRIORS))
 def test_priors_of_any_kind(prior: str):
     model = linear(3, 6, 1.5, prior=PRIORS[prior]())
-    found = sandwich(model, 60, temperatures=20, start="prior")
+    found = sandwich(model, 60, BoundSettings(temperatures=20, start="prior"))
     truth = model.log_p(found.x)
     for over in (found.lower.nats - truth, truth - found.upper.nats):
         assert_below(over)
@@ -60,7 +63,7 @@ def test_priors_of_any_kind(prior: str):
 @pytest.mark.parametrize("name", ["banana", "poisson", "exponential"])
 def test_asymmetric_models_against_quadrature(name: str):
     model, _ = ASYMMETRIC[name]
-    found = sandwich(model, 40, temperatures=25)
+    found = sandwich(model, 40, BoundSettings(temperatures=25))
     truth = quadrature(model, found.x)
     for over in (found.lower.nats - truth, truth - found.upper.nats):
         assert_below(over)
@@ -71,7 +74,7 @@ def test_one_particle_and_no_resampling():
     model = linear(3, 6, 2.0)
     cases: list[dict[str, Any]] = [{"particles": 1}, {"resample_below": 0.0}, {"particles": 2, "resample_below": 1.0}]
     for changes in cases:
-        found = sandwich(model, 120, temperatures=10, start="prior", **changes)
+        found = sandwich(model, 120, BoundSettings(temperatures=10, start="prior", **changes))
         truth = model.log_p(found.x)
         for over in (found.lower.nats - truth, truth - found.upper.nats):
             assert_below(over)
@@ -80,14 +83,14 @@ def test_one_particle_and_no_resampling():
 
 def test_more_temperatures_narrow_it():
     model = linear(5, 20, 0.1)
-    gaps = [sandwich(model, 60, start="prior", temperatures=n).gap for n in (5, 25)]
+    gaps = [sandwich(model, 60, BoundSettings(start="prior", temperatures=n)).gap for n in (5, 25)]
     assert gaps[0].value > 3 * gaps[1].value > 0
 
 
 @pytest.mark.parametrize("prior", list(PRIORS))
 def test_simulated_data_follow_the_model(prior: str):
     model = linear(3, 6, 0.5, prior=PRIORS[prior]())
-    x, z = simulated(model, 400, 0, CPU)
+    x, z = simulate_data(model, 400, 0, CPU)
     torch.manual_seed(1)
     expected = model.prior.sample((20000,))
     torch.testing.assert_close(z.mean(0), expected.mean(0), rtol=0, atol=0.4)
@@ -102,9 +105,9 @@ def test_simulated_data_follow_the_model(prior: str):
 @pytest.mark.parametrize("prior", ["standard", "mixture"])
 def test_the_first_data_are_the_same_for_every_number(prior: str):
     model = linear(3, 6, 0.5, prior=PRIORS[prior]())
-    few, many = simulated(model, 3, 0, CPU), simulated(model, 8, 0, CPU)
+    few, many = simulate_data(model, 3, 0, CPU), simulate_data(model, 8, 0, CPU)
     assert torch.equal(few[0], many[0][:3]) and torch.equal(few[1], many[1][:3])
-    other = simulated(model, 3, 1, CPU)
+    other = simulate_data(model, 3, 1, CPU)
     assert not torch.isclose(other[1], few[1]).any()
     assert len(many[1].unique()) == many[1].numel()
 
@@ -112,37 +115,38 @@ def test_the_first_data_are_the_same_for_every_number(prior: str):
 def test_the_callers_random_state_stays():
     model = linear(3, 6)
     before = torch.get_rng_state()
-    first = sandwich(model, 3, temperatures=3, particles=2)
+    first = sandwich(model, 3, BoundSettings(temperatures=3, particles=2))
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(77)
-    assert (sandwich(model, 3, temperatures=3, particles=2).upper.nats == first.upper.nats).all()
+    assert (sandwich(model, 3, BoundSettings(temperatures=3, particles=2)).upper.nats == first.upper.nats).all()
 
 
-def test_neither_batches_nor_their_number_change_it(monkeypatch: pytest.MonkeyPatch):
+def test_neither_batches_nor_their_number_change_it():
     model = linear(3, 6, 0.2)
     given: dict[str, Any] = {"temperatures": 5, "particles": 6}
-    found, few = sandwich(model, 7, **given), sandwich(model, 4, **given)
-    monkeypatch.setattr(estimate, "ROWS", 12)
-    small = sandwich(model, 7, **given)
+    found, few = sandwich(model, 7, BoundSettings(**given)), sandwich(model, 4, BoundSettings(**given))
+    place = Place(0, 1, CPU, int(12 * 4 * 6 / PARTICLES.share) + 1)  # for 12 data times particles at once
+    small = sandwich(model, 7, BoundSettings(**given), place=place)
     for side in ("lower", "upper"):
         a, b, c = (getattr(s, side).nats for s in (found, few, small))
         np.testing.assert_allclose(b, a[:4], atol=1e-9)
         np.testing.assert_allclose(c, a, atol=1e-9)
-    assert (sandwich(model, 7, **given, seed=1).upper.nats != found.upper.nats).all()
+    assert (sandwich(model, 7, BoundSettings(**given, seed=1)).upper.nats != found.upper.nats).all()
 
 
 def test_the_lower_side_is_what_anyone_would_get():
     model = linear(3, 6, 0.2)
-    found = sandwich(model, 5, temperatures=6)
-    assert (log_likelihood(model, found.x, "smc", temperatures=6).nats == found.lower.nats).all()
+    found = sandwich(model, 5, BoundSettings(temperatures=6))
+    assert (log_likelihood(model, found.x, "smc", BoundSettings(temperatures=6)).nats == found.lower.nats).all()
 
 
 def test_both_sides_cost_the_same_and_are_told():
     model = linear(3, 6, 0.2)
-    told: list[tuple[int, int]] = []
-    found = sandwich(model, 4, temperatures=6, particles=5, progress=lambda *how: told.append(how))
+    told = Told()
+    found = sandwich(model, 4, BoundSettings(temperatures=6, particles=5), progress=told)
     assert found.lower.n_gradients == found.upper.n_gradients
-    assert told[-1][0] == told[-1][1] and [d for d, _ in told] == sorted(d for d, _ in told)
+    [(name, total, _)] = told.stages
+    assert name == "sandwich" and sum(told.numbers) == total
     assert found.upper.method == "conditional smc" and found.lower.method == "smc"
     assert found.x.shape == (4, 6) and found.z.shape == (4, 3)
     assert found.gap == paired_difference(found.upper.nats, found.lower.nats)
@@ -163,12 +167,17 @@ def test_other_models_have_no_sandwich():
 @pytest.mark.parametrize(("name", "value"), [("particles", 0), ("start", "x"), ("schedule", "x"), ("temperatures", 0)])
 def test_settings_are_checked(name: str, value: Any):
     with pytest.raises(InputError, match=rf"{name}.*{value}"):
-        sandwich(linear(2, 3), 2, **{name: value})
+        sandwich(linear(2, 3), 2, BoundSettings(**{name: value}))
+
+
+def test_no_gap_is_planned_for_data_that_are_not_there():
+    with pytest.raises(InputError, match="a sandwich takes temperatures, and no gap"):
+        sandwich(linear(2, 3), 2, BoundSettings(gap=0.1))
 
 
 def test_an_encoder_start_needs_an_encoder():
     with pytest.raises(DensityError, match=r"encode\(x\) is not there"):
-        sandwich(linear(2, 3), 2, start="encoder")
+        sandwich(linear(2, 3), 2, BoundSettings(start="encoder"))
 
 
 def test_a_model_that_ignores_z():
@@ -178,11 +187,11 @@ def test_a_model_that_ignores_z():
         def decode(self, z: Tensor) -> Independent:
             return Independent(Normal(torch.zeros(*z.shape[:-1], 3).double() + 0 * z[..., :1], 1.0), 1)
 
-    found = sandwich(Flat(), 5, temperatures=4)
+    found = sandwich(Flat(), 5, BoundSettings(temperatures=4))
     truth = Independent(Normal(torch.zeros(3).double(), 1.0), 1).log_prob(found.x).numpy()
     np.testing.assert_allclose(found.lower.nats, truth, atol=0.3)
     np.testing.assert_allclose(found.upper.nats, truth, atol=0.3)
-    prior = sandwich(Flat(), 5, temperatures=4, start="prior")
+    prior = sandwich(Flat(), 5, BoundSettings(temperatures=4, start="prior"))
     np.testing.assert_allclose(prior.lower.nats, truth, atol=1e-9)
     np.testing.assert_allclose(prior.upper.nats, truth, atol=1e-9)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from samples import ROOT
 
 from lmeval.errors import InputNotFound, LmevalError, TaskFileError
-from lmeval.likelihood.spec import BoundSpec, ImagesSpec, KdeSpec, ModelSpec, Spec, is_spec, locate, read_spec, spec_path
+from lmeval.likelihood.spec import BoundSpec, ImagesSpec, KdeSpec, ModelSpec, is_spec, read_spec, spec_path
 
 SHIPPED = ("bbans", "digits", "mnist")
 FULL = """\
@@ -84,7 +84,7 @@ def test_what_a_spec_leaves_out(tmp_path: Path):
     path = write(tmp_path, "likelihood:\ndata: {images: digits}\nmodels: [{model: m, kde: }, {name: n, model: m}]\n")
     found = read_spec(path)
     assert found.data.images == ImagesSpec("digits", None, None)
-    assert found[0:2] == ("spec", path) and found[4:] == (0, None)
+    assert found[0:2] == ("spec", path) and found[4:] == (0, None, None, {})
     assert found.models == (ModelSpec("m", "m", None, 0, KdeSpec()), ModelSpec("n", "m"))
     assert found.data[1:] == (None, None, None, None)
 
@@ -100,16 +100,21 @@ def test_a_seed_of_binarisation_is_0_where_it_is_not_given(tmp_path: Path):
         ("likelihood: all", "likelihod: all", 1, "unknown key 'likelihod' (did you mean 'likelihood'?)"),
         ("split: test", "spilt: test", 4, "unknown key 'spilt' in data (did you mean 'split'?)"),
         ("{seed: 3}", "{sed: 3}", 7, "unknown key 'sed' in data.binarise"),
-        ("sandwich: 9", "sandwhich: 9", 18, "unknown key 'sandwhich' in models (did you mean 'sandwich'?)"),
-        ("- iwae: 50\n", "- iwea: 50\n", 13, "unknown key 'iwea' in models.bounds (did you mean 'iwae'?)"),
-        ("start: prior", "begin: prior", 15, "unknown key 'begin' in models.bounds.smc"),
-        ("{particles: 5000}", "{leapfrogs: 3}", 14, "unknown key 'leapfrogs' in models.bounds.iwae"),
-        ("samples: 99", "sample: 99", 21, "unknown key 'sample' in models.kde (did you mean 'samples'?)"),
-        ("limit: 5}", "limits: 5}", 23, "unknown key 'limits' in models.kde.held_out (did you mean 'limit'?)"),
-        ("- elbo", "- elba", 12, "unknown bound 'elba' (did you mean 'elbo'?)"),
-        ("- elbo", "- [elbo]", 12, "a bound must be one of elbo, iwae, ais, smc, or one of them with settings, not a list"),
-        ("- elbo", "- {elbo: 1, iwae: 2}", 12, "a bound must be one of"),
-        ("- elbo", "- 3", 12, "a bound must be one of"),
+        ("sandwich: 9", "sandwhich: 9", 18, "unknown key 'sandwhich' in models[0] (did you mean 'sandwich'?)"),
+        ("- iwae: 50\n", "- iwea: 50\n", 13, "unknown key 'iwea' in models[0].bounds[1] (did you mean 'iwae'?)"),
+        ("start: prior", "begin: prior", 15, "unknown key 'begin' in models[0].bounds[3].smc"),
+        ("{particles: 5000}", "{leapfrogs: 3}", 14, "unknown key 'leapfrogs' in models[0].bounds[2].iwae"),
+        ("samples: 99", "sample: 99", 21, "unknown key 'sample' in models[1].kde (did you mean 'samples'?)"),
+        ("limit: 5}", "limits: 5}", 23, "unknown key 'limits' in models[1].kde.held_out (did you mean 'limit'?)"),
+        ("- elbo", "- elba", 12, "not 'elba' (did you mean 'elbo'?)"),
+        (
+            "- elbo",
+            "- [elbo]",
+            12,
+            "models[0].bounds[0] must be one of elbo, iwae, ais, smc, or a mapping from one of them to its settings, not [",
+        ),
+        ("- elbo", "- {elbo: 1, iwae: 2}", 12, "bounds[0] must be one of"),
+        ("- elbo", "- 3", 12, "bounds[0] must be one of"),
         ("images: some.npy", "images: 3", 3, "images must be text"),
         ("images: some.npy", "images: ''", 3, "images must be text"),
         ("  images: some.npy\n", "", 2, "key 'images' must be given"),
@@ -124,14 +129,24 @@ def test_a_seed_of_binarisation_is_0_where_it_is_not_given(tmp_path: Path):
         ("{seed: 3}", "{seed: -3}", 7, "seed must be a whole number of at least 0, not -3"),
         ("name: one", "name: two", 19, "two models are called two"),
         ("model: folder/one", "model: ", 9, "key 'model' must be given"),
-        ("iwae: 50\n", "iwae: 0\n", 13, "particles must be a whole number of at least 1, not 0"),
-        ("iwae: 50\n", "iwae: many\n", 13, "iwae must be a mapping, not 'many'"),
+        (
+            "iwae: 50\n",
+            "iwae: 0\n",
+            13,
+            "iwae must be the number of particles, a whole number of at least 1, or a mapping of settings, not 0",
+        ),
+        ("iwae: 50\n", "iwae: many\n", 13, "or a mapping of settings, not 'many'"),
         ("iwae: 50\n", "iwae: 5000\n", 14, "IWAE-5000 is given twice"),
         ("gap: 0.1", "gap: 0", 15, "gap must be a number above 0, not 0"),
         ("gap: 0.1", "gap: .inf", 15, "gap must be a number above 0, not inf"),
         ("gap: 0.1", "gap: 0.1, temperatures: 5", 15, "give gap or temperatures, not both"),
-        ("start: prior", "start: prio", 15, "unknown start 'prio' (did you mean 'prior'?)"),
-        ("schedule: linear", "schedule: cubic", 16, "unknown schedule 'cubic'"),
+        (
+            "start: prior",
+            "start: prio",
+            15,
+            "start must be one of auto, pilot, encoder, prior, not 'prio' (did you mean 'prior'?)",
+        ),
+        ("schedule: linear", "schedule: cubic", 16, "schedule must be one of thermodynamic, sigmoid, linear, not 'cubic'"),
         ("temperatures: 100", "temperatures: 0", 16, "temperatures must be a whole number of at least 1"),
         ("sandwich: 9", "sandwich: -1", 18, "sandwich must be a whole number of at least 0"),
         ("samples: 99", "samples: 1", 21, "samples must be a whole number of at least 2"),
@@ -163,17 +178,23 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, old: str, new: str,
         ("likelihood: x\ndata: {images: digits}\n", "key 'models' must be given"),
         ("likelihood: x\ndata: {images: digits}\nmodels: []\n", "models must be a list with at least one entry"),
         ("likelihood: x\ndata: {images: digits}\nmodels: [m]\n", "must be a mapping, not 'm'"),
-        ("likelihood: x\nmodels: [{model: m}]\n", "key 'images' must be given"),
-        ("likelihood: x\ndata: {images: &a digits, split: *a}\nmodels: [{model: m}]\n", "an alias"),
+        ("likelihood: x\nmodels: [{model: m}]\n", "key 'data' must be given"),
         ("likelihood: x\nmodels: &a [*a]\n", "an alias"),
-        ("- a\n", "not a spec of likelihoods"),
-        ("", "not a spec of likelihoods"),
-        ("seed: 2024-02-31\n", "day"),
+        ("- a\n", "not a spec: that is a YAML mapping with keys such as likelihood, data, models"),
+        ("", "not a spec: that is a YAML mapping with keys such as likelihood, data, models"),
+        ("seed: 2024-02-31\n", "line 1: day"),
         ("likelihood: " + "[" * 3000, "nested too deeply"),
     ],
 )
 def test_what_is_no_spec(tmp_path: Path, text: str, says: str):
     assert says in refusal(tmp_path, text)
+
+
+def test_words_are_words_and_aliases_are_what_they_name(tmp_path: Path):
+    text = "likelihood: no\ndata: {images: &a on, split: *a}\nmodels: [{name: yes, model: off}]\npaired: yes\n"
+    found = read_spec(write(tmp_path, text))
+    assert (found.name, found.data.images, found.paired) == ("no", ImagesSpec("on", "on"), "yes")
+    assert found.models == (ModelSpec("yes", "off"),)
 
 
 def test_files_that_are_no_text_or_not_there(tmp_path: Path):
@@ -212,12 +233,13 @@ def test_files_are_looked_for_beside_the_spec_then_here_then_in_the_data_folder(
     for folder in ("beside", "here", "data"):
         (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    spec = Spec("s", tmp_path / "beside/s.yaml", read_spec(spec_path("digits")).data, ())
-    assert locate("x", spec, tmp_path / "data") is None
-    for folder, found in (("data", tmp_path / "data/x"), ("here", Path("x")), ("beside", tmp_path / "beside/x")):
+    spec = write(tmp_path / "beside", 'likelihood: s\ndata: {images: x}\nmodels: [{model: m}, {model: "nul\\0l"}]\n')
+    assert read_spec(spec, tmp_path / "data").files == {}
+    for folder, path in (("data", tmp_path / "data/x"), ("here", Path("x")), ("beside", tmp_path / "beside/x")):
         (tmp_path / folder / "x").write_text("")
-        assert locate("x", spec, tmp_path / "data") == found
-    assert locate("nul\0l", spec, None) is None
+        assert read_spec(spec, tmp_path / "data").files == {"x": path}
+    (tmp_path / "here" / "m").mkdir()
+    assert read_spec(spec).files == {"x": tmp_path / "beside/x", "m": Path("m")}
 
 
 VALUES = st.one_of(

@@ -5,6 +5,7 @@ from samples import gpt2_config, llama_config, network, tiny_llama
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lmeval.compute.memory import LOGIT_ROWS
 from lmeval.errors import NonFiniteScore, NotCausal
 from lmeval.models import Head, logprobs, target_log_probs
 from lmeval.models.logprobs import Readings, examine, read_targets
@@ -176,7 +177,7 @@ def test_logits_of_a_large_vocabulary_are_never_held_at_once(kind: str):
     positions = torch.cat([torch.arange(100, 390), torch.arange(500, 790)])
     with Largest() as largest:
         found = target_log_probs(net, head, ids, positions, ids.flatten()[positions + 1])
-    assert 1_000_000 < largest.elements <= logprobs.SLICE_ROWS * vocab  # of 580 * vocab that are needed in all
+    assert 1_000_000 < largest.elements <= LOGIT_ROWS.least * vocab  # of 580 * vocab that are needed in all
     few = torch.arange(100, 110)
     expected = plain(net, ids[:1, :111], few, ids.flatten()[few + 1])
     torch.testing.assert_close(found[:10].double(), expected, rtol=1e-5, atol=1e-5)

@@ -4,8 +4,10 @@ import torch
 import transformers
 from samples import gpt2_config, llama_config, markov_transitions, network, stories_tokenizer
 
+from lmeval.compute.memory import PASS_TOKENS
+from lmeval.compute.place import alone
 from lmeval.errors import NoCache
-from lmeval.models import CausalLM, from_pair, stepwise
+from lmeval.models import CausalLM, from_pair
 from lmeval.models.stepwise import LaneCache, advance, cache_bytes_per_token, open_lanes, restart, stepping
 from lmeval.models.toys import byte_tokenizer, markov_model
 
@@ -125,16 +127,16 @@ def test_passes_of_fewer_lanes_are_the_same(name: str, at_once: int):
 
 
 @pytest.mark.parametrize("name", ["llama", "sliding, shorter"])
-def test_a_long_restart_goes_in_passes_of_a_bounded_number_of_tokens(name: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_long_restart_goes_in_passes_of_a_bounded_number_of_tokens(name: str):
     """And the steps that follow may be wider."""
     model, ids = model_of(name), some_ids(7, 20)
     expected = by_steps(model, open_lanes(model, 7, CAPACITY), ids, 10)
-    monkeypatch.setattr(stepwise, "PASS_TOKENS", 35)
+    place = alone()._replace(memory=int(35.5 * model.activation_bytes / PASS_TOKENS.share))
     seen = []
     handle = model.network.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
-    found = by_steps(model, open_lanes(model, 7, CAPACITY), ids, 10)
+    found = by_steps(model, open_lanes(model, 7, CAPACITY, place=place), ids, 10)
     handle.remove()
     assert (found - expected).abs().max() < TOLERANCE["float32"]
     assert max(seen) <= 35

@@ -14,7 +14,7 @@ from samples import ROOT
 
 from lmeval.data.rows import load_rows, with_ids
 from lmeval.errors import InputNotFound, LmevalError, TaskFileError
-from lmeval.prompting import RunSettings, Task, asking, read_task, task
+from lmeval.prompting import RunSettings, Task, instances, read_task, task
 from lmeval.specs.tasks import ROLLING, read_keys, rolling_task
 
 BASE: dict[str, Any] = {
@@ -103,7 +103,7 @@ def test_examples_are_shown_as_the_task_unless_they_say_otherwise(tmp_path: Path
         ({"doc_to_choice": ["a", None]}, "doc_to_choice must list texts"),
         ({"description": "{% if %}"}, "description is no template"),
         ({"gen_prefix": "{{"}, "gen_prefix is no template"),
-        ({"num_fewshot": -1}, "num_fewshot must be at least 0, not -1"),
+        ({"num_fewshot": -1}, "num_fewshot must be a whole number of at least 0, not -1"),
         ({"metric_list": [{"metric": "accc"}]}, "unknown metric 'accc' (did you mean 'acc'?)"),
         ({"metric_list": [{"aggregation": "mean"}]}, "an entry has no metric: known are acc"),
         ({"metric_list": [{"metric": ["acc"]}]}, "a metric that is code"),
@@ -178,7 +178,7 @@ def test_local_files_replace_the_hub(tmp_path: Path):
             "data_files must be .jsonl, .json, .csv or .parquet",
         ),
         ({"filter": {"test": "a"}}, "metadata.lmeval.local.filter must give for each split the wanted fields"),
-        ({"num_fewshot": -2}, "num_fewshot must be at least 0"),
+        ({"num_fewshot": -2}, "metadata.lmeval.local.num_fewshot must be a whole number of at least 0, not -2"),
         ({"output_type": "generate_until"}, "tasks that generate text are not"),
         ({"doc_to_text": "{{"}, "doc_to_text is no template"),
         ({"metric_list": ["accc"]}, "unknown metric 'accc'"),
@@ -239,7 +239,7 @@ def with_code(folder: Path, lines: str, drop: tuple[str, ...] = ()) -> Path:
 
 
 def texts_of(found: Task, n: int = 0) -> list[str]:
-    asked = asking.ask(found, RunSettings(num_fewshot=n))
+    asked = instances.build_instances(found, RunSettings(num_fewshot=n))
     return [asked.prompts[item.main].contexts[0] for item in asked.items]
 
 
@@ -368,8 +368,8 @@ def read_and_ask(path: Path, data_folder: Path | None) -> None:
         row = dict.fromkeys(FIELDS, "Some words") | {"label": 1, "gold": 0, "choices": ["a", "b"], "answer": True}
         rows = with_ids([row, row | {"label": 0, "query": "Other words"}, row | {"text": "Third"}])
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(asking, "load_rows", lambda *_: rows)
-            asking.ask(found, RunSettings(limit=1, num_fewshot=min(found.n_shots, 2)))
+            patch.setattr(instances, "load_rows", lambda *_: rows)
+            instances.build_instances(found, RunSettings(limit=1, num_fewshot=min(found.n_shots, 2)))
     except LmevalError as error:
         is_one_line_of_ours(error, path)
 

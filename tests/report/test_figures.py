@@ -1,91 +1,23 @@
-"""Figures: which are drawn, what is in them, and that they are files like other outputs."""
+"""Figures become files, or are refused where they could not be written."""
 
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from lmeval import report
 from lmeval.errors import OutputError
-from lmeval.likelihood.summary import Comparison, Found, comparison
-from lmeval.report import figures
+from lmeval.report.blocks import Figure, Note
+from lmeval.report.figures import check_folder, empty_figure, save_figures
 
-RNG = np.random.default_rng(0)
-EASY = RNG.normal(-100, 10, 40)
-LEDGER = {"data": "dollars $x_1$"}
-ELBO = Found("VAE", "latent", "ELBO", "lower", EASY - 9, None, None, 1.0, 0.0, None, {})
-SMC = ELBO._replace(bound="SMC 16 x 30", nats=EASY, ess=RNG.uniform(1, 16, 40), n_evaluations=5088.0)
-MADE = Found("MADE", "made", "log p", "exact", EASY, None, None, 1.0, 0.1, None, {})
-KDE = Found("a $ sampler", "implicit", "KDE", "estimate", EASY - 50, None, None, None, 2.0, None, {})
+LINE = Figure("line", "A line.", lambda: empty_figure(3.0, 2.0)[0])
 
 
-def compared(*found: Found) -> Comparison:
-    return comparison(found, [], 64, None, LEDGER, {})
-
-
-def text_of(path: Path) -> str:
-    return " ".join(ElementTree.parse(path).getroot().itertext())
-
-
-def test_figures_are_written_as_png_and_svg(tmp_path: Path):
-    paths = report.save_figures(compared(ELBO, SMC, MADE, KDE), tmp_path / "new")
-    assert sorted(path.name for path in paths) == sorted(path.name for path in (tmp_path / "new").iterdir())
-    assert [path.name for path in paths] == [
-        f"{name}.{kind}" for name in ("bits_per_dim", "bounds", "ess") for kind in ("png", "svg")
-    ]
-    for path in paths:
-        if path.suffix == ".png":
-            with Image.open(path) as image:
-                assert min(image.size) > 200 and len(set(image.convert("L").tobytes())) > 10
-
-
-def test_only_what_there_is_data_for_is_drawn(tmp_path: Path):
-    assert {path.stem for path in report.save_figures(compared(MADE, KDE), tmp_path)} == {"bits_per_dim"}
-    assert {path.stem for path in report.save_figures(compared(SMC), tmp_path)} == {"bits_per_dim", "ess"}
-    lost = SMC._replace(ess=np.full(40, np.nan))
-    assert {path.stem for path in report.save_figures(compared(ELBO, lost), tmp_path)} == {"bits_per_dim", "bounds"}
-
-
-def test_the_figure_names_models_bounds_and_sides(tmp_path: Path):
-    report.save_figures(compared(ELBO, SMC, MADE, KDE), tmp_path)
-    text = text_of(tmp_path / "bits_per_dim.svg")
-    for words in ("VAE  ELBO", "VAE  SMC 16 x 30", "MADE  log p", "a $ sampler  KDE", "dollars $x_1$"):
-        assert words.replace("  ", " ") in " ".join(text.split()), words
-    for words in ("upper bound: the truth lies below", "exact", "estimate of no side"):
-        assert words in text
-    assert "nats below the model's best bound" in text_of(tmp_path / "bounds.svg")
-
-
-def test_markers_and_intervals_are_those_of_the_table():
-    found = compared(ELBO, MADE, KDE)
-    [axes] = figures._bits_per_dim(found).axes
-    drawn: list[Any] = [container.lines for container in axes.containers]  # pyright: ignore[reportAttributeAccessIssue]
-    rows = found.report.tables["bounds"]
-    assert [data.get_marker() for data, _, _ in drawn] == ["<", "o", "x"]  # a lower bound of log p bounds bits from above
-    for (data, caps, _), row in zip(drawn, rows, strict=True):
-        assert data.get_xdata()[0] == row["bits_per_dim"]
-        assert [cap.get_xdata()[0] for cap in caps] == pytest.approx(row["bits_per_dim_ci95"])
-
-
-def test_bounds_are_drawn_against_their_cost():
-    figure = figures._bounds((ELBO, SMC, MADE))
-    assert figure is not None
-    [line] = figure.axes[0].lines
-    assert np.asarray(line.get_xdata()).tolist() == [1.0, 5088.0]
-    assert np.asarray(line.get_ydata()).tolist() == pytest.approx([9.0, 0.0])
-
-
-def test_equal_results_give_equal_files(tmp_path: Path):
-    first = {path.name: path.read_bytes() for path in report.save_figures(compared(ELBO, SMC), tmp_path)}
-    again = {path.name: path.read_bytes() for path in report.save_figures(compared(ELBO, SMC), tmp_path)}
-    assert first == again
-
-
-def test_one_datum_has_no_interval_and_a_figure(tmp_path: Path):
-    assert report.save_figures(compared(MADE._replace(nats=EASY[:1])), tmp_path)
+def test_every_figure_of_a_view_is_written_as_png_and_svg(tmp_path: Path):
+    paths = save_figures([Note("no figure"), LINE], tmp_path / "new")
+    assert [path.name for path in paths] == ["line.png", "line.svg"]
+    with Image.open(paths[0]) as image:
+        assert image.size == (450, 300)
+    assert save_figures([Note()], tmp_path) == []
 
 
 def test_folders_that_cannot_be_written_to(tmp_path: Path):
@@ -93,8 +25,8 @@ def test_folders_that_cannot_be_written_to(tmp_path: Path):
     file.write_text("")
     for folder, says in ((file, "it is no folder"), (tmp_path / "no" / "such", "there is no folder")):
         with pytest.raises(OutputError, match=says):
-            report.check_folder(folder)
+            check_folder(folder)
         with pytest.raises(OutputError):
-            report.save_figures(compared(MADE), folder)
-    report.check_folder(tmp_path / "new")
+            save_figures([LINE], folder)
+    check_folder(tmp_path / "new")
     assert not (tmp_path / "new").exists()

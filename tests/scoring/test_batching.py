@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import tiny_llama
 
-from lmeval.scoring.batching import CPU_BATCH_TOKENS, Batching, automatic_batching, plan_batches
+from lmeval.compute.place import alone
+from lmeval.scoring.batching import Batching, batching_at, plan_batches
 from lmeval.scoring.requests import request
 
 
@@ -39,7 +40,14 @@ def test_no_sequences_are_no_batches():
 
 
 def test_a_cpu_batch_is_sized_for_the_cache():
-    assert automatic_batching(tiny_llama()) == Batching(None, CPU_BATCH_TOKENS)
+    assert batching_at(alone(), tiny_llama()) == Batching(None, 2048)
+
+
+def test_a_memory_budget_makes_batches_smaller():
+    model = tiny_llama()
+    place = alone()._replace(memory=100 * model.activation_bytes)
+    assert batching_at(place, model) == Batching(None, 60)
+    assert batching_at(place, model, 7) == batching_at(alone(), model, 7) == Batching(7, 1 << 40)
 
 
 def test_inputs_are_all_but_the_last_target():

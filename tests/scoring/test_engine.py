@@ -2,6 +2,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 import torch
 from laws import requests, same_scores
 from samples import ROOT, markov_transitions, tiny_gpt2, tiny_llama
+from told import Told
 
+from lmeval.compute.place import Place
 from lmeval.errors import ContextTooLong, NonFiniteScore, OutOfMemory
 from lmeval.models import CausalLM, from_pair
 from lmeval.models.toys import (
@@ -25,7 +28,7 @@ from lmeval.scoring import Request, engine, request, score
 
 def plain(model: CausalLM, req: Request) -> np.ndarray:
     """One sequence through the network's own forward, log-softmax in float64."""
-    ids = torch.from_numpy(np.concatenate(req))
+    ids = torch.from_numpy(np.concatenate(req[:2]))
     with torch.no_grad():
         log_probs = model.network(input_ids=ids[None, :-1]).logits[0].double().log_softmax(-1)
     targets = ids[len(req.context) :]
@@ -65,10 +68,11 @@ def test_requests_stream():
 
 
 def test_progress_counts_every_target_once():
-    counts: list[int] = []
+    told = Told()
     made = requests(257, 64)
-    list(score(tiny_llama(), made, batch_size=4, progress=counts.append))
-    assert sum(counts) == sum(len(req.target) for req in made)
+    list(score(tiny_llama(), made, batch_size=4, progress=told))
+    assert sum(told.numbers) == sum(len(req.target) for req in made)
+    assert told.stages == []  # the caller's
 
 
 def test_a_request_longer_than_the_model_takes_is_refused():
@@ -99,12 +103,12 @@ class Memory:
         self.calls: list[int] = []
         inner = engine._score_batch
 
-        def score_batch(model: CausalLM, batch: list[Request]) -> list[np.ndarray]:
+        def score_batch(model: CausalLM, batch: Sequence[Request], place: Place) -> list[np.ndarray]:
             size = len(batch) * max(req.n_inputs for req in batch)
             self.calls.append(size)
             if size > limit:
                 raise error("CUDA out of memory. Tried to allocate 2 GiB")
-            return inner(model, batch)
+            return inner(model, batch, place)
 
         monkeypatch.setattr(engine, "_score_batch", score_batch)
 
@@ -115,9 +119,9 @@ def test_memory_that_runs_out_changes_nothing_but_the_batches(monkeypatch: pytes
     model, made = tiny_llama(dtype=torch.float64), requests(257, 64, n=40)
     expected = list(score(model, made, batch_size=16))
     Memory(monkeypatch, limit, error)
-    counts: list[int] = []
-    same_scores(model, score(model, made, batch_size=16, progress=counts.append), expected)
-    assert sum(counts) == sum(len(req.target) for req in made)
+    told = Told()
+    same_scores(model, score(model, made, batch_size=16, progress=told), expected)
+    assert sum(told.numbers) == sum(len(req.target) for req in made)
 
 
 def test_a_size_that_did_not_fit_is_not_tried_again(monkeypatch: pytest.MonkeyPatch):
@@ -202,10 +206,10 @@ alone = list(score(model, made, batch_size=3))
 together = list(score(model, made, group, batch_size=3))
 equal = all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
 inner = engine._score_batch
-def fail(model, batch):
+def fail(*arguments):
     if group.rank == 1:
         raise ZeroDivisionError("rank 1 broke")
-    return inner(model, batch)
+    return inner(*arguments)
 engine._score_batch = fail
 try:
     list(score(model, made, group, batch_size=3))
@@ -218,6 +222,7 @@ gather.disconnect(group)
 """
 
 
+@pytest.mark.slow
 def test_two_real_processes_agree_and_a_failing_one_stops_both(tmp_path: Path):
     (tmp_path / "worker.py").write_text(WORKER)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -225,3 +225,37 @@ def test_common_prefixes_of_short_and_equal_arrays():
     assert common_prefix(np.array([1, 2]), np.array([1, 2, 3])) == 2
     assert common_prefix(np.array([4]), np.array([1, 2, 3])) == 0
     assert common_prefix(np.array([], dtype=int), np.array([1])) == 0
+
+
+def test_media_keep_equal_tokens_apart():
+    made = [
+        request([1, 2, 3], [4]),
+        request([1, 2, 3], [4], "image a"),
+        request([1, 2, 3], [5]),
+        request([1, 2, 3], [4], "image a"),
+    ]
+    kept, sequences = distinct(made)
+    assert kept.of == [0, 1, 2, 1]
+    assert [t.tolist() for t in sequences.tokens] == [[1, 2, 3], [1, 2, 3]]
+    assert sequences.readers == [[0, 2], [1]]
+    assert sequences.shared.tolist() == [0, 0]
+
+
+def test_no_prefix_and_no_row_holds_two_media(monkeypatch: pytest.MonkeyPatch):
+    make_prefixes_small(monkeypatch)
+    made = [*questions(n=20, few_shot=40, question=9, choices=2, answer=3)]
+    made += [req._replace(media="another") for req in made]
+    kept, sequences = distinct(made)
+    media = [made[kept.of.index(readers[0])].media for readers in sequences.readers]
+    plan = plan_prefixes(sequences, 2)
+    assert len(plan.prefixes) >= 2
+    assert check_plan(sequences, plan) > 0
+    below: dict[int, set[str]] = {}
+    for row in plan.rows:
+        of_row = {media[member] for member in row.members}
+        assert len(of_row) == 1
+        index = row.prefix
+        while index >= 0:
+            below.setdefault(index, set()).update(of_row)
+            index = plan.prefixes[index].parent
+    assert all(len(of_prefix) == 1 for of_prefix in below.values())

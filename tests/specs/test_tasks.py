@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from lmeval.data.locate import find_spec
 from lmeval.errors import InputNotFound, LmevalError, TaskFileError
 from lmeval.prompting import read_task
-from lmeval.specs.tasks import ROLLING, find_task, read_keys, read_rolling_task, rolling_task, task_corpus
+from lmeval.specs.tasks import ROLLING, read_keys, read_rolling_task, rolling_task, task_corpus
 
 GOOD = """\
 task: tiny
@@ -154,9 +155,9 @@ def test_a_template_that_does_not_fit_a_row_names_the_row(tmp_path: Path, target
 
 def test_a_file_that_names_itself_or_ships_is_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    assert find_task("x/y.yaml") == Path("x/y.yaml")
-    assert find_task("text.txt") is None
-    assert find_task("no-such-task") is None
+    assert find_spec("x/y.yaml") == Path("x/y.yaml")
+    assert find_spec("text.txt") is None
+    assert find_spec("no-such-task") is None
 
 
 def test_tasks_that_ship_can_be_read():
@@ -168,7 +169,7 @@ def test_tasks_that_ship_can_be_read():
     rolling = {name for name, path in names.items() if read_keys(path).values["output_type"] == ROLLING}
     assert rolling >= {"sampler", "tinystories"}
     for name, path in names.items():
-        assert find_task(name) == path
+        assert find_spec(name) == path
         read = read_rolling_task if name in rolling else read_task
         assert read(path).name == name
 
@@ -190,11 +191,11 @@ def refusal(folder: Path, text: str | bytes, *, allow_code: bool = False) -> str
     [
         ("doc_to_txt: a", "", "doc_to_text"),
         ("fewshot_config: {samler: first_n}", "fewshot_config", "sampler"),
-        ("metric_list: [{metric: acc, agregation: mean}]", r"metric_list\.\*", "aggregation"),
+        ("metric_list: [{metric: acc, agregation: mean}]", r"metric_list\[0\]", "aggregation"),
         ("metadata: {lmeval: {clusters: a}}", r"metadata\.lmeval", "cluster"),
         ("metadata: {lmeval: {local: {data_file: a}}}", r"metadata\.lmeval\.local", "data_files"),
         ("metadata: {lmeval: {local: {fewshot_config: {splt: a}}}}", r"metadata\.lmeval\.local\.fewshot_config", "split"),
-        ("metadata: {lmeval: {local: {metric_list: [{metrc: a}]}}}", r"metadata\.lmeval\.local\.metric_list\.\*", "metric"),
+        ("metadata: {lmeval: {local: {metric_list: [{metrc: a}]}}}", r"metadata\.lmeval\.local\.metric_list\[0\]", "metric"),
     ],
 )
 def test_an_unknown_key_is_named_at_every_level(tmp_path: Path, line: str, where: str, near: str):
@@ -238,7 +239,7 @@ WRONG = {
     "a list": {"metric_list": ["acc", "5", "{metric: acc}"], "filter_list": ["5", "words", "{a: b}"]},
     "a mapping": {"dataset_kwargs": ["5", "[1]"], "fewshot_config": ["x", "[a]"], "metadata": ["1.0", "[a]"]},
     "text": {key: ["[a]", "{a: b}"] for key in TEXTS},
-    "1: a probability": {"repeats": ["2", "words", "[1]"]},
+    "1, not": {"repeats": ["2", "words", "[1]"]},
 }
 CASES = [(key, value, kind) for kind, keys in WRONG.items() for key, values in keys.items() for value in values]
 
@@ -266,7 +267,7 @@ def test_a_value_of_the_wrong_kind_is_named(tmp_path: Path, key: str, value: str
         ("metadata: {lmeval: {neutral: {a: b}}}", "metadata.lmeval.neutral must be a list"),
         ("metadata: {lmeval: {local: {filter: [a]}}}", "metadata.lmeval.local.filter must be a mapping"),
         ("metadata: {lmeval: {local: {data_files: a}}}", "metadata.lmeval.local.data_files must be a mapping"),
-        ("unsafe_code: true", "unsafe_code: tasks that run a model's code"),
+        ("unsafe_code: true", "unsafe_code must be false, not true: tasks that run a model's code"),
     ],
 )
 def test_a_nested_value_of_the_wrong_kind_is_named(tmp_path: Path, text: str, place: str):
@@ -300,8 +301,8 @@ def test_a_nested_value_of_the_wrong_kind_is_named(tmp_path: Path, text: str, pl
         (b"metadata: &m {a: *m}", "line 1: an alias refers to the value that holds it"),
         (b"doc_to_choice: &c [a, *c]", "line 1: an alias refers to the value that holds it"),
         (b"metadata: {? [a] : b}", "a key must be a word"),
-        (b"dataset_kwargs: {? [a] : b}", "unhashable"),
-        (b"metadata: {a: !x b}", "!x would run code"),
+        (b"dataset_kwargs: {? [a] : b}", "a key must be a word"),
+        (b"metadata: {a: !x b}", "!x is a tag: only plain values are read here"),
         (b"metadata: !!python/object/new:os.system [true]", "could not determine a constructor"),
         (b"metadata: {a: " + b"[" * 600 + b"]" * 600 + b"}", "nested too deeply"),
         (b"include: [[a.yaml]]", "include must name a task file"),
@@ -472,6 +473,6 @@ def test_data_files_name_the_splits_that_there_are(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["a\0b", "n" * 5000])
 def test_a_name_that_no_file_can_have_is_no_task(name: str):
-    assert find_task(name) is None
+    assert find_spec(name) is None
     with pytest.raises(InputNotFound):
         read_keys(Path(name + ".yaml"))

@@ -8,9 +8,10 @@ import torch
 import transformers
 from samples import gpt2_config, llama_config, network
 
+from lmeval.compute.memory import Most
 from lmeval.models import CausalLM, from_pair
 from lmeval.models.toys import byte_tokenizer
-from lmeval.scoring import Request, prefixes, shared
+from lmeval.scoring import Request, prefixes, trees
 
 
 def related_requests(seed: int, n: int = 60, longest: int = 60, vocab_size: int = 257) -> list[Request]:
@@ -53,7 +54,7 @@ def questions(
 
 def trie_size(requests: list[Request]) -> int:
     """Tokens that have to go through a network however cleverly it is done: distinct beginnings of the inputs."""
-    texts = {tuple(np.concatenate([context, target[:-1]]).tolist()) for context, target in requests}
+    texts = {tuple(np.concatenate([context, target[:-1]]).tolist()) for context, target, _ in requests}
     return len({text[:i] for text in texts for i in range(1, len(text) + 1)})
 
 
@@ -63,7 +64,7 @@ def make_prefixes_small(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(prefixes, "MIN_SHARERS", 2)
     patch.setattr(prefixes, "ROW_TOKENS", 24)
     patch.setattr(prefixes, "PACKED_TOKENS", 16)
-    patch.setattr(shared, "OVERHEAD_TOKENS", 2)
+    patch.setattr(trees, "PASS_OVERHEAD_TOKENS", Most(2, 2))
 
 
 GROWN: dict[str, Any] = {"vocab_size": 257, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -102,7 +103,7 @@ def random_model(config: transformers.PretrainedConfig, dtype: torch.dtype = tor
 
 def greedy_of(model: CausalLM, req: Request) -> bool:
     """By the arg-max of the network's own logits."""
-    ids = torch.from_numpy(np.concatenate(req))
+    ids = torch.from_numpy(np.concatenate(req[:2]))
     with torch.inference_mode():
         best = model.network(input_ids=ids[None, :-1]).logits[0, len(req.context) - 1 :].argmax(dim=1)
     return bool((best.numpy() == req.target).all())
@@ -131,7 +132,7 @@ class Memory:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, limit: int, error: type[Exception] = torch.OutOfMemoryError) -> None:
         self.tried: list[tuple[int, int, int]] = []  # tokens, rows, sequences
-        inner = shared._score_rows
+        inner = trees._score_rows
 
         def score_rows(work, prefix, rows):
             size = len(rows) * max(row.size for row in rows)
@@ -140,4 +141,4 @@ class Memory:
                 raise error("CUDA out of memory. Tried to allocate 2 GiB")
             return inner(work, prefix, rows)
 
-        monkeypatch.setattr(shared, "_score_rows", score_rows)
+        monkeypatch.setattr(trees, "_score_rows", score_rows)

@@ -20,11 +20,13 @@ from torch.distributions import (
     Poisson,
 )
 
-from lmeval.densities.protocols import checked_latent
-from lmeval.likelihood.annealing import Ladder
+from lmeval.densities.protocols import check_latent
+from lmeval.likelihood.annealed_run import FrozenRun, prepare_run
+from lmeval.likelihood.ladder import Ladder
 from lmeval.likelihood.noise import Key
 from lmeval.likelihood.paths import Gaussian, Target, is_standard_normal
-from lmeval.likelihood.runs import Ready, Settings, made_ready
+from lmeval.likelihood.result import Batch
+from lmeval.likelihood.settings import FixedSettings
 
 
 def standard(d: int, dtype: torch.dtype = torch.float64) -> Distribution:
@@ -214,18 +216,18 @@ def target_for(model: Any, x: Tensor, start: Gaussian | None = None, batched: bo
     return Target(model, x, d, batched, is_standard_normal(model.prior), start, tuple(range(len(x))))
 
 
-def settings_for(**changes: Any) -> Settings:
+def settings_for(**changes: Any) -> FixedSettings:
     given = {"particles": 16, "temperatures": 20, "schedule": "thermodynamic", "start": "prior", "leapfrogs": 5}
-    return Settings(**(given | {"resample_below": 0.0, "seed": 0} | changes))
+    return FixedSettings(**(given | {"resample_below": 0.0, "seed": 0} | changes))
 
 
-def ready_for(model: Any, x: Tensor, **changes: Any) -> Ready:
+def ready_for(model: Any, x: Tensor, **changes: Any) -> FrozenRun:
     """Through the pilot, with what a caller would get."""
     keys = [(i, 0) for i in range(len(x))]
-    return made_ready(model, checked_latent(model, x), x, tuple(range(len(x))), keys, settings_for(**changes))
+    return prepare_run(check_latent(model, x), Batch(x, tuple(range(len(x))), keys, 4096), settings_for(**changes))
 
 
-def copies(ready: Ready, n: int) -> tuple[Target, Ladder, list[Key]]:
+def copies(ready: FrozenRun, n: int) -> tuple[Target, Ladder, list[Key]]:
     """One datum that has been through a pilot, n times over: runs of it differ in nothing but their random numbers."""
     target, ladder, tuning = ready.target, ready.ladder, ready.ladder.tuning
     assert len(target.x) == 1

@@ -97,40 +97,40 @@ def test_a_result_has_its_rate_from_bytes_or_from_the_source(tmp_path: Path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"license": "MIT"}, "unknown key 'license': known are name"),
+        ({"license": "MIT"}, "unknown key 'license' \\(did you mean 'licence'\\?\\)"),
         ({"name": None}, "key 'name' must be given, as text"),
-        ({"n_bytes": "1000"}, "key 'n_bytes' must be a positive whole number, not '1000'"),
-        ({"n_bytes": True}, "key 'n_bytes' must be"),
-        ({"n_bytes": 0}, "key 'n_bytes' must be"),
-        ({"sha256": "abc"}, "key 'sha256' must be 64 lower-case"),
-        ({"md5": "A" * 32}, "key 'md5' must be 32 lower-case"),
-        ({"url": "example.org"}, "key 'url' must be a URL"),
-        ({"published": []}, "key 'published' must be a list"),
-        ({"published": ["xz"]}, r"published\[0\]: not a mapping"),
+        ({"n_bytes": "1000"}, "n_bytes must be a positive whole number, not '1000'"),
+        ({"n_bytes": True}, "n_bytes must be"),
+        ({"n_bytes": 0}, "n_bytes must be"),
+        ({"sha256": "abc"}, "sha256 must be 64 lower-case"),
+        ({"md5": "A" * 32}, "md5 must be 32 lower-case"),
+        ({"url": "example.org"}, "url must be a URL"),
+        ({"published": []}, "published must be a list"),
+        ({"published": ["xz"]}, r"published\[0\] must be a mapping, not 'xz'"),
     ],
 )
 def test_a_wrong_key_of_a_corpus_is_named(tmp_path: Path, changes: dict[str, Any], message: str):
-    with pytest.raises(InputError, match=f"tiny.yaml: {message}"):
+    with pytest.raises(InputError, match=rf"tiny.yaml: (line \d+: )?{message}"):
         read_corpus(written(tmp_path, changes))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"bytes": 250}, "unknown key 'bytes': known are program, n_bytes_out"),
+        ({"bytes": 250}, r"unknown key 'bytes' in published\[0\] \(did you mean 'total_bytes'\?\)"),
         ({"source": None}, "key 'source' must be given, as a URL"),
         ({"date": None}, "key 'date' must be given"),
-        ({"date": "2026"}, "key 'date' must be a year and month"),
-        ({"date": "2026-13"}, "key 'date' must be"),
-        ({"n_bytes_out": 250.0}, "key 'n_bytes_out' must be"),
+        ({"date": "2026"}, r"published\[0\].date must be a year and month"),
+        ({"date": "2026-13"}, r"published\[0\].date must be"),
+        ({"n_bytes_out": 250.0}, r"published\[0\].n_bytes_out must be"),
         ({"n_bytes_out": None}, "one of the keys 'n_bytes_out' and 'bits_per_byte' must be given"),
-        ({"bits_per_byte": 2}, "key 'bits_per_byte' must be a positive decimal"),
-        ({"bits_per_byte": 2.01}, "key 'bits_per_byte' is 2.01, but 'n_bytes_out' makes it 2.000000"),
-        ({"total_bytes": 249}, "key 'total_bytes' is 249, less than the archive's 250"),
+        ({"bits_per_byte": 2}, r"published\[0\].bits_per_byte must be a positive decimal"),
+        ({"bits_per_byte": 2.01}, r"published\[0\].bits_per_byte is 2.01, but n_bytes_out makes it 2.000000"),
+        ({"total_bytes": 249}, r"published\[0\].total_bytes is 249, less than the archive's 250"),
     ],
 )
 def test_a_wrong_key_of_a_result_is_named(tmp_path: Path, changes: dict[str, Any], message: str):
-    with pytest.raises(InputError, match=rf"tiny.yaml: published\[0\]: {message}"):
+    with pytest.raises(InputError, match=rf"tiny.yaml: line \d+: {message}"):
         read_corpus(written(tmp_path, result=changes))
 
 
@@ -140,8 +140,8 @@ def test_what_is_no_corpus_file_says_so(tmp_path: Path):
         read_corpus(path)
     for text, message in (
         ("a: [", "line 1:"),
-        ("name: a\nname: b\n", "line 1: key 'name' is given twice"),
-        ("- 1\n", "not a mapping with the keys name, description"),
+        ("name: a\nname: b\n", "line 2: key 'name' is given twice"),
+        ("- 1\n", "not a corpus file: that is a YAML mapping with keys such as name, n_bytes"),
         ("published: !!python/name:os.system\n", "line 1:"),
     ):
         path.write_text(text, encoding="utf-8")

@@ -81,9 +81,10 @@ class _LenientCache(numba.core.caching._Cache):
 def _announce() -> None:
     """Say once, on a terminal, why the first call takes a while."""
     if sys.stderr.isatty():
-        folder = _folder()
-        kept = f"kept in {folder}" if folder else "not kept: no cache folder can be written, set NUMBA_CACHE_DIR to one"
-        print(f"lmeval: compiling the online models for this machine, up to a minute ({kept})", file=sys.stderr)
+        often = (
+            "once on this machine" if _folder() else "in every run, as no cache can be written; NUMBA_CACHE_DIR names one"
+        )
+        print(f"lmeval: compiling the online models, up to a minute ({often})", file=sys.stderr)
 
 
 @functools.cache
