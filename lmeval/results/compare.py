@@ -214,6 +214,7 @@ def _pair(
         raise InputError(
             f"no item is in both results ({len(values_a)} and {len(values_b)} items): compare runs over the same data"
         )
+    _check_same_data(a, b)
     rows_a, rows_b = (np.array([values[item] for item in items]) for values in (values_a, values_b))
     clusters = _clusters([*a, *b], items)
     if metric.denominator:
@@ -248,6 +249,14 @@ def _values(metric: ItemMetric, records: Sequence[ItemRecord]) -> dict[str, np.n
             raise InputError(f"item {record.item} has the {metric.name} {top}: it must be a finite number")
         sums[record.item].append((top, under))
     return {item: np.mean(rows, axis=0) for item, rows in sums.items()}
+
+
+def _check_same_data(a: Sequence[ItemRecord], b: Sequence[ItemRecord]) -> None:
+    """Raise InputError where an item's details name the SHA-256 of its data, and it is another in each result."""
+    hashes = {record.item: record.detail["sha256"] for record in a if "sha256" in record.detail}
+    for record in b:
+        if "sha256" in record.detail and hashes.get(record.item, record.detail["sha256"]) != record.detail["sha256"]:
+            raise InputError(f"{record.item} is not the same data in both results: its SHA-256 differs")
 
 
 def _clusters(records: Sequence[ItemRecord], items: Sequence[str]) -> list[str] | None:

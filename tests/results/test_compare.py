@@ -293,6 +293,11 @@ REFUSED: dict[str, tuple[Report, Report, str]] = {
     ),
     "no metric": (of_task("t"), report_with({"weight": [1.0]}, [WEIGHT]), "have no metric over the same items in common"),
     "not a number": (with_value(1.0), with_value(float("nan")), "item i1 has the acc nan: it must be a finite number"),
+    "other data of that name": (
+        Report("benchmark", items=Items((ACC,), (item("f", {"acc": 1.0})._replace(detail={"sha256": "0"}),))),
+        Report("benchmark", items=Items((ACC,), (item("f", {"acc": 1.0})._replace(detail={"sha256": "1"}),))),
+        "f is not the same data in both results: its SHA-256 differs",
+    ),
     "some clusters": (
         report_with({"acc": [1.0]}),
         Report("run", items=Items((ACC,), (item("i0", {"acc": 1.0}), item("i1", {"acc": 1.0}, "c")))),
