@@ -13,7 +13,7 @@ from lmeval.likelihood import hmc
 from lmeval.likelihood.hmc import Move, hmc_step
 from lmeval.likelihood.noise import Streams
 from lmeval.likelihood.paths import State, Target, gaussian, log_prob_and_grad
-from lmeval.likelihood.rows import quiet_distributions
+from lmeval.likelihood.quiet import quiet_distributions
 
 
 @pytest.fixture(autouse=True)

@@ -32,6 +32,7 @@ from lmeval.compression.images.density_header import (
     whole_numbers,
 )
 from lmeval.compression.images.imagefile import ImageFile, bytes_of, levels_of, read_layout
+from lmeval.compute.seeds import seeded
 from lmeval.densities.networks import LayeredVAE
 from lmeval.errors import InputError, ModelError
 from lmeval.stats import Estimate, mean_estimate
@@ -322,8 +323,7 @@ def bound_draws(model: LayeredVAE, images: UInt8[np.ndarray, "n dims"], seed: in
     """Draws of log p(x, z) - log q(z|x), z from q, of the float model: unbiased for the evidence lower bound, in nats."""
     found = np.empty((BOUND_SAMPLES, len(images)))
     device = model.mean.bias.device
-    with torch.random.fork_rng(devices=[]), torch.inference_mode():
-        torch.manual_seed(seed)
+    with seeded(seed, device), torch.inference_mode():
         for first in range(0, len(images), _ROWS):
             x = torch.from_numpy(images[first : first + _ROWS].astype(np.float32)).to(device)
             q = model.encode(x)
