@@ -125,9 +125,10 @@ def _old_files(data: Mapping[str, Any]) -> Items:
 def _old_likelihood(rows: Sequence[Mapping[str, Any]]) -> Report:
     """Records of `likelihood` of schema 1: a header, then log p of each datum under each bound."""
     header, metric = rows[0], ItemMetric("log_likelihood_nats", "nats/datum", "log_likelihood_nats", higher_is_better=True)
+    data = f"{_name(header['ledger']['data'])}, {_name(header['ledger']['space'])}"
     records = []
     for row in rows[1:]:
-        of = {**{key: _name(row[key]) for key in ("model", "bound", "side")}, "data": _name(header["ledger"]["data"])}
+        of = {**{key: _name(row[key]) for key in ("model", "bound", "side")}, "data": data}
         records.append(ItemRecord(str(int(row["datum"])), of, {"log_likelihood_nats": float(row["nats"])}))
     items = Items((metric,), tuple(records))
     return Report("likelihood", ledger=header["ledger"], provenance=header["provenance"], items=items)

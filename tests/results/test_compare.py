@@ -228,6 +228,17 @@ def test_a_bound_orders_two_models_in_one_direction_only(a: str, b: str, side: s
         assert expected.items() <= dict(m.of).items()
 
 
+def test_a_bound_on_a_negative_lies_on_the_other_side():
+    made = []
+    for side, model in (("lower", "vae"), ("exact", "flow")):
+        report = bound(side, 1.0, model)
+        assert report.items is not None
+        metric = ItemMetric("bits_per_dim", "bits/dim", "nats", scale=-0.02)
+        made.append(Report("likelihood", items=report.items._replace(metrics=(metric,))))
+    [m] = compared_pair(made).results
+    assert (m.name, m.side) == ("bits_per_dim_difference", "upper")
+
+
 def test_what_two_results_have_of_the_same_is_paired_with_itself():
     def made(shift: float) -> Report:
         parts = [

@@ -130,7 +130,12 @@ def test_an_old_likelihood_has_measurements_and_no_items(tmp_path: Path):
 
 
 def test_old_records_of_likelihoods_are_read_by_datum(tmp_path: Path):
-    header = {"kind": "lmeval.likelihood", "schema": 1, "ledger": {"data": "digits test", "n": 3}, "provenance": {}}
+    header = {
+        "kind": "lmeval.likelihood",
+        "schema": 1,
+        "ledger": {"data": "digits test", "space": "17 levels"},
+        "provenance": {},
+    }
     rows = [
         {"datum": i, "model": model, "bound": "b", "side": side, "nats": -10.0 - i - k}
         for k, (model, side) in enumerate((("VAE", "lower"), ("MADE", "exact")))
@@ -138,8 +143,8 @@ def test_old_records_of_likelihoods_are_read_by_datum(tmp_path: Path):
     ]
     (tmp_path / "a").write_text("\n".join(json.dumps(row) for row in [header, *rows]) + "\n")
     assert [(dict(row["of"]), row["n"], row["a"], row["side"]) for row in compared(tmp_path / "a", tmp_path / "a")] == [
-        ({"model": "VAE", "bound": "b", "side": "lower", "data": "digits test"}, 3, -11.0, "estimate"),
-        ({"model": "MADE", "bound": "b", "side": "exact", "data": "digits test"}, 3, -12.0, "exact"),
+        ({"model": "VAE", "bound": "b", "side": "lower", "data": "digits test, 17 levels"}, 3, -11.0, "estimate"),
+        ({"model": "MADE", "bound": "b", "side": "exact", "data": "digits test, 17 levels"}, 3, -12.0, "exact"),
     ]
     (tmp_path / "a").write_text(json.dumps(header) + "\n" + json.dumps(rows[0])[:-9])
     with pytest.raises(InputError, match="neither results JSON nor records"):
