@@ -31,7 +31,7 @@ SECTIONS: dict[str, dict[str, Listed]] = {
         "compress": Listed("compression", "Compress a file with a language model, images with a density."),
         "decompress": Listed("compression", "Decompress an archive, whole or in part."),
         "inspect": Listed("compression", "Show what an archive says of itself; no model is loaded."),
-        "benchmark": Listed("compression", "Compare language models with gzip, xz, zstd, ppmd and others."),
+        "benchmark": Listed("benchmark", "Compare language models with gzip, xz, zstd, ppmd and others."),
     },
     "Results": {
         "rescore": Listed("tasks", "Compute the scores of --records again, without the model."),

@@ -1,4 +1,4 @@
-"""`lmeval compress`, `decompress`, `inspect` and `benchmark`."""
+"""`lmeval compress`, `decompress` and `inspect`."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from lmeval import compression, densities, likelihood, models, report, results
+from lmeval import compression, densities, likelihood, models, report
 from lmeval.cli.shared import (
     byte_progress,
     check_new,
@@ -20,26 +20,19 @@ from lmeval.cli.shared import (
     dtype_option,
     force_option,
     input_bytes,
-    json_option,
-    labelled_progress,
+    lanes_option,
+    lanes_per_pass_option,
     loading,
+    one_process,
     output_bytes,
     print_table,
 )
-from lmeval.compute import gather
-from lmeval.compute.place import Place
-from lmeval.errors import ArchiveError, EmptyInput, InputError
+from lmeval.errors import ArchiveError, InputError
 
 SUFFIX = ".lmz"
 BOUND_EVALUATIONS = 1 << 20  # of a decoder, for the importance-weighted bound beside the code length of images
 
-_lanes = click.option(
-    "--lanes", type=click.IntRange(min=1), help="Stretches of a block coded side by side.  [default: from the input's size]"
-)
 _adapt_help = "Online models that learn from the data behind the model: full is smallest, light faster."
-_lanes_per_pass = click.option(
-    "--batch-size", "lanes_per_pass", type=click.IntRange(min=1), help="Lanes that go through the network at once."
-)
 _data_dir = click.option("--data-dir", help="Where a density file's weights lie, if not beside it.", metavar="DIR")
 
 
@@ -54,7 +47,7 @@ _data_dir = click.option("--data-dir", help="Where a density file's weights lie,
     help="'bundled', a folder in Hugging Face format, or a hub id; for images a bundled density such as "
     "lmeval-mnist-vae-v1, or a density file (YAML).",
 )
-@_lanes
+@lanes_option
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0.0, max=1.0),
@@ -72,7 +65,7 @@ _data_dir = click.option("--data-dir", help="Where a density file's weights lie,
     type=click.IntRange(min=1),
     help="Latents drawn for an image, of a density: a power of two.  [default: 16]",
 )
-@_lanes_per_pass
+@lanes_per_pass_option
 @_data_dir
 @device_option
 @dtype_option
@@ -121,7 +114,7 @@ def compress_command(
             _compress_images(source, data, output, density, settings)
             return
         with loading(f"model {model}"):
-            place = _one_process(device)
+            place = one_process(device)
             loaded = models.load_model(model, device=place.device, dtype=dtype)
             settings = compression.CompressSettings(lanes, tolerance, context, overlap, not no_verify, lanes_per_pass, adapt)
         on_progress = stack.enter_context(_two_bars(len(data), verify=not no_verify))
@@ -212,7 +205,7 @@ def _two_bars(n_bytes: int, *, verify: bool) -> Iterator[Callable[[str, int, int
 )
 @click.option("--range", "span", metavar="A:B", help="Only bytes A to B (not included) of the original.")
 @click.option("--salvage", is_flag=True, help="Recover what is whole of a damaged archive, with zeros for what is lost.")
-@_lanes_per_pass
+@lanes_per_pass_option
 @_data_dir
 @device_option
 @force_option
@@ -245,7 +238,7 @@ def decompress_command(
             check_new(output, force=force)
             check_outputs([output], (source,))
         with loading("PyTorch"):
-            settings = compression.DecompressSettings(str(_one_process(device).device), lanes_per_pass, data_dir)
+            settings = compression.DecompressSettings(str(one_process(device).device), lanes_per_pass, data_dir)
         on_progress = stack.enter_context(byte_progress("decoding", None, show=True))
         with output_bytes(output) as out:
             if salvage:
@@ -259,15 +252,6 @@ def decompress_command(
     if gaps:
         lost = ", ".join(f"{gap.first:,} to {gap.stop:,}" for gap in gaps)
         raise ArchiveError(f"salvaged what was whole; these bytes are lost and were written as zeros: {lost}")
-
-
-def _one_process(device: str) -> Place:
-    group = gather.connect(device)
-    if group.size > 1:
-        raise InputError(
-            f"archives are written and read by one process, not by {group.size}: start lmeval without a launcher"
-        )
-    return group
 
 
 def _named(output: Path | None) -> Path | None:
@@ -297,54 +281,3 @@ def inspect_command(source: str, as_json: bool) -> None:
         click.echo(json.dumps(found, indent=2))
     else:
         print_table(report.inspect_table(found))
-
-
-@click.command("benchmark")
-@click.argument("paths", nargs=-1, metavar="PATH...")
-@click.option(
-    "--model", "-m", "names", multiple=True, help="As for compress; may be given several times.  [default: bundled]"
-)
-@click.option(
-    "--adapt",
-    "levels",
-    type=click.Choice(compression.LEVELS),
-    multiple=True,
-    help="Levels of online models behind each model; may be given several times.  [default: none and full]",
-)
-@_lanes
-@_lanes_per_pass
-@device_option
-@dtype_option
-@json_option
-def benchmark_command(
-    paths: tuple[str, ...],
-    names: tuple[str, ...],
-    levels: tuple[str, ...],
-    lanes: int | None,
-    lanes_per_pass: int | None,
-    device: str,
-    dtype: str,
-    json_path: Path | None,
-) -> None:
-    """Language models beside gzip, bzip2, xz, zstd, brotli and ppmd: size, speed, and proof by decoding.
-
-    For corpora that are known by their checksum (enwik8, enwik9, alice29, book1), results that others have published follow.
-    """
-    if not paths:
-        raise EmptyInput("no file given: name one or more files to compress")
-    if json_path:
-        check_outputs([json_path], paths)
-    corpora = []
-    for path in paths:
-        with input_bytes(path) as data:
-            corpora.append((Path(path).name, bytes(data)))
-    wanted = names or ("bundled",)
-    with loading(f"model {', '.join(wanted)}"):
-        place = _one_process(device)
-        loaded = [models.load_model(name, device=place.device, dtype=dtype) for name in wanted]
-        settings = compression.CompressSettings(lanes=lanes, lanes_per_pass=lanes_per_pass)
-    with labelled_progress("benchmark", None, show=True) as on_progress:
-        found = compression.benchmark(corpora, loaded, settings, on_progress, levels=levels or ("none", "full"))
-    print_table(report.benchmark_table(found))
-    if json_path:
-        results.write_json(found, json_path)

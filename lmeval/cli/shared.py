@@ -16,11 +16,14 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from lmeval import interrupts, results
+from lmeval.compute import gather
 from lmeval.compute.memory import parse_bytes
+from lmeval.compute.place import Place
 from lmeval.data.documents import Corpus, DataSource, column, dataset_corpus, file_corpus, local_files, table_corpus
 from lmeval.data.locate import find_spec
 from lmeval.errors import EmptyInput, InputError, InputNotFound, OutputError
 from lmeval.models.dtypes import DTYPES
+from lmeval.results.records import records_of, write_records
 from lmeval.specs.tasks import read_rolling_task, task_corpus
 
 model_option = click.option(
@@ -39,6 +42,15 @@ data_dir_option = click.option(
     help="Folder where the files that a task, comparison or density names may lie. Without it tasks read data from the hub.",
 )
 json_option = click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the results here as JSON.")
+records_option = click.option(
+    "--records", "records_path", type=click.Path(path_type=Path), help="Write every item here, one JSON object a line."
+)
+lanes_option = click.option(
+    "--lanes", type=click.IntRange(min=1), help="Stretches of a block coded side by side.  [default: from the input's size]"
+)
+lanes_per_pass_option = click.option(
+    "--batch-size", "lanes_per_pass", type=click.IntRange(min=1), help="Lanes that go through the network at once."
+)
 force_option = click.option("--force", "-f", is_flag=True, help="Overwrite the output if it exists.")
 
 
@@ -122,6 +134,14 @@ def check_outputs(outputs: list[Path], inputs: tuple[str, ...]) -> None:
 def write_json_data(data: Any, path: Path) -> None:
     """Write JSON-ready data whole or not at all."""
     results.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", path)
+
+
+def write_report(report: results.Report, json_path: Path | None, records_path: Path | None) -> None:
+    """Write what --json and --records ask for: the report, and its items with all details."""
+    if json_path:
+        results.write_json(report, json_path)
+    if records_path:
+        write_records(records_of(report), records_path)
 
 
 def task_inputs(paths: tuple[str, ...]) -> tuple[str, ...]:
@@ -223,3 +243,13 @@ def check_new(path: Path, *, force: bool) -> None:
     if path.exists() and not force:
         raise OutputError(f"{path} exists already: name another file with -o, or overwrite it with --force")
     results.check_writable(path)
+
+
+def one_process(device: str) -> Place:
+    """The place of a command that one process runs alone. Raises InputError where a launcher started several."""
+    place = gather.connect(device)
+    if place.size > 1:
+        raise InputError(
+            f"archives are written and read by one process, not by {place.size}: start lmeval without a launcher"
+        )
+    return place

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmeval import models, prompting, report, results
+from lmeval import models, prompting, results
 from lmeval.cli.progress import drawn_progress
 from lmeval.cli.shared import (
     BatchSize,
@@ -19,7 +19,6 @@ from lmeval.cli.shared import (
     loading,
     memory_option,
     model_option,
-    print_table,
 )
 from lmeval.compute import gather
 from lmeval.compute.place import Place, describe_place
@@ -29,13 +28,14 @@ from lmeval.errors import InputError
 from lmeval.prompting.task import SAMPLERS, STRATEGIES, Task, task_of, task_path
 from lmeval.report.terminal import print_blocks
 from lmeval.report.views import view
+from lmeval.report.views.perplexity import withheld_notice
 from lmeval.results import Report
 from lmeval.results.records import read_records, records_of, write_records
 from lmeval.results.report import with_of
 from lmeval.specs.tasks import ROLLING, RollingTask, read_keys, rolling_task, task_corpus
 
 if TYPE_CHECKING:
-    from lmeval.perplexity import Settings
+    from lmeval.perplexity import PerplexitySettings
 
 
 @click.command("run")
@@ -111,18 +111,18 @@ def run_command(
         raise InputError("--records keeps what is found of items, and plain text has none: leave it out")
     settings = prompting.RunSettings(num_fewshot, sampler, limit, seed, shot_seeds, batch_size, unconditional, strategy)
     with loading(f"model {model}"):
-        from lmeval.perplexity import Settings
+        from lmeval.perplexity import PerplexitySettings
 
         place = gather.as_place(device, memory)
         loaded = models.as_model(BUNDLED_FOR_TASKS if model == "bundled" and prompted else model, place.device, dtype)
-    windows = Settings(context, stride, batch_size=batch_size)
+    windows = PerplexitySettings(context, stride, batch_size=batch_size)
     parts: list[Report] = []
     for task in read.values():
         if isinstance(task, Task):
             with drawn_progress(show=place.is_first) as progress:
                 parts.append(prompting.run_task(task, loaded, settings, place=place, progress=progress))
         else:
-            parts.append(_score_text(task, loaded, windows, limit, device))
+            parts.append(_score_text(task, loaded, windows, limit, place))
         if place.is_first:
             _print(parts[-1], first=len(parts) == 1)
     if place.is_first:
@@ -191,13 +191,15 @@ def _inputs(task: Task | RollingTask) -> tuple[str, ...]:
     return (*task.files, *local_files(task.source), *(local_files(shots) if shots else ()))
 
 
-def _score_text(task: RollingTask, model: "models.CausalLM", windows: "Settings", limit: int | None, device: str) -> Report:
+def _score_text(
+    task: RollingTask, model: "models.CausalLM", windows: "PerplexitySettings", limit: int | None, place: Place
+) -> Report:
     """Perplexity of a task that names plain text, of its first `limit` documents."""
     from lmeval.perplexity import perplexity
 
     corpus = task_corpus(task)
     corpus = replace(corpus, documents=islice(corpus.documents, limit))
-    return with_of(perplexity(model, corpus, windows, device=device), task=task.name)
+    return with_of(perplexity(model, corpus, windows, place=place), task=task.name)
 
 
 def _together(parts: list[Report], model: "models.CausalLM", place: Place) -> Report:
@@ -211,11 +213,8 @@ def _together(parts: list[Report], model: "models.CausalLM", place: Place) -> Re
 def _print(part: Report, *, first: bool) -> None:
     if not first:
         click.echo()
-    if part.kind == "run":
-        print_blocks(view(part))
-        return
-    print_table(report.perplexity_tables(part))
-    if notice := report.withheld_notice(part):
+    print_blocks(view(part))
+    if part.kind == "perplexity" and (notice := withheld_notice(part)):
         click.echo(f"lmeval: {notice}", err=True)
 
 

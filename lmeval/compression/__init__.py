@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 from lmeval import lazy
 
 if TYPE_CHECKING:
+    from lmeval.compression.adapted import AdaptedLength, measure_adapted
     from lmeval.compression.benchmark.baselines import BASELINES, STANDARD_LIBRARY, CompressedSize, compressed_sizes
     from lmeval.compression.benchmark.run import benchmark
     from lmeval.compression.compress import code_length, compress, compress_to
-    from lmeval.compression.container.archive import LEVELS
     from lmeval.compression.decompress import DecompressSettings, Gap, decompress, decompress_range, decompress_to, salvage
     from lmeval.compression.images.encode import ImageCompression, ImageSettings, compress_images_to, first_images
     from lmeval.compression.inspect import inspect
     from lmeval.compression.text.account import Compression
     from lmeval.compression.text.encode import CodeLength
+    from lmeval.compression.text.online.recipes import LEVELS
     from lmeval.compression.text.plan import CompressSettings
     from lmeval.compression.text.survey import check_codable
 
@@ -29,6 +30,7 @@ __all__ = [
     "BASELINES",
     "LEVELS",
     "STANDARD_LIBRARY",
+    "AdaptedLength",
     "CodeLength",
     "CompressSettings",
     "CompressedSize",
@@ -49,6 +51,7 @@ __all__ = [
     "decompress_to",
     "first_images",
     "inspect",
+    "measure_adapted",
     "salvage",
 ]
 

@@ -12,13 +12,15 @@ import torch
 
 from lmeval import results
 from lmeval.compression.container import archive
-from lmeval.compression.images.density_header import DensityLike, names_density
+from lmeval.compression.images.density_header import DensityLike
 from lmeval.compression.images.encode import ImageSettings, compress_images_to
 from lmeval.compression.text.account import Compression, Tally
 from lmeval.compression.text.blocks import Coded, Job, Progress, code_block, verified
+from lmeval.compression.text.encode import BY_MODEL
 from lmeval.compression.text.model_header import as_meta
 from lmeval.compression.text.plan import CompressSettings, check_settings, cuts, grouped, plan_blocks
 from lmeval.compression.text.survey import Survey, survey
+from lmeval.densities.modelfile import names_density
 from lmeval.errors import InputError
 from lmeval.models import CausalLM, ModelLike, as_model
 
@@ -120,10 +122,10 @@ def _chained(first: list[Coded], rest: Iterator[list[Coded]]) -> Iterator[list[C
 
 
 def _needs_model(first: list[Coded], n_bytes: int) -> bool:
-    """Whether an archive that begins with these blocks may have one of the model: it is spared its description if not, which
-    is known where they are all there is."""
+    """Whether the header must describe the model. Only an archive whose first group is all of it, without a block that the
+    model coded, can do without."""
     whole = sum(block.n_bytes for block, _ in first) == n_bytes
-    return not whole or any(block.kind in archive.BY_MODEL for block, _ in first)
+    return not whole or any(block.kind in BY_MODEL for block, _ in first)
 
 
 def _meta(data: memoryview, found: Survey | None, model: CausalLM, adapt: str) -> dict[str, Any]:

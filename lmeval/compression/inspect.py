@@ -3,6 +3,8 @@
 from typing import Any
 
 from lmeval.compression.container import archive
+from lmeval.compression.container.frame import Block
+from lmeval.compression.container.kinds import kind_of
 from lmeval.errors import CorruptArchive
 
 
@@ -35,25 +37,13 @@ def _positions(part: archive.Part) -> list[int]:
     return [entry.position for entry in part.entries]
 
 
-def _block(block: archive.Block, position: int) -> dict[str, Any]:
-    found: dict[str, Any] = {
+def _block(block: Block, position: int) -> dict[str, Any]:
+    return {
         "position": position,
-        "kind": archive.KINDS[block.kind],
+        "kind": block.kind,
         "offset": block.offset,
         "n_bytes": block.n_bytes,
         "payload_bytes": len(block.payload),
         "digest": block.digest.hex(),
+        **kind_of(block.kind).describe(block),
     }
-    if block.kind in archive.BY_MODEL:
-        extra = bool(block.flags & archive.EXTRA_SPACE)
-        found |= {
-            "n_lanes": block.n_lanes,
-            "n_tokens": block.n_tokens,
-            "group_tokens": block.group_tokens,
-            "extra_space": extra,
-        }
-    if block.kind == archive.ONLINE:
-        found |= {"n_lanes": block.n_lanes, "n_tokens": block.n_tokens, "level": archive.online_level(block)}
-    if block.kind == archive.BITSBACK:
-        found |= {"n_images": block.n_tokens, "n_initial_words": block.group_tokens}
-    return found

@@ -2,19 +2,20 @@
 
 from dataclasses import dataclass
 
-from lmeval.compression.container import archive
-from lmeval.compression.container.archive import Block
-from lmeval.compression.text.encode import CodeLength
+from lmeval.compression.container.frame import Block
+from lmeval.compression.container.kinds import REGISTRY
+from lmeval.compression.text.encode import BY_MODEL, CodeLength
 from lmeval.compression.text.model_header import ModelSettings
+from lmeval.compression.text.online_only import ONLINE
 
-DECODED_TO_VERIFY = (*archive.BY_MODEL, archive.ONLINE)
+DECODED_TO_VERIFY = (*BY_MODEL, ONLINE)
 """Kinds of blocks that are decoded before they are written; general-purpose codecs are believed."""
 
 
 @dataclass(frozen=True)
 class Compression:
     """What a compression did. Bits of `length` sum over the model-coded blocks, adapted or not, with `model_bytes` of data
-    in `n_tokens` tokens; `n_blocks` counts blocks by archive.KINDS; `n_not_verified` those that a decoder here could not
+    in `n_tokens` tokens; `n_blocks` counts blocks by their kinds; `n_not_verified` those that a decoder here could not
     decode, which were then coded without the model. `adapt` is the level of the online models."""
 
     n_bytes: int
@@ -24,7 +25,7 @@ class Compression:
     n_tokens: int
     model_bytes: int
     length: CodeLength
-    n_blocks: tuple[int, ...]
+    n_blocks: dict[str, int]
     n_lanes: int
     n_not_verified: int
     settings: ModelSettings | None
@@ -58,7 +59,7 @@ class Tally:
     def __post_init__(self) -> None:
         self.encode_seconds = self.verify_seconds = 0.0
         self.lines: list[tuple[int, int]] = []
-        self.n_blocks = [0] * len(archive.KINDS)
+        self.n_blocks = dict.fromkeys(REGISTRY, 0)
         self.length = CodeLength(0.0, 0.0, 0.0, 0.0, 0.0)
         self.n_tokens = self.model_bytes = self.payload_bytes = self.n_not_verified = 0
 
@@ -74,7 +75,7 @@ class Tally:
         self.payload_bytes += len(block.payload)
         if length is not None:
             self.length += length
-            self.n_tokens += block.n_tokens
+            self.n_tokens += block.n_units
             self.model_bytes += block.n_bytes
 
     def finished(self, n_bytes: int, n_archive_bytes: int, *, verify: bool) -> Compression:
@@ -87,7 +88,7 @@ class Tally:
             n_tokens=self.n_tokens,
             model_bytes=self.model_bytes,
             length=self.length,
-            n_blocks=tuple(self.n_blocks),
+            n_blocks=self.n_blocks,
             n_lanes=self.n_lanes,
             n_not_verified=self.n_not_verified,
             settings=self.settings,

@@ -5,13 +5,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lmeval.compression.container import archive
-from lmeval.compression.container.archive import Block
+from lmeval.compression.container import frame
+from lmeval.compression.container.frame import Block
+from lmeval.compression.container.kinds import Lost
+from lmeval.compression.container.plain import plain_block
 from lmeval.compression.text.account import DECODED_TO_VERIFY, Tally
 from lmeval.compression.text.decode import decode_blocks
-from lmeval.compression.text.encode import CodeLength, block_log_odds, encode_tokens, model_block
+from lmeval.compression.text.encode import BY_MODEL, CodeLength, block_log_odds, encode_tokens, model_block
 from lmeval.compression.text.model_header import ModelSettings
-from lmeval.compression.text.online_only import online_block, online_data
+from lmeval.compression.text.online_only import ONLINE, online_block, online_data
 from lmeval.compression.text.plan import CompressSettings, Cut, Plan
 from lmeval.compression.text.survey import Survey
 from lmeval.compression.text.tree import code_length_nats, path_bits
@@ -23,8 +25,8 @@ from lmeval.progress import paced
 PROBE_WINDOWS = 4
 HOPELESS = 1.1  # times the size that a general-purpose codec reaches
 ADAPTED_HOPELESS = 2.5  # the same where online models make up for what the model does not know
-IN_VAIN = 0.99  # of its size, to which a codec shortens what no one shortens: random or compressed data
-IN_VAIN_BYTES = 1 << 12  # from which on that says something: a codec does nothing for a short text either
+INCOMPRESSIBLE = 0.99  # a codec that saves less than 1% has met random or compressed data
+TELLING_BYTES = 1 << 12  # of a block from which on that says something: a codec saves nothing on a short text either
 MODEL_HEADER_BYTES = 48  # of a header, about: an archive of one block that needs no model is spared them
 BOTH_BYTES = 1 << 16  # below it a block is coded with the model and without it, whatever a probe would say
 
@@ -59,7 +61,7 @@ def code_block(job: Job, cut: Cut) -> Coded:
             job.progress("encoding", following - done, job.tally.n_written)
         done = following
 
-    plain = archive.plain_block(piece, cut.first)
+    plain = plain_block(piece, cut.first)
     coded = (_adapted if job.settings.adapting else _modelled)(job, piece, plain, on_bytes)
     if done < len(piece):
         on_bytes(len(piece) - done)
@@ -77,7 +79,7 @@ def _modelled(job: Job, piece: bytes, plain: Block, on_bytes: Callable[[int], No
 
 def _adapted(job: Job, piece: bytes, plain: Block, on_bytes: Callable[[int], None]) -> Coded:
     """By the model and the online models, or by those alone, if that makes it shorter."""
-    if len(piece) >= IN_VAIN_BYTES and len(plain.payload) > IN_VAIN * len(piece):
+    if len(piece) >= TELLING_BYTES and len(plain.payload) > INCOMPRESSIBLE * len(piece):
         return plain, None
     ways: list[Coded] = [(plain, None)]
     tokens, small = _tokens(job, piece), len(piece) < BOTH_BYTES
@@ -91,7 +93,7 @@ def _adapted(job: Job, piece: bytes, plain: Block, on_bytes: Callable[[int], Non
 
 def _shortest(ways: list[Coded], for_model: int = 0) -> Coded:
     """The way of the fewest bytes; `for_model` are those that the model's description takes beside its block."""
-    return min(ways, key=lambda way: len(way[0].payload) + (for_model if way[0].kind in archive.BY_MODEL else 0))
+    return min(ways, key=lambda way: len(way[0].payload) + (for_model if way[0].kind in BY_MODEL else 0))
 
 
 def _tokens(job: Job, piece: bytes) -> ByteTokens | None:
@@ -101,7 +103,7 @@ def _tokens(job: Job, piece: bytes) -> ByteTokens | None:
     if job.found is None or tokens is None:
         return None
     n = len(tokens.ids)
-    fits = 0 < n <= archive.MAX_BLOCK_TOKENS and int(tokens.ids.max()) < 1 << job.found.settings.depth
+    fits = 0 < n <= frame.MAX_BLOCK_UNITS and int(tokens.ids.max()) < 1 << job.found.settings.depth
     return tokens if fits else None
 
 
@@ -139,30 +141,30 @@ def verified(job: Job, coded: list[Coded]) -> list[Coded]:
         if job.progress:
             job.progress("verifying", n, job.tally.n_written)
 
-    decoded = iter(_decoded(job, [block for block in blocks if block.kind in archive.BY_MODEL], on_bytes))
+    decoded = iter(_decoded(job, [block for block in blocks if block.kind in BY_MODEL], on_bytes))
     kept: list[Coded] = []
     for block, length in coded:
         piece = bytes(job.data[block.offset : block.offset + block.n_bytes])
-        if block.kind in archive.BY_MODEL and next(decoded) != piece:
+        if block.kind in BY_MODEL and next(decoded) != piece:
             job.tally.n_not_verified += 1
-            kept.append((_without_model(job, piece, block.offset), None))
-        elif block.kind == archive.ONLINE and not _comes_back(block, piece, on_bytes):
-            kept.append((archive.plain_block(piece, block.offset), None))
+            kept.append((_plain(job, piece, block.offset), None))
+        elif block.kind == ONLINE and not _comes_back(block, piece, on_bytes):
+            kept.append((plain_block(piece, block.offset), None))
         else:
             kept.append((block, length))
     return kept
 
 
-def _decoded(job: Job, blocks: list[Block], on_bytes: Callable[[int], None]) -> list[bytes | None]:
+def _decoded(job: Job, blocks: list[Block], on_bytes: Callable[[int], None]) -> list[bytes | Lost]:
     if not blocks or job.found is None:
         return []
-    bytes_per_token = sum(b.n_bytes for b in blocks) / sum(b.n_tokens for b in blocks)
+    bytes_per_token = sum(b.n_bytes for b in blocks) / sum(b.n_units for b in blocks)
     on_tokens = paced(on_bytes, bytes_per_token)
     return decode_blocks(job.model, job.found.settings, blocks, job.settings.lanes_per_pass, on_tokens)
 
 
-def _without_model(job: Job, piece: bytes, offset: int) -> Block:
-    plain = archive.plain_block(piece, offset)
+def _plain(job: Job, piece: bytes, offset: int) -> Block:
+    plain = plain_block(piece, offset)
     if not job.settings.adapting:
         return plain
     online = online_block(piece, offset, job.settings.adapt)
