@@ -67,6 +67,8 @@ from lmeval.compression.benchmark.baselines import BASELINES, measure_baseline
 from lmeval.compression.coding import coder, grid
 from lmeval.compression.compress import Compression, CompressSettings, compress_to
 from lmeval.compression.container import archive
+from lmeval.compression.container.frame import MAX_LANES, Block
+from lmeval.compression.container.kinds import Lost
 from lmeval.compression.decompress import decompress
 from lmeval.compression.text import decode, encode, lanes, tree
 from lmeval.compression.text.model_header import Canary, ModelSettings
@@ -186,7 +188,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.4f}%"
 
 
-def block_of(model: CausalLM, settings: ModelSettings, ids: Ids, n_lanes: int) -> archive.Block:
+def block_of(model: CausalLM, settings: ModelSettings, ids: Ids, n_lanes: int) -> Block:
     """The tokens as one block of an archive."""
     coded = encode.encode_tokens(model, settings, ids, n_lanes)
     if coded is None:
@@ -194,16 +196,16 @@ def block_of(model: CausalLM, settings: ModelSettings, ids: Ids, n_lanes: int) -
     return encode.model_block(coded, ByteTokens(ids, extra_space=False), decode_bytes(model.encoder, ids), 0, n_lanes)
 
 
-def decode_checked(model: CausalLM, settings: ModelSettings, block: archive.Block) -> None:
+def decode_checked(model: CausalLM, settings: ModelSettings, block: Block) -> None:
     """Decode, and believe nothing."""
-    if decode.decode_blocks(model, settings, [block]) == [None]:
+    if isinstance(decode.decode_blocks(model, settings, [block])[0], Lost):
         sys.exit(f"bench_compression: a block of {block.n_lanes} lanes does not decode to what was encoded")
 
 
 def blocks_inside(model: CausalLM, data: bytes, packed: bytes) -> list[tuple[Ids, int]]:
     """Tokens and number of lanes of every block of an archive that a model coded."""
     header, position = archive.read_header(memoryview(packed))
-    blocks = [b for b in archive.read_blocks(memoryview(packed), position, header) if b.kind == archive.MODEL]
+    blocks = [b for b in archive.read_blocks(memoryview(packed), position, header) if b.kind == encode.MODEL]
     found = [(encode_bytes(model.encoder, data[b.offset : b.offset + b.n_bytes]), b.n_lanes) for b in blocks]
     return [(tokens.ids, n_lanes) for tokens, n_lanes in found if tokens is not None]
 
@@ -241,11 +243,11 @@ def speed(data: bytes, options: argparse.Namespace, console: Console) -> Found:
     with Console(stderr=True).status("A: making ready"):
         for case in (*lane_cases(model, settings, tokens.ids[:512], 4), *whole_cases(model, data[:4096])):
             case.run(model)  # a short warm-up
-        usable = [n for n in sorted(set(options.lanes)) if 1 <= n <= min(len(tokens.ids), archive.MAX_LANES)]
+        usable = [n for n in sorted(set(options.lanes)) if 1 <= n <= min(len(tokens.ids), MAX_LANES)]
         cases = [case for n in usable for case in lane_cases(model, settings, tokens.ids[: n * steps], n)]
         cases += whole_cases(model, data)
     for n in set(options.lanes) - set(usable):
-        console.print(f"A: no {n:,} lanes: at most {archive.MAX_LANES:,}, and no more than the text has tokens")
+        console.print(f"A: no {n:,} lanes: at most {MAX_LANES:,}, and no more than the text has tokens")
     seconds: Times = defaultdict(list)
     outcomes: dict[str, Any] = {}
     with Console(stderr=True).status("") as status:

@@ -24,18 +24,18 @@ class Listed(NamedTuple):
 SECTIONS: dict[str, dict[str, Listed]] = {
     "Score": {
         "perplexity": Listed("perplexity", "Perplexity and bits per byte of a language model on text."),
-        "run": Listed("tasks", "Score prompted tasks through next-token probabilities."),
+        "run": Listed("tasks", "Score prompted tasks and texts through next-token probabilities."),
         "likelihood": Listed("likelihood", "Log-likelihoods of several models on the same images."),
     },
     "Files": {
         "compress": Listed("compression", "Compress a file with a language model, images with a density."),
         "decompress": Listed("compression", "Decompress an archive, whole or in part."),
         "inspect": Listed("compression", "Show what an archive says of itself; no model is loaded."),
-        "benchmark": Listed("compression", "Compare language models with gzip, xz, zstd, ppmd and others."),
+        "benchmark": Listed("benchmark", "Compare language models with gzip, xz, zstd, ppmd and others."),
     },
     "Results": {
-        "rescore": Listed("tasks", "Compute the scores of `run --records` again, without the model."),
-        "compare": Listed("tasks", "Compare two runs on the same items, with paired intervals."),
+        "rescore": Listed("tasks", "Compute the scores of --records again, without the model."),
+        "compare": Listed("tasks", "Compare two results on the same items, with paired intervals."),
     },
     "Start": {
         "demo": Listed("demo", "Score, compress and decode texts with the bundled models."),

@@ -1,4 +1,4 @@
-"""Text as compressed bytes: archives that prove a model's bits per byte, beside general-purpose compressors.
+"""Lossless coding by probabilistic models: text by language models, images by bits-back; one container.
 
     bytes -> tokens -> lanes -> log-odds of decisions (encode: parallel; decode: stepwise) -> grid -> online models -> coder
     images -> latents popped from the stack -> networks in exact integers -> pixels and latents pushed (bitsback) -> archive
@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 from lmeval import lazy
 
 if TYPE_CHECKING:
+    from lmeval.compression.adapted import AdaptedLength, measure_adapted
     from lmeval.compression.benchmark.baselines import BASELINES, STANDARD_LIBRARY, CompressedSize, compressed_sizes
     from lmeval.compression.benchmark.run import benchmark
     from lmeval.compression.compress import code_length, compress, compress_to
-    from lmeval.compression.container.archive import LEVELS
     from lmeval.compression.decompress import DecompressSettings, Gap, decompress, decompress_range, decompress_to, salvage
     from lmeval.compression.images.encode import ImageCompression, ImageSettings, compress_images_to, first_images
     from lmeval.compression.inspect import inspect
-    from lmeval.compression.text.account import Compression
     from lmeval.compression.text.encode import CodeLength
+    from lmeval.compression.text.online.recipes import LEVELS
     from lmeval.compression.text.plan import CompressSettings
     from lmeval.compression.text.survey import check_codable
 
@@ -29,10 +29,10 @@ __all__ = [
     "BASELINES",
     "LEVELS",
     "STANDARD_LIBRARY",
+    "AdaptedLength",
     "CodeLength",
     "CompressSettings",
     "CompressedSize",
-    "Compression",
     "DecompressSettings",
     "Gap",
     "ImageCompression",
@@ -49,6 +49,7 @@ __all__ = [
     "decompress_to",
     "first_images",
     "inspect",
+    "measure_adapted",
     "salvage",
 ]
 

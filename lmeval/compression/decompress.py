@@ -1,50 +1,64 @@
 """Archives back to bytes: whole, a range, or what damage has left."""
 
+import contextlib
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO, NamedTuple
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO, NamedTuple
 
-import numpy as np
-
+from lmeval import results
 from lmeval.compression.container import archive
-from lmeval.compression.container.archive import LEVELS, Block, Header
-from lmeval.compression.images.decode import DensityHolder, decoded_images
-from lmeval.compression.images.density_header import DensityLike, names_density
-from lmeval.compression.text import tree
-from lmeval.compression.text.decode import decode_blocks, stepwise_log_odds
-from lmeval.compression.text.model_header import ModelSettings, check_model, from_header, where_model_is
-from lmeval.compression.text.online_only import online_data
-from lmeval.compression.text.plan import CACHE_BYTES, GROUP_LANES
-from lmeval.errors import ArchiveError, CorruptArchive, InputError, ModelMismatch, NumericalDrift
-from lmeval.models import CausalLM, ModelLike, as_model, from_pair
-from lmeval.models.stepwise import cache_bytes_per_token
-from lmeval.progress import paced
+from lmeval.compression.container.frame import Block
+from lmeval.compression.container.header import Header
+from lmeval.compression.container.kinds import Advance, Decoder, Holder, Lost, kind_of
+from lmeval.compression.images.density_header import DensityLike
+from lmeval.compute.gather import as_place
+from lmeval.compute.memory import settled
+from lmeval.compute.place import Place, describe_place
+from lmeval.errors import ArchiveError, CorruptArchive, InputError
+from lmeval.models import ModelLike
+from lmeval.progress import SILENT, Progress
+from lmeval.results import Measurement, Report
+from lmeval.results.table import count, from_rows
+
+FULL = 1 + 1e-9  # shares of what is decoded at a time; they add up to 1 but for rounding
+LEAST_ZEROS = 1 << 24
+ZEROS_PER_BYTE = 1 << 8  # of an archive: hardly any data but zeros themselves are shortened by more
+GAP_COLUMNS = (count("first", "from byte"), count("stop", "to byte"), count("n_zeros", "written as zeros"))
 
 
 class DecompressSettings(NamedTuple):
-    """How to decompress: `lanes_per_pass` lanes go through the network at a time (None: as many as memory suggests).
-    `data_dir` is where a density file's weights are looked for."""
+    """How to decompress.
 
-    device: str = "cpu"
+    `lanes_per_pass` lanes go through the network at a time (None: as many as memory suggests). `data_dir` is where else a
+    density file's weights are looked for.
+    """
+
     lanes_per_pass: int | None = None
     data_dir: str | None = None
 
 
 class Gap(NamedTuple):
-    """Bytes [first, stop) of the original that could not be recovered."""
+    """Bytes [first, stop) of the original that could not be recovered; `n_zeros` zeros stand for them in the output."""
 
     first: int
     stop: int
+    n_zeros: int
 
 
-Progress = Callable[[int], None]
-
-
-def decompress(archive_bytes: bytes, model: ModelLike | DensityLike | None = None, **options: Any) -> bytes:
-    """The data of an archive, or of several one behind the other; `options` as for `decompress_to`."""
+def decompress(
+    archive_bytes: bytes,
+    model: ModelLike | DensityLike | None = None,
+    settings: DecompressSettings = DecompressSettings(),  # noqa: B008 (immutable)
+    *,
+    place: Place | str = "auto",
+    progress: Progress = SILENT,
+) -> bytes:
+    """The data of an archive, or of several one after the other. Arguments and errors are those of `decompress_to`."""
     out = io.BytesIO()
-    decompress_to(out, memoryview(archive_bytes), model, **options)
+    decompress_to(out, memoryview(archive_bytes), model, settings, place=place, progress=progress)
     return out.getvalue()
 
 
@@ -54,34 +68,45 @@ def decompress_to(
     model: ModelLike | DensityLike | None = None,
     settings: DecompressSettings = DecompressSettings(),  # noqa: B008 (immutable)
     *,
-    progress: Progress | None = None,
-) -> int:
-    """Write the data of an archive to `out`; their number of bytes.
+    place: Place | str = "auto",
+    progress: Progress = SILENT,
+) -> Report:
+    """Write the data of an archive, or of several one after the other, to `out`.
 
-    `model` is the model that encoded; None finds a bundled one by its fingerprint. Raises NotAnArchive, CorruptArchive,
-    ModelMismatch and NumericalDrift; what was written to `out` before must then be thrown away.
+    Args:
+        out: Where the data go. What was written before an error must be thrown away.
+        data: The archive.
+        model: The model that encoded; None finds a bundled one by its fingerprint.
+        settings: How to decompress.
+        place: Where the model computes; a model that is given loaded stays where it is.
+        progress: Is told of the stage "decoding", in bytes of data.
+
+    Returns:
+        A report of kind "decompress": how many bytes there are, of how many, and how fast they came.
+
+    Raises:
+        NotAnArchive: The bytes are no archive.
+        CorruptArchive: A checksum does not match, or a length cannot be.
+        ModelMismatch: Another model encoded, or none is to be found.
+        NumericalDrift: The model's numbers here differ from the encoder's by more than the archive tolerates.
     """
-    position = total = 0
-    holder = _ModelHolder(model, settings)
+    began = time.perf_counter()
+    position = n_bytes = 0
+    hashes: list[str] = []
+    holder = _holder(model, settings, place)
+    progress.stage("decoding", _n_bytes(data), "bytes")
     while position < len(data) or position == 0:
         header, position = archive.read_header(data, position)
-        sha256 = hashlib.sha256()
-        n_blocks_end = position
-
-        def located(blocks: Iterator[Block]) -> Iterator[Block]:
-            nonlocal n_blocks_end
-            for block in blocks:
-                n_blocks_end += archive.BLOCK_OVERHEAD + len(block.payload)
-                yield block
-
-        for piece in _decoded(located(archive.read_blocks(data, position, header)), header, holder, progress):
+        sha256, blocks = hashlib.sha256(), archive.Blocks(data, position, header)
+        for piece in _whole(_decoded(blocks, header, holder, progress)):
             sha256.update(piece)
             out.write(piece)
-            total += len(piece)
+            n_bytes += len(piece)
         if sha256.hexdigest() != header.meta.get("sha256"):
             raise CorruptArchive("the decoded data do not match the archive's SHA-256")
-        position = archive.read_end(data, n_blocks_end, header)
-    return total
+        position = archive.read_end(data, blocks.position, header)
+        hashes.append(sha256.hexdigest())
+    return _report(data, holder, n_bytes, began, {"n_archives": len(hashes), "sha256": hashes})
 
 
 def decompress_range(
@@ -92,24 +117,45 @@ def decompress_range(
     model: ModelLike | DensityLike | None = None,
     settings: DecompressSettings = DecompressSettings(),  # noqa: B008 (immutable)
     *,
-    progress: Progress | None = None,
-) -> int:
-    """Write bytes [first, stop) of the original (stop None: to its end), decoding only the blocks that hold them."""
+    place: Place | str = "auto",
+    progress: Progress = SILENT,
+) -> Report:
+    """Write bytes [first, stop) of the original, decoding only the blocks that hold them.
+
+    Args:
+        out: Where they go.
+        data: The archive.
+        first: The first byte.
+        stop: The byte after the last; None for the end of the data.
+        model: As for `decompress_to`.
+        settings: As for `decompress_to`.
+        place: As for `decompress_to`.
+        progress: As for `decompress_to`.
+
+    Returns:
+        The report of `decompress_to`.
+
+    Raises:
+        InputError: The range does not lie within the data.
+        ArchiveError: As for `decompress_to`.
+    """
+    began = time.perf_counter()
     parts = archive.read_index(data)
     n_bytes = sum(part.header.n_bytes for part in parts)
     end = n_bytes if stop is None else stop
     if not 0 <= first <= end <= n_bytes:
         raise InputError(f"range {first}:{'' if stop is None else stop} does not lie within the archive's {n_bytes:,} bytes")
-    holder = _ModelHolder(model, settings)
+    holder = _holder(model, settings, place)
+    progress.stage("decoding", None, "bytes")
     base = 0
     for part in parts:
         wanted = [e for e in part.entries if first < end and base + e.offset < end and base + e.offset + e.n_bytes > first]
         blocks = (_indexed(data, entry, part.header) for entry in wanted)
-        for entry, piece in zip(wanted, _decoded(blocks, part.header, holder, progress), strict=True):
+        for entry, piece in zip(wanted, _whole(_decoded(blocks, part.header, holder, progress)), strict=True):
             at = base + entry.offset
             out.write(piece[max(0, first - at) : max(0, end - at)])
         base += part.header.n_bytes
-    return end - first
+    return _report(data, holder, end - first, began, {"n_archives": len(parts), "range": [first, end]})
 
 
 def _indexed(data: memoryview, entry: archive.Entry, header: Header) -> Block:
@@ -125,198 +171,147 @@ def salvage(
     model: ModelLike | DensityLike | None = None,
     settings: DecompressSettings = DecompressSettings(),  # noqa: B008 (immutable)
     *,
-    progress: Progress | None = None,
-) -> list[Gap]:
+    place: Place | str = "auto",
+    progress: Progress = SILENT,
+) -> Report:
     """Write every intact block of a damaged archive (the first, if the file holds several) in its place, with zeros where
-    bytes are lost; those gaps. Raises ArchiveError where not even the header is whole."""
+    bytes are lost.
+
+    A header may claim any length, so zeros are written for no more bytes than the archive may well have held: ZEROS_PER_BYTE
+    for each of its own, and at least LEAST_ZEROS. The output ends before a gap that would take more.
+
+    Args:
+        out: Where the data go.
+        data: The archive.
+        model: As for `decompress_to`.
+        settings: As for `decompress_to`.
+        place: As for `decompress_to`.
+        progress: As for `decompress_to`.
+
+    Returns:
+        The report of `decompress_to`, with what is lost in its table "gaps": a row for each `Gap`.
+
+    Raises:
+        ArchiveError: Not even the header is whole, or the model is not the one that encoded.
+    """
+    began = time.perf_counter()
     header, position = archive.read_header(data)
-    holder = _ModelHolder(model, settings)
-    found = {block.offset: block for block in archive.intact_blocks(data, position, header)}
-    blocks = [found[offset] for offset in sorted(found)]
-    gaps, place = [], 0
-    for block, piece in zip(blocks, _decoded(iter(blocks), header, holder, progress, lenient=True), strict=True):
-        if block.offset < place or block.offset + block.n_bytes > header.n_bytes:
+    holder = _holder(model, settings, place)
+    progress.stage("decoding", None, "bytes")
+    intact = {block.offset: block for block in archive.intact_blocks(data, position, header)}
+    blocks = [intact[offset] for offset in sorted(intact)]
+    gaps: list[Gap] = []
+    end, zeros = 0, max(LEAST_ZEROS, ZEROS_PER_BYTE * len(data))  # of what is written; that may be written yet
+    for block, piece in zip(blocks, _decoded(blocks, header, holder, progress), strict=True):
+        if block.offset < end or block.offset + block.n_bytes > header.n_bytes or isinstance(piece, Lost):
             continue
-        if block.offset > place:
-            gaps.append(Gap(place, block.offset))
-            _write_zeros(out, block.offset - place)
-        if piece is _LOST:
-            gaps.append(Gap(block.offset, block.offset + block.n_bytes))
-            _write_zeros(out, block.n_bytes)
-        else:
-            out.write(piece)
-        place = block.offset + block.n_bytes
-    if place < header.n_bytes:
-        gaps.append(Gap(place, header.n_bytes))
-        _write_zeros(out, header.n_bytes - place)
-    return _merged(gaps)
+        if block.offset - end > zeros:
+            break
+        zeros -= _fill(out, end, block.offset, gaps)
+        out.write(piece)
+        end = block.offset + block.n_bytes
+    if header.n_bytes - end <= zeros:
+        _fill(out, end, header.n_bytes, gaps)
+    else:
+        gaps.append(Gap(end, header.n_bytes, 0))
+    n_recovered = header.n_bytes - sum(gap.stop - gap.first for gap in gaps)
+    return _report(data, holder, n_recovered, began, {"n_archives": 1}, gaps)
 
 
-_LOST = b"\0lost"  # stands for a block that decodes to something else than was encoded; told apart by identity
+def _fill(out: BinaryIO, first: int, stop: int, gaps: list[Gap]) -> int:
+    """Write zeros for a gap, if it is one; their number."""
+    if stop > first:
+        gaps.append(Gap(first, stop, stop - first))
+    for begin in range(first, stop, 1 << 20):
+        out.write(bytes(min(1 << 20, stop - begin)))
+    return stop - first
 
 
-def _merged(gaps: list[Gap]) -> list[Gap]:
-    merged: list[Gap] = []
-    for gap in gaps:
-        if merged and merged[-1].stop == gap.first:
-            merged[-1] = Gap(merged[-1].first, gap.stop)
-        else:
-            merged.append(gap)
-    return merged
+def _n_bytes(data: memoryview) -> int | None:
+    """Bytes of data of all archives of a file, by their indices; None where these are damaged."""
+    with contextlib.suppress(ArchiveError):
+        return sum(part.header.n_bytes for part in archive.read_index(data))
+    return None
 
 
-def _write_zeros(out: BinaryIO, n: int) -> None:
-    for first in range(0, n, 1 << 20):
-        out.write(bytes(min(1 << 20, n - first)))
+def _holder(model: ModelLike | DensityLike | None, settings: DecompressSettings, place: Place | str) -> Holder:
+    return Holder(model, settled(as_place(place)), settings.lanes_per_pass, settings.data_dir)
 
 
-class _ModelHolder:
-    """Loads the model when the first block needs it, checks that it is the right one and that its numbers agree."""
-
-    def __init__(self, model: ModelLike | DensityLike | None, settings: DecompressSettings) -> None:
-        self.given: Any = model
-        self.density = DensityHolder(model, settings.data_dir)
-        self.settings = settings
-        self.loaded: CausalLM | None = None
-        self.drift = 0.0
-        self._checked: set[int] = set()
-
-    def get(self, header: Header) -> tuple[CausalLM, ModelSettings]:
-        wanted = from_header(header.meta)
-        if names_density(self.given):
-            raise ModelMismatch(f"the archive was made with the language model {wanted.name}: give that with --model")
-        if self.given is None and (self.loaded is None or self.loaded.weights_sha256 != wanted.weights_sha256):
-            source = where_model_is(wanted)
-            if source is None:
-                raise ModelMismatch(
-                    f"the archive was made with {wanted.name} (weights {wanted.weights_sha256[:16]}...), which is not "
-                    "bundled: give its folder or hub id with --model"
-                )
-            self.loaded = as_model(source, self.settings.device, wanted.dtype)
-        elif isinstance(self.given, tuple) and self.loaded is None:
-            # Its fingerprint and the canary say what there is to know of it.
-            self.loaded = from_pair(*self.given, examined=False)
-        elif self.loaded is None and self.given is not None:
-            self.loaded = as_model(self.given, self.settings.device, wanted.dtype)
-        assert self.loaded is not None
-        if header.seed not in self._checked:
-            check_model(wanted, self.loaded)
-            self.drift = canary_drift(self.loaded, wanted)
-            if not self.drift <= wanted.grid.margin:
-                raise NumericalDrift(_drift_message(self.loaded, wanted, self.drift, header))
-            self._checked.add(header.seed)
-        return self.loaded, wanted
-
-
-def canary_drift(model: CausalLM, settings: ModelSettings) -> float:
-    """Largest difference (nats) between the stored canary log-probabilities and this machine's, read token by token."""
-    ids = np.array(settings.canary.ids, dtype=np.int64)
-    if not len(ids):
-        return 0.0
-    log_odds = stepwise_log_odds(model, settings, ids, 1)
-    bits = tree.path_bits(ids, settings.depth)
-    here = [-tree.code_length_nats(z, b) for z, b in zip(log_odds, bits, strict=True)]
-    return float(np.abs(np.array(here) - settings.canary.log_probs).max())
-
-
-def _drift_message(model: CausalLM, wanted: ModelSettings, drift: float, header: Header) -> str:
-    made = header.meta.get("made_on")
-    made = made if isinstance(made, dict) else {}
-    return (
-        f"numerical drift: log-probabilities here differ from the encoder's by {drift:.3g} nats, and the archive "
-        f"tolerates {wanted.grid.margin:.3g} (epsilon {wanted.epsilon:.3g}); it was made in {wanted.dtype} on "
-        f"{made.get('device', '?')}, this is {str(model.dtype).removeprefix('torch.')} on {model.device}: decode as it was "
-        "made, or encode with a larger --tolerance"
+def _report(
+    data: memoryview,
+    holder: Holder,
+    n_bytes: int,
+    began: float,
+    ledger: dict[str, object],
+    gaps: Sequence[Gap] | None = None,
+) -> Report:
+    seconds = time.perf_counter() - began
+    assert holder.place is not None
+    measurements = (
+        Measurement("data_bytes", n_bytes, "bytes", "exact"),
+        Measurement("decode_speed", n_bytes / max(seconds, 1e-9), "bytes/s", "exact", higher_is_better=True),
+    )
+    return Report(
+        kind="decompress",
+        results=measurements,
+        tables={} if gaps is None else {"gaps": from_rows(GAP_COLUMNS, gaps)},
+        ledger={"n_bytes": n_bytes, "n_archive_bytes": len(data)} | ledger,
+        provenance=results.provenance(
+            "decompress",
+            inputs={"archive": {"n_bytes": len(data)}},
+            place=describe_place(holder.place),
+            settings={"lanes_per_pass": holder.lanes_per_pass},
+            seconds=seconds,
+        ),
     )
 
 
-def _decoded(
-    blocks: Iterable[Block],
-    header: Header,
-    holder: _ModelHolder,
-    progress: Progress | None,
-    *,
-    lenient: bool = False,
-) -> Iterator[bytes]:
-    """Data of the blocks in order; blocks of a model are decoded together, as many as make a full set of lanes, and adapted
-    blocks one at a time, with the memory of their online models. `lenient` gives _LOST for a block whose data do not come
-    out right."""
-    if "density" in header.meta:
-        for piece in decoded_images(blocks, header, holder.density, progress, lenient=lenient):
-            yield _LOST if piece is None else piece
-        return
+def _whole(pieces: Iterable[bytes | Lost]) -> Iterator[bytes]:
+    """The pieces, none of which may be lost."""
+    for piece in pieces:
+        if isinstance(piece, Lost):
+            raise piece.error
+        yield piece
+
+
+def _decoded(blocks: Iterable[Block], header: Header, holder: Holder, progress: Progress) -> Iterator[bytes | Lost]:
+    """Data of the blocks of one archive in order, whatever their kinds.
+
+    Blocks of a kind that gathers wait until they fill what is decoded at a time; those of other kinds are decoded at once,
+    or wait behind them, as many as may.
+    """
+    decoders: dict[str, Decoder] = {}
     waiting: list[Block] = []
-    n_lanes, most = 0, 0
+    filled: dict[str, float] = defaultdict(float)
     for block in blocks:
-        if block.kind == archive.MODEL:
-            most = most or _lanes_together(*holder.get(header))
-            if waiting and n_lanes + block.n_lanes > most:
-                yield from _decode_waiting(waiting, header, holder, progress, lenient)
-                waiting, n_lanes = [], 0
-            n_lanes += block.n_lanes
-        elif block.kind == archive.ADAPTED or not n_lanes:
-            yield from _decode_waiting(waiting, header, holder, progress, lenient)
-            yield from _decode_waiting([block], header, holder, progress, lenient)
-            waiting, n_lanes = [], 0
-            continue
+        if block.kind not in decoders:
+            decoders[block.kind] = _decoder(block.kind, header, holder)
+        decoder = decoders[block.kind]
+        share = decoder.share(block)
+        if waiting and filled[block.kind] + share > FULL:
+            yield from _flushed(waiting, decoders, progress.advance)
+            waiting, filled = [], defaultdict(float)
         waiting.append(block)
-    yield from _decode_waiting(waiting, header, holder, progress, lenient)
+        filled[block.kind] += share
+        if len(waiting) == 1 and not decoder.gathers:
+            yield from _flushed(waiting, decoders, progress.advance)
+            waiting, filled = [], defaultdict(float)
+    yield from _flushed(waiting, decoders, progress.advance)
 
 
-def _lanes_together(model: CausalLM, settings: ModelSettings) -> int:
-    in_memory = CACHE_BYTES // max(1, cache_bytes_per_token(model) * settings.layout.window)
-    return min(GROUP_LANES.get(model.device.type, 64), in_memory)
-
-
-def _decode_waiting(
-    waiting: list[Block], header: Header, holder: _ModelHolder, progress: Progress | None, lenient: bool
-) -> Iterator[bytes]:
-    coded = [block for block in waiting if block.kind in archive.BY_MODEL]
-    found = iter(_decode_coded(coded, header, holder, progress, lenient))
+def _flushed(waiting: Sequence[Block], decoders: dict[str, Decoder], advance: Advance) -> Iterator[bytes | Lost]:
+    """The data of the waiting blocks in their order; those of one kind are decoded together."""
+    kinds = dict.fromkeys(block.kind for block in waiting)
+    decoded = {kind: iter(decoders[kind].decode([b for b in waiting if b.kind == kind], advance)) for kind in kinds}
     for block in waiting:
-        try:
-            if block.kind in archive.BY_MODEL:
-                data = next(found)
-                if data is None:
-                    raise _wrong_block(block, header, holder)
-            elif block.kind == archive.BITSBACK:
-                raise CorruptArchive("the archive has blocks of images, but its header names no density")
-            elif block.kind == archive.ONLINE:
-                if header.meta.get("adapt") not in LEVELS[1:]:
-                    raise CorruptArchive("the archive has blocks of online models, but its header names no level of them")
-                data = online_data(block, progress)
-            else:
-                data = archive.plain_data(block)
-                if progress:
-                    progress(len(data))
-        except ArchiveError:
-            if not lenient:
-                raise
-            data = _LOST
-        yield data
+        yield next(decoded[block.kind])
 
 
-def _decode_coded(
-    coded: list[Block], header: Header, holder: _ModelHolder, progress: Progress | None, lenient: bool
-) -> list[bytes | None]:
-    """Data of blocks of the model, None for those that do not come out right. Where one cannot have been written by an
-    encoder, a lenient reader takes each by itself."""
-    if not coded:
-        return []
-    model, settings = holder.get(header)
-    on_tokens = paced(progress, sum(b.n_bytes for b in coded) / sum(b.n_tokens for b in coded))
+def _decoder(name: str, header: Header, holder: Holder) -> Decoder:
+    """The decoder of a kind; where the header says nothing that it could work by, one that gives up every block."""
     try:
-        return decode_blocks(model, settings, coded, holder.settings.lanes_per_pass, on_tokens)
-    except CorruptArchive:
-        if not lenient:
-            raise
-    if len(coded) == 1:
-        return [None]
-    return [data for block in coded for data in _decode_coded([block], header, holder, None, lenient)]
-
-
-def _wrong_block(block: Block, header: Header, holder: _ModelHolder) -> NumericalDrift:
-    """Its payload is whole (its checksum said so), so the numbers must have gone astray."""
-    model, wanted = holder.get(header)
-    where = f"bytes {block.offset:,} to {block.offset + block.n_bytes:,} decode to something else than was encoded: "
-    return NumericalDrift(where + _drift_message(model, wanted, holder.drift, header))
+        return kind_of(name).decoder(header, holder)
+    except CorruptArchive as error:
+        lost = Lost(error)
+        return Decoder(lambda blocks, _: [lost for _ in blocks], lambda _: 0.0)

@@ -19,7 +19,6 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +26,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from lmeval.data.image_headers import IDX, NPY, Array, array_of, read_header
 from lmeval.data.locate import find_in
 from lmeval.errors import EmptyInput, InputError, InputNotFound, MixedSpaces, first_line
 from lmeval.messages import shown
@@ -248,10 +248,7 @@ def _digits(split: str | None) -> ImageSet:
     return image_set(part, (8, 8), Tags(17), f"{DIGITS} {split}")
 
 
-_Array = np.ndarray[Any, np.dtype[Any]]
-
-
-def _read(content: bytes, name: str, shape: tuple[int, ...] | None, key: str | None) -> tuple[_Array, tuple[int, ...]]:
+def _read(content: bytes, name: str, shape: tuple[int, ...] | None, key: str | None) -> tuple[Array, tuple[int, ...]]:
     """The array [n, dims] of a file, and the shape of one image."""
     if not content:
         raise EmptyInput(f"{name} is empty (0 bytes): name a file of images")
@@ -259,12 +256,10 @@ def _read(content: bytes, name: str, shape: tuple[int, ...] | None, key: str | N
         content = _unzipped(content, name)
     if content[:4] == b"PK\x03\x04":
         array = _from_npz(content, name, key)
-    elif content[:6] == b"\x93NUMPY":
-        array = _from_npy(io.BytesIO(content), name)
     elif content[:8] == b"\x89PNG\r\n\x1a\n":
         array = _from_sheet(content, name, shape)
-    elif content[:2] == b"\0\0":
-        array = _from_idx(content, name)
+    elif content.startswith((NPY, b"\0\0")):
+        array = _from_array_file(content, name)
     else:
         lossy = " (a JPEG is lossy: its likelihood is not the images')" if content[:3] == b"\xff\xd8\xff" else ""
         raise InputError(f"{name} is no file of images{lossy}: it begins with {content[:4].hex()}; give {KINDS}")
@@ -287,33 +282,19 @@ def _unzipped(content: bytes, name: str) -> bytes:
         raise InputError(f"{name} is a damaged gzip file ({first_line(error)}): get it again") from error
 
 
-def _from_idx(content: bytes, name: str) -> _Array:
-    """idx: two zero bytes, the type of its numbers (8: uint8), the number of sizes, the sizes (big-endian), the data."""
-    kind, n_sizes = (content[2], content[3]) if len(content) >= 4 else (0, 0)
-    if kind != 8:
+def _from_array_file(content: bytes, name: str) -> Array:
+    header = read_header(content, name)
+    if header is None:
         raise InputError(f"{name} is no idx file of bytes: it begins with {content[:4].hex()}, not 000008; give {KINDS}")
-    start = 4 + 4 * n_sizes
-    if len(content) < start:
+    if content.startswith(IDX) and header.stop < len(content):
         raise InputError(
-            f"{name} is cut off: {len(content)} bytes do not hold an idx header of {n_sizes} sizes; get it again"
+            f"{name} is longer than its header says: {list(header.shape)} need {header.stop - header.first:,} bytes, and "
+            f"{len(content) - header.first:,} follow; get it again"
         )
-    sizes = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
-    if math.prod(sizes) != len(content) - start:
-        told = "cut off" if math.prod(sizes) > len(content) - start else "longer than its header says"
-        raise InputError(
-            f"{name} is {told}: {sizes} need {math.prod(sizes):,} bytes, and {len(content) - start:,} follow; get it again"
-        )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(sizes)
+    return array_of(content, header)
 
 
-def _from_npy(stream: io.BytesIO, name: str) -> _Array:
-    try:
-        return np.load(stream, allow_pickle=False)
-    except (ValueError, EOFError, TypeError, SyntaxError, MemoryError, OverflowError, RecursionError, TokenError) as error:
-        raise InputError(f"{name} is a damaged .npy file, or of Python objects: {first_line(error):.150}") from error
-
-
-def _from_npz(content: bytes, name: str, key: str | None) -> _Array:
+def _from_npz(content: bytes, name: str, key: str | None) -> Array:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             names = [member.removesuffix(".npy") for member in archive.namelist() if member.endswith(".npy")]
@@ -322,12 +303,12 @@ def _from_npz(content: bytes, name: str, key: str | None) -> _Array:
             key = names[0] if key is None else key
             if key not in names:
                 raise InputError(f"{name} has no array {key!r}: it has {', '.join(names)}")
-            return _from_npy(io.BytesIO(archive.read(f"{key}.npy")), name)
+            return _from_array_file(archive.read(f"{key}.npy"), name)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise InputError(f"{name} is a damaged .npz file ({first_line(error):.150}): get it again") from error
 
 
-def _from_sheet(content: bytes, name: str, shape: tuple[int, ...] | None) -> _Array:
+def _from_sheet(content: bytes, name: str, shape: tuple[int, ...] | None) -> Array:
     from PIL import Image, UnidentifiedImageError
 
     if shape is None:
@@ -357,7 +338,7 @@ def _from_sheet(content: bytes, name: str, shape: tuple[int, ...] | None) -> _Ar
     return pixels.reshape(len(pixels), *shape)
 
 
-def _as_levels(array: _Array, name: str, levels: int | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _as_levels(array: Array, name: str, levels: int | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """The same values as bytes; what no byte holds, or is no whole number by type, is refused."""
     if array.dtype.kind not in "bui":
         raise InputError(

@@ -77,6 +77,11 @@ def is_density(name: str) -> bool:
     return path is not None and (path.name == FILE_NAME or has_key(path, "density"))
 
 
+def names_density(model: Any) -> bool:
+    """Whether this is a loaded density, or stands for one as `is_density` says."""
+    return isinstance(model, LoadedDensity) or (isinstance(model, str | Path) and is_density(str(model)))
+
+
 def load_density(name: str | Path, data_dir: str | Path | None = None, device: str | torch.device = "cpu") -> LoadedDensity:
     """Load a bundled density by its name, a folder that holds density.yaml, or a density file.
 

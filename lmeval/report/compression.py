@@ -1,51 +1,22 @@
-"""Tables of compression: one archive, what it says of itself, the benchmark."""
+"""Tables of compression: one archive, and what it says of itself."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.markup import escape
 
-from lmeval.compression.container.archive import ADAPTED, KINDS, ONLINE
-from lmeval.report.tables import plain_table, speed
-from lmeval.results import Report
+from lmeval.report.tables import plain_table
 
 if TYPE_CHECKING:
-    from lmeval.compression import Compression, ImageCompression
+    from lmeval.compression import ImageCompression
     from lmeval.data.images import ImageSet
 
 
 def running_rate(n_archive_bytes: int, n_bytes: int) -> str:
     """Bits per byte so far, for a progress bar."""
     return f"{8 * n_archive_bytes / n_bytes:.3f} bits/byte" if n_bytes and n_archive_bytes else ""
-
-
-def compression_table(name: str, found: "Compression") -> RenderableType:
-    """Size and speed of one compression, and where the bits went."""
-    table = plain_table("", "")
-    rate = f"  {found.bits_per_byte:.4f} bits/byte" if found.n_bytes else ""
-    table.add_row("input", f"{escape(name)}  {found.n_bytes:,} bytes")
-    table.add_row("archive", f"{found.n_archive_bytes:,} bytes{rate}")
-    kinds = [f"{n:,} {kind}" for kind, n in zip(KINDS, found.n_blocks, strict=True) if n]
-    table.add_row("blocks", ", ".join(kinds) or "none")
-    if found.n_blocks[ADAPTED] or found.n_blocks[ONLINE]:
-        table.add_row("online models", found.adapt)
-    if found.settings is not None and found.model_bytes:
-        settings, length = found.settings, found.length
-        table.add_row("model", escape(f"{settings.name}, {settings.dtype}"))
-        lanes = f"{found.n_lanes:,} lanes, context {settings.layout.window:,}, overlap {settings.layout.overlap:,}"
-        table.add_row("layout", lanes)
-        table.add_row("tolerance", f"{settings.epsilon:.2g} nats beyond a drift of {settings.drift:.2g} between passes here")
-        table.add_row("ideal", f"{length.ideal / 8:,.0f} bytes  {length.ideal / found.model_bytes:.4f} bits/byte")
-        adaptation = [("adaptation", length.adaptation)] if found.n_blocks[ADAPTED] else []
-        extras = [("grid", length.grid), ("phases", length.phases), *adaptation, ("coder", length.coder)]
-        extras += [("framing", 8.0 * found.n_framing_bytes), ("header", 8.0 * found.n_header_bytes)]
-        table.add_row("on top", ", ".join(f"{what} {100 * bits / length.ideal:.3f}%" for what, bits in extras))
-    encode = found.n_bytes / max(found.survey_seconds + found.encode_seconds, 1e-9)
-    verify = f", verified {speed(found.n_bytes / found.verify_seconds)}" if found.verified else ", not verified"
-    table.add_row("speed", f"encoded {speed(encode)}{verify}")
-    return table
 
 
 class Bound(NamedTuple):
@@ -63,7 +34,7 @@ def image_compression_table(name: str, found: "ImageCompression", bounds: Sequen
     table, wanted = plain_table("", ""), found.settings
     table.add_row("input", f"{escape(name)}  {found.n_bytes:,} bytes, {found.n_images:,} images of {found.n_dims:,} numbers")
     table.add_row("archive", f"{found.n_archive_bytes:,} bytes  {_per_dim(found.gross_bits_per_dim)}")
-    kinds = [f"{n:,} {kind}" for kind, n in zip(KINDS, found.n_blocks, strict=True) if n]
+    kinds = [f"{n:,} {kind}" for kind, n in found.n_blocks.items() if n]
     table.add_row("blocks", ", ".join(kinds) or "none")
     grid = f"{wanted.n_latent:,} latents on a grid of 1/{1 << wanted.step_bits:,}"
     table.add_row("density", escape(f"{wanted.name}, {wanted.observation}, {wanted.levels:,} levels, {grid}"))
@@ -103,81 +74,3 @@ def _per_dim(bits: float) -> str:
 
 def _nats(mean: float, stderr: float | None) -> str:
     return f"{-mean:.3f} nats an image" + ("" if stderr is None else f" (standard error {stderr:.3f})")
-
-
-def inspect_table(archives: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """Headers and blocks of the archives of a file."""
-    return Group(*(part for found in archives for part in _inspected(found)))
-
-
-def _inspected(found: Mapping[str, Any]) -> list[RenderableType]:
-    head = plain_table("", "")
-    for key, value in found.items():
-        if key == "blocks":
-            continue
-        for name, cell in value.items() if isinstance(value, Mapping) else [("", value)]:
-            label = f"{key}.{name}" if name else key
-            head.add_row(escape(label), escape(_cell(cell)))
-    kinds = {"images": "n_images", "initial words": "n_initial_words"}
-    if "density" not in found:
-        kinds = {"lanes": "n_lanes", "tokens": "n_tokens", "group": "group_tokens"}
-        kinds |= {"level": "level"} if any("level" in block for block in found["blocks"]) else {}
-    blocks = plain_table("block", "position", "data from", "bytes", "kind", "payload", *kinds, "bits/byte")
-    for i, block in enumerate(found["blocks"]):
-        numbers = [_cell(block.get(key, "")) for key in kinds.values()]
-        places = [f"{block[key]:,}" for key in ("position", "offset", "n_bytes")]
-        rate = 8 * block["payload_bytes"] / block["n_bytes"]
-        blocks.add_row(str(i), *places, block["kind"], f"{block['payload_bytes']:,}", *numbers, f"{rate:.4f}")
-    return [head, "", blocks, ""]
-
-
-def _cell(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def benchmark_table(report: Report) -> RenderableType:
-    """One table for all corpora and compressors; then what others have published about the same files."""
-    names = (
-        "corpus",
-        "compressor",
-        "bytes",
-        "archive",
-        "bits/byte",
-        "ideal",
-        "overhead",
-        "total",
-        "encode",
-        "decode",
-        "decoded",
-        "blocks",
-    )
-    measured = plain_table(*names)
-    published = plain_table(
-        "corpus", "compressor", "archive", "bits/byte", "total", "source", title="published, not measured here"
-    )
-    last = ""
-    for row in report.tables["benchmark"]:
-        if row["published"]:
-            total = "" if row["total_bytes"] is None else f"{row['total_bytes']:,}"
-            cells = (f"{row['archive_bytes']:,}", f"{row['bits_per_byte']:.3f}", total, escape(row["note"]))
-            published.add_row(escape(row["corpus"]), escape(row["compressor"]), *cells)
-            continue
-        if last and last != row["corpus"]:
-            measured.add_row()
-        last = row["corpus"]
-        measured.add_row(*_benchmark_cells(row))
-    notes = [
-        "ideal: the model's own code length; overhead: of the archive without its header over it, where nothing is adapted",
-        "total: archive, model files and lmeval's compressed source, as the Hutter Prize counts",
-    ]
-    return Group(measured, "", *notes, *(["", published] if published.row_count else []))
-
-
-def _benchmark_cells(row: Mapping[str, Any]) -> list[str]:
-    ideal = "" if row["ideal_bits_per_byte"] is None else f"{row['ideal_bits_per_byte']:.4f}"
-    overhead = "" if row["overhead"] is None else f"{100 * row['overhead']:.2f}%"
-    total = "" if row["total_bytes"] is None else f"{row['total_bytes']:,}"
-    speeds = [speed(row[f"{way}_bytes_per_second"]) for way in ("encode", "decode")]
-    size = [f"{row['n_bytes']:,}", f"{row['archive_bytes']:,}", f"{row['bits_per_byte']:.4f}"]
-    decoded = "equal" if row["verified"] else "DIFFERENT"
-    return [escape(row["corpus"]), escape(row["compressor"]), *size, ideal, overhead, total, *speeds, decoded, row["note"]]

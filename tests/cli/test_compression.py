@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import subprocess
@@ -9,8 +10,10 @@ from commands import Run, assert_one_line
 from samples import PROSE, ROOT, babble, command, talker
 from vaes import npy
 
-from lmeval.compression.container import archive
+from lmeval.compression.container import frame
 from lmeval.models.toys import byte_tokenizer
+
+BLOCKS = importlib.import_module("lmeval.compression.text.blocks")
 
 
 def test_a_file_comes_back(run: Run, model: Path, text: Path):
@@ -74,9 +77,9 @@ def test_online_models_are_named(run: Run, text: Path, adapt: str):
 
 
 def test_what_online_models_code_alone_needs_no_model(run: Run, text: Path, model: Path, monkeypatch: pytest.MonkeyPatch):
-    stored = partial(archive.Block, archive.STORED, 0, n_lanes=0, n_tokens=0, group_tokens=0)  # a codec may win otherwise
+    stored = partial(frame.Block, "stored", 0, n_lanes=0, n_units=0, parameter=0)  # a codec may win otherwise
     monkeypatch.setattr(
-        archive, "plain_block", lambda d, at: stored(offset=at, n_bytes=len(d), digest=archive.digest(d), payload=d)
+        BLOCKS, "plain_block", lambda d, at: stored(offset=at, n_bytes=len(d), digest=frame.digest(d), payload=d)
     )
     before = b"".join(b"%d;%d\n" % (i, i * i % 97) for i in range(400))
     text.write_bytes(before)
@@ -123,7 +126,6 @@ def test_mistakes_are_one_line(run: Run, model: Path, text: Path, tmp_path: Path
     assert_one_line(run("decompress", text), ".lmz")
     assert_one_line(run("decompress", text, "-o", tmp_path / "x"), "not an lmeval archive")
     assert_one_line(run("inspect", text), "not an lmeval archive")
-    assert_one_line(run("benchmark"), "no file")
     text.write_text(PROSE)
     run("compress", text)
     assert_one_line(run("decompress", f"{text}.lmz", "-m", model, "-o", tmp_path / "x"), "weights", "lmeval-bytes-4m-v1")
@@ -188,33 +190,3 @@ def test_mistakes_with_images_are_one_line(run: Run, text: Path, tmp_path: Path)
     assert_one_line(run("compress", path, "-m", "lmeval-mnist-vae-v1"), "784 numbers")
     assert_one_line(run("compress", path, "-m", "lmeval-digits-flow-v1"), "kind flow")
     assert not path.with_name("digits.npy.lmz").exists()
-
-
-@pytest.mark.slow
-def test_the_benchmark_proves_every_row(run: Run, text: Path, tmp_path: Path):
-    text.write_text(PROSE)
-    ran = run("benchmark", text, "--json", tmp_path / "b.json")
-    assert (ran.status, ran.err) == (0, "")
-    found = json.loads((tmp_path / "b.json").read_text())
-    rows = found["benchmark"]
-    assert len(rows) == 8 and all(row["verified"] for row in rows) and found["ledger"]["verified"]
-    assert ran.out.count("equal") == 8
-    assert [row["compressor"] for row in rows[:2]] == ["lmeval-bytes-4m-v1", "lmeval-bytes-4m-v1 + full"]
-    assert rows[0]["overhead"] > 0 and rows[1]["overhead"] is None
-    assert rows[0]["total_bytes"] > rows[0]["archive_bytes"] + 10_000
-    assert rows[0]["ideal_bits_per_byte"] < rows[0]["bits_per_byte"]
-    assert {"name", "value", "unit", "side"} <= set(found["results"][0])
-
-
-def test_the_benchmark_has_a_row_for_every_level(run: Run, text: Path, model: Path, tmp_path: Path):
-    text.write_text(PROSE)
-    ran = run("benchmark", text, "-m", model, "--adapt", "light", "--adapt", "none", "--json", tmp_path / "b.json")
-    assert (ran.status, ran.err) == (0, "")
-    rows = json.loads((tmp_path / "b.json").read_text())["benchmark"]
-    assert [row["compressor"] for row in rows[:3]] == [f"{model} + light", str(model), "gzip -9"]
-    assert all(row["verified"] for row in rows)
-    assert run("benchmark", text, "--adapt", "fuller").status == 2
-
-
-def test_kinds_have_names():
-    assert archive.KINDS[archive.MODEL] == "model" and archive.KINDS[archive.STORED] == "stored"

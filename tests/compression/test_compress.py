@@ -20,8 +20,8 @@ from lmeval.compression import (
     decompress_range,
     inspect,
 )
-from lmeval.compression.container import archive
-from lmeval.errors import CorruptArchive
+from lmeval.compression.container.kinds import REGISTRY, Lost
+from lmeval.errors import CorruptArchive, NumericalDrift
 from lmeval.models import CausalLM
 
 BLOCKS, PLAN = (importlib.import_module(f"lmeval.compression.text.{name}") for name in ("blocks", "plan"))
@@ -79,7 +79,7 @@ def mixed(monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, bytes]:
     small_blocks(monkeypatch)
     data = babble(1400) + (ROWS * 2)[:700] + babble(700, seed=1) + bytes(700) + np.random.default_rng(0).bytes(700)
     coded, report = compressed(data, talker(), lanes=7)
-    assert report.n_blocks == tuple(kinds_of(coded).count(kind) for kind in archive.KINDS)
+    assert report.n_blocks == {kind: kinds_of(coded).count(kind) for kind in REGISTRY}
     return coded, data
 
 
@@ -181,7 +181,7 @@ def test_a_grid_without_safe_phases_leaves_the_online_models(monkeypatch: pytest
 
 
 def test_blocks_that_do_not_decode_are_coded_without_the_model(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(BLOCKS, "decode_blocks", lambda *a: [None])
+    monkeypatch.setattr(BLOCKS, "decode_blocks", lambda *a: [Lost(NumericalDrift("astray"))])
     coded, report = compressed(babble(900), talker(), lanes=5)
     assert report.n_not_verified == 1 and kinds_of(coded)[0] != "adapted"
     assert "model" not in inspect(memoryview(coded))[0]

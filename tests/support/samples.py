@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from lmeval.compression.coding.grid import grid_for_margin
 from lmeval.compression.container import archive
+from lmeval.compression.container.plain import plain_block
 from lmeval.compression.text import encode
 from lmeval.compression.text.lanes import Layout
 from lmeval.compression.text.model_header import Canary, ModelSettings, as_meta
@@ -286,7 +287,7 @@ def model_archive(
     header = archive.write_header(out, described | meta)
     size, lines, offset = out.tell(), [], 0
     for i, (piece, tokens) in enumerate(zip(pieces, spelled, strict=True)):
-        block = archive.plain_block(piece, offset)
+        block = plain_block(piece, offset)
         if settings.adapt != "none" and i % 4 < 2:
             block = online_block(piece, offset, settings.adapt)
         if tokens is not None and len(tokens.ids) and not (plain and i % 2):

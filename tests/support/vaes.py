@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lmeval.compression.images.bitsback import Scheme, integer_vae
+from lmeval.compression.images.bitsback import Scheme
+from lmeval.compression.images.integer_vae import integer_vae
 from lmeval.densities.layers import Layers, Linear, linear_layers
 from lmeval.densities.modelfile import LoadedDensity
 from lmeval.densities.networks import LayeredVAE, outputs_per_pixel

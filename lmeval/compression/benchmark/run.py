@@ -3,220 +3,161 @@
 import hashlib
 import io
 import time
-import zlib
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from lmeval.compression.benchmark.baselines import BASELINES, measure_baseline
-from lmeval.compression.benchmark.corpora import KnownCorpus, identify
+from lmeval.compression.benchmark.baselines import BASELINES, Baseline, measure_baseline
+from lmeval.compression.benchmark.corpora import identify
+from lmeval.compression.benchmark.decoder_size import model_bytes, source_bytes
+from lmeval.compression.benchmark.summary import Corpus, Result, summary
 from lmeval.compression.compress import compress_to
-from lmeval.compression.container.archive import KINDS
 from lmeval.compression.decompress import DecompressSettings, decompress_to
-from lmeval.compression.text.account import Compression
 from lmeval.compression.text.plan import CompressSettings
-from lmeval.data.resources import BUNDLED_MODEL, package_folder, reference_folder
-from lmeval.errors import EmptyInput
-from lmeval.models import CausalLM
-from lmeval.results import Measurement, Report, now, versions
-from lmeval.results.table import untyped
-
-
-class Row(NamedTuple):
-    """What one compressor made of one corpus.
-
-    `ideal_bits_per_byte` is the model's own code length in the pass that encoded; `overhead` is what the archive without
-    its header takes beyond it, as a share, where no online models adapt it. `total_bytes` counts, as the Hutter Prize does,
-    all that a decoder needs: the archive, the model's files, and lmeval's source, compressed (not Python and its libraries).
-    None for programs that everyone has. `published` marks figures of others, which were not measured here; `note` is their
-    source, or how many blocks of an archive were coded by the model and how many, where that was shorter, without it.
-    """
-
-    corpus: str
-    compressor: str
-    n_bytes: int
-    archive_bytes: int
-    bits_per_byte: float
-    ideal_bits_per_byte: float | None
-    overhead: float | None
-    total_bytes: int | None
-    encode_bytes_per_second: float | None
-    decode_bytes_per_second: float | None
-    verified: bool
-    published: bool
-    note: str
-
-
-Progress = Callable[[str, int], None]
-"""Called with what is being done, and the number of bytes just dealt with."""
+from lmeval.compute.gather import as_place
+from lmeval.compute.place import Place, describe_place
+from lmeval.errors import EmptyInput, InputError
+from lmeval.models import CausalLM, ModelLike, as_model
+from lmeval.models.causal import describe_model
+from lmeval.progress import SILENT, Progress
+from lmeval.results import Report, provenance
 
 
 def benchmark(
     corpora: Sequence[tuple[str, bytes]],
-    models: Sequence[CausalLM],
+    models: Sequence[ModelLike] = ("bundled",),
     settings: CompressSettings = CompressSettings(),  # noqa: B008 (immutable)
-    progress: Progress | None = None,
     *,
     levels: Sequence[str] = ("none", "full"),
+    dtype: str = "float32",
+    place: Place | str = "auto",
+    progress: Progress = SILENT,
 ) -> Report:
-    """Compress every corpus with every model, at every one of the `levels` of its online models, and with every baseline;
-    decode, and compare byte for byte.
+    """Compress every corpus with every model and every baseline, decode, and compare byte for byte.
 
-    `settings.verify` is not used: the decoding that is timed is the verification; nor is `settings.adapt`. Results published
-    by others follow for corpora that are known by their size and checksum. Raises EmptyInput and InputError.
+    Args:
+        corpora: Names and bytes of what is compressed; the names must differ.
+        models: Language models, or their names.
+        settings: How the models compress. `verify` is not used, since the decoding that is timed verifies; nor is `adapt`.
+        levels: The levels of online models with which every model compresses: "none", "light", "full".
+        dtype: Precision of the networks that are loaded by name.
+        place: Where networks that are loaded by name compute.
+        progress: Hears stages such as "enwik8: xz -9e", in bytes of the corpus.
+
+    Returns:
+        A report of kind "benchmark". It has bits per byte and speeds of every corpus and compressor, the same as the table
+        "benchmark", and an item for each. Where size and checksum say that a corpus is a known one, what others have
+        published about it is the table "published".
+
+    Raises:
+        EmptyInput: A corpus holds no bytes.
+        InputError: Two corpora have one name, or the settings do not fit a model.
+        ModelError: A model cannot be loaded, or cannot code.
     """
     began = time.perf_counter()
-    rows: list[Row] = []
+    _check_corpora(corpora)
+    here = as_place(place)
+    loaded = [as_model(model, here.device, dtype) for model in models]
+    read, results = [], []
+    for name, data in corpora:
+        corpus = Corpus(name, len(data), hashlib.sha256(data).hexdigest())
+        read.append(corpus)
+        results += _results(
+            corpus, data, loaded, [settings._replace(verify=False, adapt=level) for level in levels], progress
+        )
+    origin = provenance(
+        "benchmark",
+        inputs={"corpora": [{"name": c.name, "n_bytes": c.n_bytes, "sha256": c.sha256} for c in read]},
+        models=[describe_model(model) | {"model_bytes": model_bytes(model)} for model in loaded],
+        place=describe_place(here),
+        settings={"levels": list(levels), "lanes": settings.lanes, "lanes_per_pass": settings.lanes_per_pass},
+        seconds=time.perf_counter() - began,
+    )
+    known = [corpus for part in read if (corpus := identify(part.n_bytes, part.sha256))]
+    return summary(read, results, known, source_bytes(), origin)
+
+
+def _check_corpora(corpora: Sequence[tuple[str, bytes]]) -> None:
+    names = [name for name, _ in corpora]
     for name, data in corpora:
         if not data:
             raise EmptyInput(f"{name} is empty: bits per byte are not defined")
-        ways = [settings._replace(verify=False, adapt=level) for level in levels]
-        rows += [_model_row(name, data, model, way, progress) for model in models for way in ways]
-        for baseline in BASELINES.values():
-            if progress:
-                progress(f"{name}: {baseline.name}", 0)
-            rows.append(_baseline_row(name, measure_baseline(baseline, data)))
-        known = identify(len(data), hashlib.sha256(data).hexdigest())
-        rows += [] if known is None else _published_rows(known)
-    return Report(
-        kind="benchmark",
-        results=tuple(m for row in rows if not row.published for m in _measurements(row)),
-        ledger={
-            "n_bytes": {name: len(data) for name, data in corpora},
-            "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in corpora},
-            "verified": all(row.verified for row in rows if not row.published),
-            "decoder_source_bytes": source_bytes(),
-        },
-        provenance={
-            "task": "benchmark",
-            "date": now(),
-            "models": [_describe(model) for model in models],
-            "seconds": round(time.perf_counter() - began, 3),
-            "versions": versions(),
-        },
-        tables={"benchmark": untyped([row._asdict() for row in rows])},
-    )
+        if names.count(name) > 1:
+            raise InputError(f"{names.count(name)} corpora are called {name}: give each a name of its own")
 
 
-def _model_row(name: str, data: bytes, model: CausalLM, settings: CompressSettings, progress: Progress | None) -> Row:
+def _results(
+    corpus: Corpus, data: bytes, models: Sequence[CausalLM], ways: Sequence[CompressSettings], progress: Progress
+) -> Iterator[Result]:
+    for model in models:
+        for settings in ways:
+            yield _compressed_by_model(corpus, data, model, settings, progress)
+    for baseline in BASELINES.values():
+        progress.stage(f"{corpus.name}: {baseline.name}", len(data), "bytes")
+        yield _compressed_by_baseline(corpus, data, baseline)
+        progress.advance(len(data))
+
+
+def _compressed_by_model(
+    corpus: Corpus, data: bytes, model: CausalLM, settings: CompressSettings, progress: Progress
+) -> Result:
     compressor = f"{model.name} + {settings.adapt}" if settings.adapting else model.name
-
-    def on_encoding(_: str, n: int, __: int) -> None:
-        if progress:
-            progress(f"{name}: {compressor}: encoding", n)
-
-    def on_decoding(n: int) -> None:
-        if progress:
-            progress(f"{name}: {compressor}: decoding", n)
-
-    out, back = io.BytesIO(), io.BytesIO()
+    archive, decoded = io.BytesIO(), io.BytesIO()
+    labelled = _Labelled(progress, f"{corpus.name}: {compressor}")
     began = time.perf_counter()
-    found = compress_to(out, memoryview(data), model, settings, progress=on_encoding)
+    ledger = compress_to(archive, memoryview(data), model, settings, progress=labelled).ledger
     encoded = time.perf_counter()
     lanes = DecompressSettings(lanes_per_pass=settings.lanes_per_pass)
-    decompress_to(back, memoryview(out.getvalue()), model, lanes, progress=on_decoding)
-    decoded = time.perf_counter()
-    ideal, overhead = _against_ideal(found)
-    return Row(
-        corpus=name,
+    decompress_to(decoded, memoryview(archive.getvalue()), model, lanes, progress=labelled)
+    ended = time.perf_counter()
+    ideal, overhead = _against_ideal(ledger)
+    return Result(
+        corpus=corpus,
         compressor=compressor,
-        n_bytes=len(data),
-        archive_bytes=found.n_archive_bytes,
-        bits_per_byte=found.bits_per_byte,
+        archive_bytes=ledger["n_archive_bytes"],
         ideal_bits_per_byte=ideal,
         overhead=overhead,
-        total_bytes=found.n_archive_bytes + model_bytes(model) + source_bytes(),
-        encode_bytes_per_second=len(data) / (encoded - began),
-        decode_bytes_per_second=len(data) / (decoded - encoded),
-        verified=back.getvalue() == data,
-        published=False,
-        note=", ".join(f"{n} {kind}" for kind, n in zip(KINDS, found.n_blocks, strict=True) if n),
+        total_bytes=ledger["n_archive_bytes"] + model_bytes(model) + source_bytes(),
+        encode_seconds=encoded - began,
+        decode_seconds=ended - encoded,
+        verified=decoded.getvalue() == data,
+        n_blocks={kind: n for kind, n in ledger["n_blocks"].items() if n},
     )
 
 
-def _against_ideal(found: Compression) -> tuple[float | None, float | None]:
+class _Labelled:
+    """A progress whose stages are named after what they are stages of."""
+
+    def __init__(self, progress: Progress, label: str) -> None:
+        self.progress, self.label = progress, label
+
+    def stage(self, name: str, total: int | None, unit: str) -> None:
+        self.progress.stage(f"{self.label}: {name}", total, unit)
+
+    def advance(self, n: int, note: str = "") -> None:
+        self.progress.advance(n, note)
+
+
+def _against_ideal(ledger: Mapping[str, Any]) -> tuple[float | None, float | None]:
     """Ideal bits per byte of the model-coded part, and the overhead of archives that the model alone coded throughout."""
-    if not found.model_bytes:
+    model_bytes, ideal_bits = ledger["model_bytes"], ledger["length_bits"]["ideal"]
+    if not model_bytes:
         return None, None
-    whole = found.model_bytes == found.n_bytes and found.adapt == "none"
-    coded = 8 * (found.n_archive_bytes - found.n_header_bytes)
-    return found.length.ideal / found.model_bytes, coded / found.length.ideal - 1 if whole else None
+    by_model_alone = model_bytes == ledger["n_bytes"] and ledger["adapt"] == "none"
+    coded_bits = 8 * (ledger["n_archive_bytes"] - ledger["n_header_bytes"])
+    return ideal_bits / model_bytes, coded_bits / ideal_bits - 1 if by_model_alone else None
 
 
-def _baseline_row(name: str, found: Any) -> Row:
-    return Row(
-        corpus=name,
-        compressor=found.name,
-        n_bytes=found.n_bytes_in,
-        archive_bytes=found.n_bytes_out,
-        bits_per_byte=found.bits_per_byte,
+def _compressed_by_baseline(corpus: Corpus, data: bytes, baseline: Baseline) -> Result:
+    measured = measure_baseline(baseline, data)
+    return Result(
+        corpus=corpus,
+        compressor=measured.name,
+        archive_bytes=measured.n_bytes_out,
         ideal_bits_per_byte=None,
         overhead=None,
         total_bytes=None,
-        encode_bytes_per_second=found.n_bytes_in / max(found.encode_seconds, 1e-9),
-        decode_bytes_per_second=found.n_bytes_in / max(found.decode_seconds, 1e-9),
-        verified=found.verified,
-        published=False,
-        note="",
+        encode_seconds=max(measured.encode_seconds, 1e-9),
+        decode_seconds=max(measured.decode_seconds, 1e-9),
+        verified=measured.verified,
+        n_blocks={},
     )
-
-
-def _published_rows(known: KnownCorpus) -> list[Row]:
-    return [
-        Row(
-            corpus=known.name,
-            compressor=found.program,
-            n_bytes=known.n_bytes,
-            archive_bytes=found.n_bytes_out or round(found.bits_per_byte * known.n_bytes / 8),
-            bits_per_byte=found.bits_per_byte,
-            ideal_bits_per_byte=None,
-            overhead=None,
-            total_bytes=found.total_bytes,
-            encode_bytes_per_second=None,
-            decode_bytes_per_second=None,
-            verified=False,
-            published=True,
-            note=f"{found.source}, {found.date}",
-        )
-        for found in known.published
-    ]
-
-
-def _measurements(row: Row) -> list[Measurement]:
-    values = {
-        "bits_per_byte": (row.bits_per_byte, "bits/byte", False),
-        "ideal_bits_per_byte": (row.ideal_bits_per_byte, "bits/byte", False),
-        "encode_speed": (row.encode_bytes_per_second, "bytes/s", True),
-        "decode_speed": (row.decode_bytes_per_second, "bytes/s", True),
-    }
-    return [
-        Measurement(f"{name}[{row.corpus}][{row.compressor}]", float(value), unit, "exact", None, None, 1, better)
-        for name, (value, unit, better) in values.items()
-        if value is not None
-    ]
-
-
-def _describe(model: CausalLM) -> dict[str, Any]:
-    return {
-        "name": model.name,
-        "n_parameters": model.n_parameters,
-        "weights_sha256": model.weights_sha256,
-        "model_bytes": model_bytes(model),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": str(model.device),
-    }
-
-
-def model_bytes(model: CausalLM) -> int:
-    """Bytes of the files that a decoder needs of a model: its folder's configuration, weights and tokenizer, or its
-    parameters as they are held where there is no folder."""
-    folder = reference_folder() if model.name == BUNDLED_MODEL else Path(model.name)
-    files = [file for file in folder.glob("*") if file.suffix in (".json", ".safetensors", ".bin", ".model", ".txt")]
-    found = sum(file.stat().st_size for file in files)
-    return found or sum(p.numel() * p.element_size() for p in model.network.parameters())
-
-
-def source_bytes() -> int:
-    """Size of lmeval's own Python source, compressed as one."""
-    source = b"".join(file.read_bytes() for file in sorted(package_folder().rglob("*.py")))
-    return len(zlib.compress(source, 9))

@@ -4,34 +4,24 @@ Nothing here knows a model. Every length is checked against a limit before anyth
 carries a checksum, so damage is named and never obeyed.
 """
 
-import bz2
-import hashlib
 import io
-import lzma
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
-from lmeval.compression.container.header import packed, unpacked, version_of
+from lmeval.compression.container.frame import MAX_BLOCK_BYTES, MAX_LANES, Block
+from lmeval.compression.container.header import Header, packed, unpacked, version_of
+from lmeval.compression.container.kinds import REGISTRY, kind_of, names_by_code
 from lmeval.errors import CorruptArchive, NotAnArchive
 
 MAGIC = b"\x89LMZ\r\n\x1a\n"
 BLOCK_MAGIC, INDEX_MAGIC = b"LMZB", b"LMZI"
 VERSION = (1, 2)
-STORED, BZIP2, XZ, MODEL, BITSBACK, ADAPTED, ONLINE = range(7)
-KINDS = ("stored", "bzip2", "xz", "model", "bits-back", "adapted", "online")
-BY_MODEL = (MODEL, ADAPTED)
-"""Kinds whose blocks hold tokens of a language model."""
-LEVELS = ("none", "light", "full")
-"""Levels of online models, by the number that the format gives them."""
-EXTRA_SPACE = 1  # flag: the first token's leading space is not data
+FLAGS = 1  # all that there are
 
 MAX_HEADER_BYTES = 1 << 20
-MAX_BLOCK_BYTES = 1 << 26
-MAX_BLOCK_TOKENS = 1 << 22
-MAX_LANES = 4096
-MAX_INITIAL_WORDS = 1 << 16
 
 _PROLOGUE = struct.Struct("<8sBBHI")
 _BLOCK = struct.Struct("<4sIIQBBHII8sI")
@@ -41,32 +31,6 @@ _INDEX_HEAD = struct.Struct("<4sI")
 _FOOTER = struct.Struct("<IQI")
 BLOCK_OVERHEAD = _BLOCK.size + _CRC.size
 FOOTER_SIZE = _FOOTER.size + _CRC.size + len(MAGIC)
-_XZ_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 24}]
-
-
-class Block(NamedTuple):
-    """One block: `n_bytes` of data from `offset` on. The numbers of lanes and tokens are 0 unless a model coded it; in a
-    bits-back block the tokens are images, and `group_tokens` is the number of initial words; in an online block the tokens
-    are bytes, in one lane."""
-
-    kind: int
-    flags: int
-    offset: int
-    n_bytes: int
-    n_lanes: int
-    n_tokens: int
-    group_tokens: int
-    digest: bytes
-    payload: bytes
-
-
-class Header(NamedTuple):
-    """What an archive says of itself. `seed` is the checksum that binds its blocks to it."""
-
-    meta: dict[str, Any]
-    version: tuple[int, int]
-    n_bytes: int
-    seed: int
 
 
 class Entry(NamedTuple):
@@ -76,60 +40,6 @@ class Entry(NamedTuple):
     stored: int
     offset: int  # of its data in the archive's data
     n_bytes: int
-
-
-def online_level(block: Block) -> str:
-    """Level of the online models that coded a block. Raises CorruptArchive where its payload names none."""
-    level = block.payload[0] if block.payload else 0
-    if not 1 <= level < len(LEVELS):
-        raise CorruptArchive("an online block is of a level of online models that there is none of")
-    return LEVELS[level]
-
-
-def digest(data: bytes | memoryview) -> bytes:
-    """Checksum of a block's data: BLAKE2b with 8 bytes."""
-    return hashlib.blake2b(data, digest_size=8).digest()
-
-
-def plain_block(data: bytes, offset: int) -> Block:
-    """The shorter of xz, bzip2 and the data as they are."""
-    coded = {XZ: lzma.compress(data, format=lzma.FORMAT_RAW, filters=_XZ_FILTERS), BZIP2: bz2.compress(data), STORED: data}
-    kind = min(coded, key=lambda k: (len(coded[k]), k))
-    return Block(kind, 0, offset, len(data), 0, 0, 0, digest(data), coded[kind])
-
-
-def roughly_plain_size(data: bytes) -> int:
-    """Bytes of a quick plain coding: those of `plain_block` are at most as many and seldom a tenth fewer."""
-    quick = [{"id": lzma.FILTER_LZMA2, "preset": 1, "dict_size": 1 << 24}]
-    return min(len(data), len(bz2.compress(data)), len(lzma.compress(data, format=lzma.FORMAT_RAW, filters=quick)))
-
-
-def plain_data(block: Block) -> bytes:
-    """Data of a block that no model coded. Raises CorruptArchive."""
-    try:
-        if block.kind == BZIP2:
-            data = bz2.BZ2Decompressor().decompress(block.payload, max_length=block.n_bytes)
-        elif block.kind == XZ:
-            decoder = lzma.LZMADecompressor(format=lzma.FORMAT_RAW, filters=_XZ_FILTERS)
-            data = decoder.decompress(block.payload, max_length=block.n_bytes)
-        elif block.kind == STORED:
-            data = block.payload
-        else:
-            raise CorruptArchive(f"{_where(block)}: {KINDS[block.kind]} data stand where a plain block should")
-    except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
-        raise CorruptArchive(f"{_where(block)}: its {KINDS[block.kind]} data are damaged") from error
-    return checked(block, data)
-
-
-def checked(block: Block, data: bytes) -> bytes:
-    """The decoded data, if they are what was encoded. Raises CorruptArchive."""
-    if len(data) != block.n_bytes or digest(data) != block.digest:
-        raise CorruptArchive(f"{_where(block)}: what was decoded does not match its checksum")
-    return data
-
-
-def _where(block: Block) -> str:
-    return f"block of bytes {block.offset:,} to {block.offset + block.n_bytes:,}"
 
 
 def write_header(out: BinaryIO, meta: dict[str, Any]) -> Header:
@@ -150,11 +60,11 @@ def write_block(out: BinaryIO, block: Block, seed: int) -> tuple[int, int]:
         len(block.payload),
         block.n_bytes,
         block.offset,
-        block.kind,
+        REGISTRY[block.kind].code,
         block.flags,
         block.n_lanes,
-        block.n_tokens,
-        block.group_tokens,
+        block.n_units,
+        block.parameter,
         block.digest,
         zlib.crc32(block.payload),
     )
@@ -218,11 +128,12 @@ def read_block(data: memoryview, position: int, seed: int) -> Block | None:
     fields = head[: _BLOCK.size]
     if head[:4] != BLOCK_MAGIC or zlib.crc32(fields, seed) != _CRC.unpack(head[_BLOCK.size :])[0]:
         raise CorruptArchive(f"the block at byte {position:,} has a damaged header, or belongs to another archive")
-    _, stored, n_bytes, offset, kind, flags, n_lanes, n_tokens, group_tokens, checksum, crc = _BLOCK.unpack(fields)
+    _, stored, n_bytes, offset, code, flags, n_lanes, n_units, parameter, checksum, crc = _BLOCK.unpack(fields)
     payload = data[position + BLOCK_OVERHEAD : position + BLOCK_OVERHEAD + stored]
     if len(payload) < stored:
         raise CorruptArchive(f"the archive ends at byte {len(data):,}, inside a block: it was cut off")
-    block = Block(kind, flags, offset, n_bytes, n_lanes, n_tokens, group_tokens, checksum, bytes(payload))
+    kind = names_by_code().get(code, "")
+    block = Block(kind, flags, offset, n_bytes, n_lanes, n_units, parameter, checksum, bytes(payload))
     if not _can_be(block):
         raise CorruptArchive(f"the block at byte {position:,} claims what no encoder writes")
     if zlib.crc32(payload) != crc:
@@ -232,31 +143,31 @@ def read_block(data: memoryview, position: int, seed: int) -> Block | None:
 
 def _can_be(block: Block) -> bool:
     """Whether an encoder may have written these numbers."""
-    kind, flags, _, n_bytes, n_lanes, n_tokens, group_tokens, *_ = block
-    if kind >= len(KINDS) or flags & ~EXTRA_SPACE or n_bytes > MAX_BLOCK_BYTES or n_lanes > MAX_LANES:
-        return False
-    if kind in BY_MODEL:
-        most = min(MAX_BLOCK_TOKENS, n_bytes + 1)
-        return 1 <= n_lanes <= n_tokens <= most and 1 <= group_tokens <= n_tokens
-    if kind == BITSBACK:
-        few_words = group_tokens <= MAX_INITIAL_WORDS
-        return 1 <= n_tokens <= min(MAX_BLOCK_TOKENS, n_bytes) and few_words and n_lanes == flags == 0
-    if kind == ONLINE:
-        return 1 <= n_tokens == n_bytes <= MAX_BLOCK_TOKENS and n_lanes == 1 and group_tokens == flags == 0
-    return True
+    within = block.n_bytes <= MAX_BLOCK_BYTES and block.n_lanes <= MAX_LANES and not block.flags & ~FLAGS
+    return bool(block.kind) and within and kind_of(block.kind).check(block)
 
 
-def read_blocks(data: memoryview, position: int, header: Header) -> Iterator[Block]:
-    """All blocks in order, checked to be a gapless whole. Raises CorruptArchive at the first that is not."""
-    expected = 0
-    while (block := read_block(data, position, header.seed)) is not None:
-        if block.offset != expected:
-            raise CorruptArchive(f"the block at byte {position:,} is not in its place: blocks are missing or swapped")
-        expected += block.n_bytes
-        position += BLOCK_OVERHEAD + len(block.payload)
-        yield block
-    if expected != header.n_bytes:
-        raise CorruptArchive(f"blocks for {expected:,} of {header.n_bytes:,} bytes: some are missing")
+@dataclass
+class Blocks:
+    """All blocks of the archive whose first block is at `position`, in order, to be read once; then `position` is where the
+    index begins. Reading raises CorruptArchive at the first block that is damaged or not in its place."""
+
+    data: memoryview
+    position: int
+    header: Header
+
+    def __iter__(self) -> Iterator[Block]:
+        """Each block, checked to follow the one before it without a gap, to the end of the data."""
+        expected = 0
+        while (block := read_block(self.data, self.position, self.header.seed)) is not None:
+            if block.offset != expected:
+                where = f"the block at byte {self.position:,}"
+                raise CorruptArchive(f"{where} is not in its place: blocks are missing or swapped")
+            expected += block.n_bytes
+            self.position += BLOCK_OVERHEAD + len(block.payload)
+            yield block
+        if expected != self.header.n_bytes:
+            raise CorruptArchive(f"blocks for {expected:,} of {self.header.n_bytes:,} bytes: some are missing")
 
 
 def read_end(data: memoryview, position: int, header: Header) -> int:
@@ -274,10 +185,10 @@ def read_end(data: memoryview, position: int, header: Header) -> int:
 
 
 def _exactly(data: memoryview, position: int, size: int) -> bytes:
-    found = bytes(data[position : position + size])
-    if len(found) < size:
+    part = bytes(data[position : position + size])
+    if len(part) < size:
         raise CorruptArchive(f"the archive ends at byte {len(data):,}, before its index is complete: it was cut off")
-    return found
+    return part
 
 
 def _read_footer(footer: bytes) -> tuple[int, int, int] | None:
@@ -328,16 +239,16 @@ def read_index(data: memoryview) -> tuple[Part, ...]:
 
 def intact_blocks(data: memoryview, start: int, header: Header) -> Iterator[Block]:
     """Every whole block of the archive whose blocks begin at `start`, wherever damage has left it: by its checksums."""
-    raw, position = data.obj if isinstance(data.obj, bytes) and len(data.obj) == len(data) else data, start
-    found = _find(raw, BLOCK_MAGIC, position)
-    while found >= 0:
+    raw = data.obj if isinstance(data.obj, bytes) and len(data.obj) == len(data) else data
+    position = _find(raw, BLOCK_MAGIC, start)
+    while position >= 0:
         try:
-            block = read_block(data, found, header.seed)
+            block = read_block(data, position, header.seed)
         except CorruptArchive:
             block = None
         if block is not None:
             yield block
-        found = _find(raw, BLOCK_MAGIC, found + (BLOCK_OVERHEAD + len(block.payload) if block is not None else 1))
+        position = _find(raw, BLOCK_MAGIC, position + (1 if block is None else BLOCK_OVERHEAD + len(block.payload)))
 
 
 def _find(data: Any, needle: bytes, start: int) -> int:

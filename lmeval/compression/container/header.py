@@ -6,7 +6,7 @@ every byte here is one of them.
 
 import json
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 ADAPTED_VERSION = (1, 2)  # the first whose blocks may be adapted, and whose metadata are packed as tightly as here
 SHA256_BYTES = 32
@@ -31,6 +31,15 @@ _ADAPTED_DICTIONARY = (
     b'adb31360a0083520f5c6dcce9065ee3cc19aa649ee102c1bf70a141825fe69e2","window":512},"n_bytes":1,'
     b'"versions":{"lmeval":"0.1.0","torch":"2.13.0+cpu","transformers":"5.23.0"}}'
 )
+
+
+class Header(NamedTuple):
+    """What an archive says of itself. `seed` is the checksum that binds its blocks to it."""
+
+    meta: dict[str, Any]
+    version: tuple[int, int]
+    n_bytes: int
+    seed: int
 
 
 def version_of(meta: dict[str, Any]) -> tuple[int, int]:

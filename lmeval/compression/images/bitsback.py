@@ -1,11 +1,23 @@
 """Bits-back coding: images by a latent-variable model, at the price of its bound or less.
 
-A stack of bits holds the coded images. To add an image x, the encoder takes bits from the stack as uniform numbers u, and by
-them draws latents z_1 .. z_K from the posterior q(z|x). It takes more bits to choose one, c, in proportion to the weights
-w_j = p(x, z_j) / q(z_j|x). It pushes what of u its latent does not tell, then x given z_c, z_c under the prior, and c. The
-net price is -log (1/K) sum_j w_j: for K = 1 minus the evidence lower bound on average (Townsend, Bird and Barber 2019), for
-more the importance-weighted bound, which is tighter (Ruan et al. 2021). The decoder pops c, z_c and x, finds u, draws the
-same latents and puts c and u back: the stack is what it was before the image, and the initial words after the last.
+A stack of bits holds the coded images. The encoder reads the left column downwards, the decoder the right one upwards; on
+each line the decoder undoes what the encoder does, so the stack is afterwards what it was before the image:
+
+    encode image x                                      decode an image
+    q = posterior(x)
+    pop  u         uniform (XOR the image's pad)        push u         uniform (XOR the image's pad)
+    z_1 .. z_K = draw(q, u)                             z_1 .. z_K = draw(q, u)
+    pop  c         by the weights of z_1 .. z_K         push c         by the weights of z_1 .. z_K
+                                                        u = put together from z_c, the rest and c
+                                                        q = posterior(x)
+    push rest      what of u its z_c leaves open        pop  rest      what of u its z_c leaves open
+    push x         given z_c                            pop  x         given z_c
+    push z_c       under the prior                      pop  z_c       under the prior
+    push c         uniform                              pop  c         uniform
+
+The weights are w_j = p(x, z_j) / q(z_j|x). The net price is -log (1/K) sum_j w_j: for K = 1 minus the evidence lower bound
+on average (Townsend, Bird and Barber 2019), for more the importance-weighted bound, which is tighter (Ruan et al. 2021).
+The stack begins with a few initial words, and the decoder ends with them.
 
 One u serves all K latents, by shifts: particle j is drawn from u + (j g mod K)/K mod 1, with an odd g for each dimension.
 Every z_j has the distribution q, which is all that the bound needs, and the bits to begin with do not grow with K.
@@ -14,8 +26,8 @@ Networks run in exact integers (`fixed_point`), and all probabilities are intege
 decoder agree on every machine. Several blocks go side by side, one stack each, an image of each at a time.
 
 The bits that u is made of are those that the image before left. Where the model fits badly they are no fair coins: taken
-as they are, 3000 black images cost 11% to 13% more than their bound. So u is XORed with bits that depend on nothing but the
-place of the image: over those it is uniform, and the expected price is the bound, whatever the images.
+as they are, 3000 black images cost 11% to 13% more than their bound. So u is XORed with a pad, bits that depend on nothing
+but the place of the image: over those it is uniform, and the expected price is the bound, whatever the images.
 """
 
 import hashlib
@@ -25,30 +37,26 @@ from typing import Any, NamedTuple
 import constriction  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
 import torch
-from jaxtyping import Bool, Int32, Int64, UInt8, UInt32
+from jaxtyping import Bool, Int32, Int64, UInt32
 
-from lmeval.compression.coding.integer_tables import FRACTION_BITS, log_parts
+from lmeval.compression.coding.integer_tables import log_parts
 from lmeval.compression.images import pixels
-from lmeval.compression.images.fixed_point import IntegerLayers, integer_layers, layers_sha256, run_integers
+from lmeval.compression.images.fixed_point import run_integers
+from lmeval.compression.images.integer_vae import Images, IntegerVAE, particle_numbers, posteriors
 from lmeval.compression.images.latent_tables import (
     DRAW_BITS,
-    FEWEST_STEP_BITS,
-    MAX_STEP_BITS,
     PART_BITS,
-    PRIOR_LIMIT,
     Posterior,
     PosteriorTables,
+    Prior,
     coder_model,
     latent_values,
     parts,
-    posterior,
     prior,
 )
 from lmeval.compute.threads import one_thread
-from lmeval.densities.networks import LayeredVAE
-from lmeval.errors import ModelError
+from lmeval.progress import SILENT
 
-ROWS = 256  # images that go through the encoder's network at once
 MAX_PARTICLE_BITS = 10
 CPU = torch.device("cpu")
 _stream: Any = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]
@@ -57,56 +65,6 @@ _DRAW = _stream.model.Uniform(1 << DRAW_BITS)
 _REST = _stream.model.Uniform()
 BLOCKS_TOGETHER = 8
 TOGETHER_BYTES = 1 << 28  # of working memory, at most, while blocks are coded side by side
-
-Images = UInt8[np.ndarray, "n dims"]
-
-
-class IntegerVAE(NamedTuple):
-    """A LayeredVAE in whole numbers."""
-
-    encoder: IntegerLayers
-    mean: IntegerLayers
-    log_std: IntegerLayers
-    decoder: IntegerLayers
-    observation: str
-    levels: int
-    n_dims: int
-    n_latent: int
-
-    @property
-    def sha256(self) -> str:
-        """Fingerprint of the whole numbers and of what they are weights of."""
-        networks = layers_sha256((self.encoder, self.mean, self.log_std, self.decoder))
-        text = f"{self.observation} {self.levels} {self.n_dims} {self.n_latent} {networks}"
-        return hashlib.sha256(text.encode()).hexdigest()
-
-
-def integer_vae(model: LayeredVAE, name: str) -> IntegerVAE:
-    """Raises ModelError, one line that begins with the name, for a model that exact integers cannot run."""
-    if model.levels > pixels.MAX_LEVELS:
-        raise ModelError(f"{name}: {model.levels:,} levels a pixel, and bits-back coding takes at most {pixels.MAX_LEVELS}")
-    encoder, bound = integer_layers(model.encoder, 1 << FRACTION_BITS, f"{name}: encoder")
-    mean, _ = integer_layers((model.mean,), bound, f"{name}: mean")
-    log_std, _ = integer_layers((model.log_std,), bound, f"{name}: log_std")
-    decoder, _ = integer_layers(model.decoder, PRIOR_LIMIT << FRACTION_BITS, f"{name}: decoder")
-    return IntegerVAE(encoder, mean, log_std, decoder, model.observation, model.levels, model.n_dims, model.n_latent)
-
-
-def posteriors(vae: IntegerVAE, step_bits: int, images: Images) -> Posterior:
-    """Rounded posteriors of images, [n, latents] each."""
-    found = []
-    for first in range(0, len(images), ROWS):
-        h = run_integers(vae.encoder, network_input(images[first : first + ROWS], vae.levels))
-        found.append(posterior(run_integers(vae.mean, h), run_integers(vae.log_std, h), step_bits))
-    return Posterior(*(np.concatenate(part) for part in zip(*found, strict=True)))
-
-
-def network_input(images: Images, levels: int) -> Int64[np.ndarray, "n dims"]:
-    """Levels as an encoder's input in units of 2^-16: 0 and 1 as they are, more levels as 2 x / (L-1) - 1 rounded down."""
-    x = images.astype(np.int64)
-    if levels == 2:
-        return x << FRACTION_BITS
-    return ((2 * x - (levels - 1)) << FRACTION_BITS) // (levels - 1)
 
 
 class Scheme(NamedTuple):
@@ -133,11 +91,6 @@ class Scheme(NamedTuple):
         return order << (DRAW_BITS - self.particle_bits)
 
 
-def particle_numbers(vae: IntegerVAE) -> int:
-    """Numbers that are held for one particle."""
-    return vae.n_dims * (vae.levels if vae.observation == "categorical" else (vae.levels - 1).bit_length())
-
-
 def blocks_together(scheme: Scheme, block_bytes: int) -> int:
     """How many blocks are coded side by side: their images and some 200 bytes for each number of each particle."""
     working = block_bytes + 200 * scheme.n_particles * particle_numbers(scheme.vae)
@@ -150,17 +103,6 @@ class Coded(NamedTuple):
     words: UInt32[np.ndarray, " words"]
     n_initial: int
     n_images: int
-
-
-class _Particles(NamedTuple):
-    """For each of some images: all latents, what of their uniform numbers they leave open, how to code it with each."""
-
-    k: Int64[np.ndarray, "n particles latents"]
-    rest: Int64[np.ndarray, "n particles latents"]
-    sizes: Int64[np.ndarray, "n particles latents"]
-    ones: Int64[np.ndarray, "n particles decisions"]
-    bits: Int32[np.ndarray, "n decisions"]
-    choice: list[Any]  # of a particle by its weight: the coder's models
 
 
 def _words(label: bytes, i: int, n: int) -> UInt32[np.ndarray, " n"]:
@@ -182,78 +124,61 @@ def _pad(i: int, n_latent: int) -> Int32[np.ndarray, " latents"]:
     return (_words(b"pad", i, n_latent) >> (32 - DRAW_BITS)).astype(np.int32)
 
 
-def chosen_step_bits(vae: IntegerVAE, images: Images) -> int:
-    """The coarsest grid on which all but the narrowest 2% of these images' posteriors are at least 3/4 of a step wide.
+class _Code(NamedTuple):
+    """What encoder and decoder share: the scheme, and the tables that it needs."""
 
-    Down to half a step a coarse grid costs nothing: sums over it equal integrals, up to exp(-2 pi^2 std^2) for a standard
-    deviation in steps.
+    scheme: Scheme
+    tables: PosteriorTables
+    shifts: Int64[np.ndarray, "particles latents"]
+    prior: Prior
+    number: Any  # the coder's model of a particle's number; None where there is one particle
+
+
+def _code_of(scheme: Scheme) -> _Code:
+    number = _stream.model.Uniform(scheme.n_particles) if scheme.particle_bits else None
+    return _Code(scheme, PosteriorTables(), scheme.shifts(), prior(scheme.step_bits), number)
+
+
+class _Particles(NamedTuple):
+    """The particles of some images, one image a row.
+
+    `k` are the latents in steps of the grid; `rest` says which of the `sizes` uniform numbers that stand for a latent it was
+    drawn by. `ones` are the parts of 2^24 for a 1 of each of the image's `bits`. `weights` are the coder's models of a
+    particle's number by its weight, none where there is one particle.
     """
-    h = run_integers(vae.encoder, network_input(images[:ROWS], vae.levels))
-    log_std = np.quantile(run_integers(vae.log_std, h), 0.02) / (1 << FRACTION_BITS)
-    return int(np.clip(np.ceil(np.log2(0.75) - log_std / np.log(2)), FEWEST_STEP_BITS, MAX_STEP_BITS))
 
-
-def _drawn(
-    scheme: Scheme,
-    tables: PosteriorTables,
-    shifts: Int64[np.ndarray, "particles latents"],
-    q: Posterior,
-    uniform: Int64[np.ndarray, "n latents"],
-    x: Images,
-) -> _Particles:
-    """All particles of some images, from their posteriors and uniform numbers."""
-    vae, p = scheme.vae, prior(scheme.step_bits)
-    shifted = (uniform[:, None] + shifts) & ((1 << DRAW_BITS) - 1)
-    offsets = tables.drawn(q.table[:, None], shifted)
-    first, sizes = tables.interval(q.table[:, None], offsets)
-    k = offsets + q.centre[:, None]
-    n, n_particles, n_latent = k.shape
-    bit_parts = _decoded(scheme, k.reshape(-1, n_latent))
-    images = np.repeat(x.astype(np.int64), n_particles, axis=0)
-    places = range(pixels.n_bits(vae.levels) - 1, -1, -1)
-    ones = np.concatenate([bit_parts(images >> (b + 1), b) for b in places], axis=1)
-    ones = ones.reshape(n, n_particles, -1)
-    bits = np.concatenate([(x >> b & 1).astype(np.int32) for b in places], axis=1)
-    choice: list[Any] = []
-    if n_particles > 1:
-        logs = log_parts(np.where(bits[:, None] == 1, ones, (1 << PART_BITS) - ones)).sum(axis=2)
-        logs += log_parts(p.parts[k - p.first]).sum(axis=2) - log_parts(sizes).sum(axis=2)
-        choice = [coder_model(parts((row.max() - row) >> 4)) for row in logs]
-    return _Particles(k, shifted - first, sizes, ones, bits, choice)
-
-
-def _decoded(scheme: Scheme, k: Int64[np.ndarray, "n latents"]) -> pixels.Bits:
-    vae = scheme.vae
-    outputs = run_integers(vae.decoder, latent_values(k, scheme.step_bits))
-    return pixels.bit_parts(vae.observation, vae.levels, outputs)
+    k: Int64[np.ndarray, "n particles latents"]
+    rest: Int64[np.ndarray, "n particles latents"]
+    sizes: Int64[np.ndarray, "n particles latents"]
+    ones: Int64[np.ndarray, "n particles decisions"]
+    bits: Int32[np.ndarray, "n decisions"]
+    weights: list[Any]
 
 
 @one_thread(CPU)  # products so small that threads wait for each other longer than they compute
-def encode_blocks(scheme: Scheme, blocks: Sequence[Images], progress: Callable[[int], None] | None = None) -> list[Coded]:
-    """Code blocks of images, each by itself; `progress` is called with the number of images just coded."""
-    words, n_latent = initial_words(scheme.most_initial_words), scheme.vae.n_latent
+def encode_blocks(scheme: Scheme, blocks: Sequence[Images], advance: Callable[[int], None] = SILENT.advance) -> list[Coded]:
+    """Code blocks of images side by side, each block on a stack of its own.
+
+    Args:
+        scheme: How the density codes.
+        blocks: Levels of images, [n, dims] each.
+        advance: Called with the number of images just coded.
+
+    Returns:
+        What was coded of each block.
+    """
+    code, words = _code_of(scheme), initial_words(scheme.most_initial_words)
     coders = [_stream.stack.AnsCoder(words) for _ in blocks]
     fewest = [len(words)] * len(blocks)
-    tables, shifts, p = PosteriorTables(), scheme.shifts(), prior(scheme.step_bits)
-    uniform_c = _stream.model.Uniform(scheme.n_particles) if scheme.particle_bits else None
-    found = [posteriors(scheme.vae, scheme.step_bits, images) for images in blocks]
-    for i in range(max(map(len, blocks)) - 1, -1, -1):
-        active = [c for c in range(len(blocks)) if i < len(blocks[c])]
-        pad = _pad(i, n_latent)
-        uniform = np.stack([coders[c].decode(_DRAW, n_latent) ^ pad for c in active]).astype(np.int64)
-        q = Posterior(*(np.stack([found[c][part][i] for c in active]) for part in range(2)))
-        drawn = _drawn(scheme, tables, shifts, q, uniform, np.stack([blocks[c][i] for c in active]))
-        for row, c in enumerate(active):
-            coder = coders[c]
-            chosen = int(coder.decode(drawn.choice[row])) if uniform_c else 0
-            fewest[c] = min(fewest[c], coder.num_words())
-            _push_rest(coder, drawn.rest[row, chosen], drawn.sizes[row, chosen])
-            coder.encode_reverse(drawn.bits[row], _DECISION, pixels.coder_weights(drawn.ones[row, chosen]))
-            coder.encode_reverse((drawn.k[row, chosen] - p.first).astype(np.int32), p.coder_model)
-            if uniform_c:
-                coder.encode_reverse(chosen, uniform_c)
-        if progress:
-            progress(len(active))
+    q = [posteriors(scheme.vae, scheme.step_bits, images) for images in blocks]
+    for i in range(max(map(len, blocks)) - 1, -1, -1):  # the decoder pops the first image first
+        active = [b for b, images in enumerate(blocks) if i < len(images)]
+        x = np.stack([blocks[b][i] for b in active])
+        q_x = Posterior(*(np.stack([q[b][part][i] for b in active]) for part in range(2)))
+        n_words = _push_image(code, [coders[b] for b in active], x, q_x, i)
+        for b, n in zip(active, n_words, strict=True):
+            fewest[b] = min(fewest[b], n)
+        advance(len(active))
     # Initial words that no image has touched are those below the two of the coder's state at its lowest.
     untouched = [max(0, low - 2) for low in fewest]
     return [
@@ -262,70 +187,165 @@ def encode_blocks(scheme: Scheme, blocks: Sequence[Images], progress: Callable[[
     ]
 
 
-def _push_rest(coder: Any, rest: Int64[np.ndarray, " latents"], sizes: Int64[np.ndarray, " latents"]) -> None:
-    """Which of the uniform numbers that stand for a latent; nothing where only one does."""
-    some = sizes > 1
-    coder.encode_reverse(rest[some].astype(np.int32), _REST, sizes[some].astype(np.int32))
-
-
-def _pop_rest(coder: Any, sizes: Int64[np.ndarray, " latents"]) -> Int64[np.ndarray, " latents"]:
-    found, some = np.zeros(len(sizes), dtype=np.int64), sizes > 1
-    found[some] = coder.decode(_REST, sizes[some].astype(np.int32))
-    return found
-
-
 @one_thread(CPU)  # products so small that threads wait for each other longer than they compute
 def decode_blocks(
-    scheme: Scheme, blocks: Sequence[Coded], progress: Callable[[int], None] | None = None
+    scheme: Scheme, blocks: Sequence[Coded], advance: Callable[[int], None] = SILENT.advance
 ) -> list[Images | None]:
-    """The images of blocks; None for a block that no encoder wrote with this model: its stack does not end as it began."""
+    """Decode blocks of images side by side.
+
+    Args:
+        scheme: How the density codes.
+        blocks: What `encode_blocks` gave, or claims to be that.
+        advance: Called with the number of images just decoded.
+
+    Returns:
+        The images of each block; None for a block that no encoder wrote with this model: its stack does not end as it began.
+    """
+    code = _code_of(scheme)
     coders = [_stream.stack.AnsCoder(block.words) for block in blocks]
-    found = [np.zeros((block.n_images, scheme.vae.n_dims), dtype=np.uint8) for block in blocks]
-    sound = [True] * len(blocks)
-    tables, shifts = PosteriorTables(), scheme.shifts()
+    images = [np.zeros((block.n_images, scheme.vae.n_dims), dtype=np.uint8) for block in blocks]
+    possible = [True] * len(blocks)
     for i in range(max(block.n_images for block in blocks)):
-        active = [c for c in range(len(blocks)) if sound[c] and i < blocks[c].n_images]
+        active = [b for b, block in enumerate(blocks) if possible[b] and i < block.n_images]
         if not active:
             break
-        x, good = _decode_image(scheme, tables, shifts, [coders[c] for c in active], i)
-        for row, c in enumerate(active):
-            found[c][i], sound[c] = x[row], bool(good[row])
-        if progress:
-            progress(len(active))
+        x, possible_x = _pop_image(code, [coders[b] for b in active], i)
+        for row, b in enumerate(active):
+            images[b][i], possible[b] = x[row], bool(possible_x[row])
+        advance(len(active))
     return [
-        images if good and np.array_equal(coder.get_compressed(), initial_words(block.n_initial)) else None
-        for images, good, coder, block in zip(found, sound, coders, blocks, strict=True)
+        x if could and np.array_equal(coder.get_compressed(), initial_words(block.n_initial)) else None
+        for x, could, coder, block in zip(images, possible, coders, blocks, strict=True)
     ]
 
 
-def _decode_image(
-    scheme: Scheme, tables: PosteriorTables, shifts: Int64[np.ndarray, "particles latents"], coders: Sequence[Any], i: int
-) -> tuple[Images, Bool[np.ndarray, " n"]]:
-    """The next image of every stack, and whether an encoder can have written it."""
-    vae, p = scheme.vae, prior(scheme.step_bits)
-    uniform_c = _stream.model.Uniform(scheme.n_particles) if scheme.particle_bits else None
-    chosen = np.array([int(coder.decode(uniform_c)) if uniform_c else 0 for coder in coders])
-    k = np.stack([coder.decode(p.coder_model, vae.n_latent) for coder in coders]).astype(np.int64) + p.first
-    x = _read(coders, vae, _decoded(scheme, k))
-    q = posteriors(vae, scheme.step_bits, x)
-    first, sizes = tables.interval(q.table, k - q.centre)
-    good = np.asarray((sizes > 0).all(axis=1))
-    sizes = np.maximum(sizes, 1)
-    rest = np.stack([_pop_rest(coder, row) for coder, row in zip(coders, sizes, strict=True)])
-    uniform = (first + rest - shifts[chosen]) & ((1 << DRAW_BITS) - 1)
-    pad = _pad(i, vae.n_latent)
-    drawn = _drawn(scheme, tables, shifts, q, uniform, x) if uniform_c else None
-    for row, coder in enumerate(coders):
-        if drawn is not None:
-            coder.encode_reverse(int(chosen[row]), drawn.choice[row])
-        coder.encode_reverse(uniform[row].astype(np.int32) ^ pad, _DRAW)
-    return x, good
+def _push_image(code: _Code, coders: Sequence[Any], x: Images, q: Posterior, i: int) -> list[int]:
+    """Push the i-th image of some blocks; the words that each stack had when it was lowest."""
+    u = _pop_uniform(code, coders, i)
+    drawn = _draw_particles(code, q, u, x)
+    c = _pop_by_weight(code, coders, drawn)
+    n_words, rows = [coder.num_words() for coder in coders], np.arange(len(coders))
+    _push_rest(coders, drawn.rest[rows, c], drawn.sizes[rows, c])
+    _push_pixels(coders, drawn.bits, drawn.ones[rows, c])
+    _push_latents(code, coders, drawn.k[rows, c])
+    _push_number(code, coders, c)
+    return n_words
 
 
-def _read(coders: Sequence[Any], vae: IntegerVAE, bit_parts: pixels.Bits) -> Images:
-    """The pixels of the next image of every stack."""
+def _pop_image(code: _Code, coders: Sequence[Any], i: int) -> tuple[Images, Bool[np.ndarray, " n"]]:
+    """Pop the i-th image of some blocks, and whether an encoder can have pushed it."""
+    c = _pop_number(code, coders)
+    k = _pop_latents(code, coders)
+    x = _pop_pixels(code, coders, k)
+    q = posteriors(code.scheme.vae, code.scheme.step_bits, x)
+    first, sizes = code.tables.interval(q.table, k - q.centre)
+    rest = _pop_rest(coders, np.maximum(sizes, 1))
+    u = (first + rest - code.shifts[c]) & ((1 << DRAW_BITS) - 1)
+    if code.number is not None:
+        _push_by_weight(coders, _draw_particles(code, q, u, x), c)
+    _push_uniform(code, coders, u, i)
+    return x, np.asarray((sizes > 0).all(axis=1))
+
+
+def _draw_particles(code: _Code, q: Posterior, u: Int64[np.ndarray, "n latents"], x: Images) -> _Particles:
+    """All particles of some images, from their posteriors and uniform numbers."""
+    vae, p = code.scheme.vae, code.prior
+    shifted = (u[:, None] + code.shifts) & ((1 << DRAW_BITS) - 1)
+    offsets = code.tables.drawn(q.table[:, None], shifted)
+    first, sizes = code.tables.interval(q.table[:, None], offsets)
+    k = offsets + q.centre[:, None]
+    n, n_particles, n_latent = k.shape
+    bit_parts = _bit_parts(code, k.reshape(-1, n_latent))
+    repeated = np.repeat(x.astype(np.int64), n_particles, axis=0)
+    places = range(pixels.n_bits(vae.levels) - 1, -1, -1)
+    ones = np.concatenate([bit_parts(repeated >> (place + 1), place) for place in places], axis=1)
+    ones = ones.reshape(n, n_particles, -1)
+    bits = np.concatenate([(x >> place & 1).astype(np.int32) for place in places], axis=1)
+    weights: list[Any] = []
+    if n_particles > 1:
+        log_w = log_parts(np.where(bits[:, None] == 1, ones, (1 << PART_BITS) - ones)).sum(axis=2)
+        log_w += log_parts(p.parts[k - p.first]).sum(axis=2) - log_parts(sizes).sum(axis=2)
+        weights = [coder_model(parts((row.max() - row) >> 4)) for row in log_w]
+    return _Particles(k, shifted - first, sizes, ones, bits, weights)
+
+
+def _bit_parts(code: _Code, k: Int64[np.ndarray, "n latents"]) -> pixels.Bits:
+    """Probabilities of the pixels' bits, given latents."""
+    vae = code.scheme.vae
+    outputs = run_integers(vae.decoder, latent_values(k, code.scheme.step_bits))
+    return pixels.bit_parts(vae.observation, vae.levels, outputs)
+
+
+# What is pushed and popped, in the encoder's order: one stack and one row of the arrays for each image.
+
+
+def _pop_uniform(code: _Code, coders: Sequence[Any], i: int) -> Int64[np.ndarray, "n latents"]:
+    pad = _pad(i, code.scheme.vae.n_latent)
+    return np.stack([coder.decode(_DRAW, len(pad)) ^ pad for coder in coders]).astype(np.int64)
+
+
+def _push_uniform(code: _Code, coders: Sequence[Any], u: Int64[np.ndarray, "n latents"], i: int) -> None:
+    pad = _pad(i, code.scheme.vae.n_latent)
+    for coder, row in zip(coders, u, strict=True):
+        coder.encode_reverse(row.astype(np.int32) ^ pad, _DRAW)
+
+
+def _pop_by_weight(code: _Code, coders: Sequence[Any], drawn: _Particles) -> Int64[np.ndarray, " n"]:
+    if code.number is None:
+        return np.zeros(len(coders), dtype=np.int64)
+    return np.array([int(coder.decode(weights)) for coder, weights in zip(coders, drawn.weights, strict=True)])
+
+
+def _push_by_weight(coders: Sequence[Any], drawn: _Particles, c: Int64[np.ndarray, " n"]) -> None:
+    for coder, weights, number in zip(coders, drawn.weights, c, strict=True):
+        coder.encode_reverse(int(number), weights)
+
+
+def _push_rest(coders: Sequence[Any], rest: Int64[np.ndarray, "n latents"], sizes: Int64[np.ndarray, "n latents"]) -> None:
+    for coder, which, size in zip(coders, rest, sizes, strict=True):
+        some = size > 1  # where one uniform number stands for a latent, nothing is left open
+        coder.encode_reverse(which[some].astype(np.int32), _REST, size[some].astype(np.int32))
+
+
+def _pop_rest(coders: Sequence[Any], sizes: Int64[np.ndarray, "n latents"]) -> Int64[np.ndarray, "n latents"]:
+    rest = np.zeros_like(sizes)
+    for coder, which, size in zip(coders, rest, sizes, strict=True):
+        some = size > 1
+        which[some] = coder.decode(_REST, size[some].astype(np.int32))
+    return rest
+
+
+def _push_pixels(
+    coders: Sequence[Any], bits: Int32[np.ndarray, "n decisions"], ones: Int64[np.ndarray, "n decisions"]
+) -> None:
+    for coder, row, parts_of_row in zip(coders, bits, ones, strict=True):
+        coder.encode_reverse(row, _DECISION, pixels.coder_weights(parts_of_row))
+
+
+def _pop_pixels(code: _Code, coders: Sequence[Any], k: Int64[np.ndarray, "n latents"]) -> Images:
+    vae, bit_parts = code.scheme.vae, _bit_parts(code, k)
     x = np.zeros((len(coders), vae.n_dims), dtype=np.int64)
     for place in range(pixels.n_bits(vae.levels) - 1, -1, -1):
         weights = pixels.coder_weights(bit_parts(x, place))
         x = x << 1 | np.stack([coder.decode(_DECISION, row) for coder, row in zip(coders, weights, strict=True)])
     return np.minimum(x, vae.levels - 1).astype(np.uint8)
+
+
+def _push_latents(code: _Code, coders: Sequence[Any], k: Int64[np.ndarray, "n latents"]) -> None:
+    for coder, row in zip(coders, k, strict=True):
+        coder.encode_reverse((row - code.prior.first).astype(np.int32), code.prior.coder_model)
+
+
+def _pop_latents(code: _Code, coders: Sequence[Any]) -> Int64[np.ndarray, "n latents"]:
+    k = [coder.decode(code.prior.coder_model, code.scheme.vae.n_latent) for coder in coders]
+    return np.stack(k).astype(np.int64) + code.prior.first
+
+
+def _push_number(code: _Code, coders: Sequence[Any], c: Int64[np.ndarray, " n"]) -> None:
+    if code.number is not None:
+        for coder, number in zip(coders, c, strict=True):
+            coder.encode_reverse(int(number), code.number)
+
+
+def _pop_number(code: _Code, coders: Sequence[Any]) -> Int64[np.ndarray, " n"]:
+    return np.array([int(coder.decode(code.number)) if code.number is not None else 0 for coder in coders])

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmeval.compression.images import pixels
-from lmeval.compression.images.bitsback import MAX_PARTICLE_BITS, IntegerVAE, integer_vae
+from lmeval.compression.images.bitsback import MAX_PARTICLE_BITS
 from lmeval.compression.images.imagefile import DTYPES
+from lmeval.compression.images.integer_vae import IntegerVAE, integer_vae
 from lmeval.compression.images.latent_tables import FEWEST_STEP_BITS, MAX_STEP_BITS
 from lmeval.data.resources import bundled_by_fingerprint
-from lmeval.densities.modelfile import LoadedDensity, is_density, load_density
+from lmeval.densities.modelfile import LoadedDensity, load_density, names_density
 from lmeval.densities.networks import OBSERVATIONS, LayeredVAE
 from lmeval.errors import CorruptArchive, ModelError, ModelMismatch
 
@@ -81,11 +82,6 @@ def short_name(density: LoadedDensity) -> str:
     return path.stem if path.suffix in (".yaml", ".yml") else path.name
 
 
-def names_density(model: Any) -> bool:
-    """Whether this is a density, or the name of one."""
-    return isinstance(model, LoadedDensity) or (isinstance(model, str | Path) and is_density(str(model)))
-
-
 def whole_numbers(density: LoadedDensity) -> IntegerVAE:
     """The density as bits-back coding runs it. Raises ModelError, one line, for one that has no encoder and decoder."""
     if not isinstance(density.model, LayeredVAE):
@@ -120,6 +116,7 @@ def needed_density(wanted: DensitySettings, given: Any, data_dir: str | None) ->
             f"{density.name} has the weights of {wanted.name}, but its file puts them together differently: give the "
             "density file that encoded with --model"
         )
-    if (vae.observation, vae.levels, vae.n_dims, vae.n_latent) != wanted[3:7]:
+    described = (wanted.observation, wanted.levels, wanted.n_dims, wanted.n_latent)
+    if (vae.observation, vae.levels, vae.n_dims, vae.n_latent) != described:
         raise CorruptArchive("the archive's header contradicts the density that it names")
     return vae

@@ -13,16 +13,11 @@ from jaxtyping import Float64, UInt8
 
 from lmeval import results
 from lmeval.compression.container import archive
-from lmeval.compression.container.archive import Block
+from lmeval.compression.container.frame import MAX_BLOCK_BYTES, Block, digest
+from lmeval.compression.container.kinds import REGISTRY
+from lmeval.compression.container.plain import plain_block, roughly_plain_size
 from lmeval.compression.images import bitsback
-from lmeval.compression.images.bitsback import (
-    MAX_PARTICLE_BITS,
-    Coded,
-    IntegerVAE,
-    Scheme,
-    blocks_together,
-    particle_numbers,
-)
+from lmeval.compression.images.bitsback import MAX_PARTICLE_BITS, Coded, Scheme, blocks_together
 from lmeval.compression.images.density_header import (
     DensityLike,
     DensitySettings,
@@ -32,6 +27,9 @@ from lmeval.compression.images.density_header import (
     whole_numbers,
 )
 from lmeval.compression.images.imagefile import ImageFile, bytes_of, levels_of, read_layout
+from lmeval.compression.images.integer_vae import ROWS, IntegerVAE, chosen_step_bits, particle_numbers
+from lmeval.compression.images.kinds import BITSBACK
+from lmeval.compression.images.latent_tables import FEWEST_STEP_BITS
 from lmeval.compute.seeds import seeded
 from lmeval.densities.networks import LayeredVAE
 from lmeval.errors import InputError, ModelError
@@ -69,7 +67,7 @@ class ImageCompression:
     net_bits: int
     elbo: Estimate | None
     draw_nats: float
-    n_blocks: tuple[int, ...]
+    n_blocks: dict[str, int]
     n_not_verified: int
     settings: DensitySettings
     encode_seconds: float
@@ -137,8 +135,8 @@ def compress_images_to(
     layout = read_layout(data, vae.n_dims)
     for first, n in _spans(layout, BLOCK_IMAGES):
         levels_of(data, layout, first, n, vae.levels, loaded.name)  # refused here, before anything is written
-    sample = levels_of(data, layout, 0, min(layout.n, bitsback.ROWS), vae.levels, loaded.name)
-    step_bits = bitsback.chosen_step_bits(vae, sample) if layout.n else bitsback.FEWEST_STEP_BITS
+    sample = levels_of(data, layout, 0, min(layout.n, ROWS), vae.levels, loaded.name)
+    step_bits = chosen_step_bits(vae, sample) if layout.n else FEWEST_STEP_BITS
     wanted = DensitySettings(
         short_name(loaded),
         loaded.weights_sha256,
@@ -189,7 +187,7 @@ def _meta(data: memoryview, wanted: DensitySettings) -> dict[str, Any]:
 
 def _spans(layout: ImageFile, block_images: int) -> Iterator[tuple[int, int]]:
     """Blocks of images: first and number; about equally many in each."""
-    most = min(block_images, archive.MAX_BLOCK_BYTES // max(1, layout.image_bytes))
+    most = min(block_images, MAX_BLOCK_BYTES // max(1, layout.image_bytes))
     if most < 1:
         raise ModelError(f"an image of {layout.image_bytes:,} bytes is larger than a block of an archive can be")
     n_blocks = -(-layout.n // most)
@@ -218,7 +216,7 @@ class _Job:
     verify_seconds: float = 0.0
     lines: list[tuple[int, int]] = field(default_factory=list)
     draws: list[Float64[np.ndarray, "samples n"]] = field(default_factory=list)
-    n_blocks: list[int] = field(default_factory=lambda: [0] * len(archive.KINDS))
+    n_blocks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REGISTRY, 0))
 
     def blocks(self) -> Iterator[Block]:
         """All blocks of the archive: what is in front of the images, the images, what is behind them."""
@@ -237,7 +235,7 @@ class _Job:
     def _plain(self, first: int, stop: int) -> Iterator[Block]:
         for begin in range(first, stop, PLAIN_BLOCK_BYTES):
             piece = bytes(self.data[begin : min(stop, begin + PLAIN_BLOCK_BYTES)])
-            yield self._counted(archive.plain_block(piece, begin))
+            yield self._counted(plain_block(piece, begin))
             self._tell("encoding", len(piece))
             self._tell("verifying", len(piece))
 
@@ -258,8 +256,8 @@ class _Job:
             self.n_not_verified += back is None or not np.array_equal(back, x)
             size_here = 4 * len(part.words)
             # The plain codecs' best effort takes longer than all the rest: not where it would be in vain.
-            if not good or size_here * IN_VAIN >= archive.roughly_plain_size(piece):
-                plain = archive.plain_block(piece, offset)
+            if not good or size_here * IN_VAIN >= roughly_plain_size(piece):
+                plain = plain_block(piece, offset)
                 if not good or len(plain.payload) <= size_here:
                     yield self._counted(plain)
                     continue
@@ -295,7 +293,7 @@ class _Job:
             net_bits=self.net_bits,
             elbo=mean_estimate(draws.mean(axis=0)) if draws.shape[1] else None,
             draw_nats=noise,
-            n_blocks=tuple(self.n_blocks),
+            n_blocks=self.n_blocks,
             n_not_verified=self.n_not_verified,
             settings=self.wanted,
             encode_seconds=self.encode_seconds,
@@ -307,14 +305,14 @@ class _Job:
 def bitsback_block(coded: Coded, data: bytes, offset: int) -> Block:
     """The block of the archive that holds coded images."""
     return Block(
-        kind=archive.BITSBACK,
+        kind=BITSBACK,
         flags=0,
         offset=offset,
         n_bytes=len(data),
         n_lanes=0,
-        n_tokens=coded.n_images,
-        group_tokens=coded.n_initial,
-        digest=archive.digest(data),
+        n_units=coded.n_images,
+        parameter=coded.n_initial,
+        digest=digest(data),
         payload=coded.words.astype("<u4").tobytes(),
     )
 

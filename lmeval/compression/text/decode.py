@@ -8,11 +8,13 @@ from jaxtyping import Float, Float64, Int32, Int64
 from torch import Tensor
 
 from lmeval.compression.coding import coder, grid
-from lmeval.compression.container import archive
+from lmeval.compression.container.frame import Block, checked
+from lmeval.compression.container.kinds import Lost
 from lmeval.compression.text import adaptive, lanes, tree
+from lmeval.compression.text.encode import ADAPTED, EXTRA_SPACE
 from lmeval.compression.text.model_header import ModelSettings
 from lmeval.compute.threads import half_the_threads, tuned_threads
-from lmeval.errors import CorruptArchive
+from lmeval.errors import CorruptArchive, NumericalDrift
 from lmeval.models import CausalLM
 from lmeval.models.spelling import decode_bytes
 from lmeval.models.stepwise import advance, open_lanes, restart, stepping
@@ -22,27 +24,28 @@ class _BlockReader:
     """One block on its way: its coder, the phases of its tokens, where its lanes stand among all lanes, and the online
     models of an adapted block."""
 
-    def __init__(self, block: archive.Block, first_lane: int, settings: ModelSettings) -> None:
-        n_groups = -(-block.n_tokens // block.group_tokens)
+    def __init__(self, block: Block, first_lane: int, settings: ModelSettings, number: int = 0) -> None:
+        n_groups = -(-block.n_units // block.parameter)
         ranks, size = coder.decode_ranks(block.payload, n_groups)
         self.block = block
+        self.number = number  # among the blocks that are decoded together
         self.online = None
-        if block.kind == archive.ADAPTED:
+        if block.kind == ADAPTED:
             if settings.adapt == "none":
                 raise CorruptArchive("the archive has adapted blocks, but its header names no level of adaptation")
-            self.online = adaptive.open_adaptive(settings.adapt, settings.depth, block.n_tokens, block.n_lanes)
+            self.online = adaptive.open_adaptive(settings.adapt, settings.depth, block.n_units, block.n_lanes)
         self.phases = grid.phase_of(ranks)
         self.bits = coder.BitReader(block.payload[size:])
         self.first_lane = first_lane
-        self.ids = np.empty(block.n_tokens, dtype=np.int64)  # in coding order
+        self.ids = np.empty(block.n_units, dtype=np.int64)  # in coding order
         self.lanes = slice(first_lane, first_lane)  # that have a token at the present step
 
     def begin(self, step: int) -> Int64[np.ndarray, " active"]:
         """Go to a step; the phases of its tokens."""
-        active = lanes.n_active(step, self.block.n_tokens, self.block.n_lanes)
+        active = lanes.n_active(step, self.block.n_units, self.block.n_lanes)
         self.lanes = slice(self.first_lane, self.first_lane + active)
         numbers = step * self.block.n_lanes + np.arange(active)
-        return self.phases[numbers // self.block.group_tokens]
+        return self.phases[numbers // self.block.parameter]
 
     def read(self, frequencies: Int64[np.ndarray, " active"]) -> Int32[np.ndarray, " active"]:
         """One decision of every active lane."""
@@ -56,35 +59,56 @@ class _BlockReader:
 
     def tokens(self) -> Int64[np.ndarray, " tokens"]:
         """The ids in the order of the text."""
-        return self.ids[lanes.coding_order(self.block.n_tokens, self.block.n_lanes)]
+        return self.ids[lanes.coding_order(self.block.n_units, self.block.n_lanes)]
 
 
 def decode_blocks(
     model: CausalLM,
     settings: ModelSettings,
-    blocks: Sequence[archive.Block],
+    blocks: Sequence[Block],
     lanes_per_pass: int | None = None,
     progress: Callable[[int], None] | None = None,
-) -> list[bytes | None]:
-    """The data of model-coded blocks, decoded together; None for a block whose data do not match their checksum.
+) -> list[bytes | Lost]:
+    """Decode blocks that a language model coded, all of their lanes together.
 
-    `progress` is called with the number of tokens that were decoded. Raises CorruptArchive for phases no encoder wrote.
+    Args:
+        model: The model that encoded.
+        settings: What the archive's header says of it.
+        blocks: Blocks of the kinds "model" and "adapted".
+        lanes_per_pass: How many lanes go through the network at a time; None for as many as memory suggests.
+        progress: Called with the number of tokens that were decoded.
+
+    Returns:
+        The data of each block; Lost where its payload cannot be an encoder's (CorruptArchive), or where its data do not
+        match their checksum: as the payload's did, the model's numbers here must have gone astray (NumericalDrift).
     """
     readers: list[_BlockReader] = []
-    for block in blocks:
-        first = readers[-1].first_lane + readers[-1].block.n_lanes if readers else 0
-        readers.append(_BlockReader(block, first, settings))
-    n_lanes = readers[-1].first_lane + readers[-1].block.n_lanes
-    state = _Lanes(model, settings, n_lanes, lanes_per_pass)
-    phase = np.zeros(n_lanes, dtype=np.int64)
-    with stepping(model), tuned_threads(model.device) as tuner:
-        for _ in range(max(lanes.n_steps(reader.block.n_tokens, reader.block.n_lanes) for reader in readers)):
+    found: list[bytes | Lost | None] = [None] * len(blocks)
+    n_lanes = 0
+    for i, block in enumerate(blocks):
+        try:
+            readers.append(_BlockReader(block, n_lanes, settings, i))
+        except CorruptArchive as error:
+            found[i] = Lost(error)
+            continue
+        n_lanes += block.n_lanes
+    if readers:
+        _read_lanes(_Lanes(model, settings, n_lanes, lanes_per_pass), readers, progress)
+    for reader in readers:
+        found[reader.number] = _data(model, reader)
+    return [data for data in found if data is not None]
+
+
+def _read_lanes(state: "_Lanes", readers: list[_BlockReader], progress: Callable[[int], None] | None) -> None:
+    """Every token of every lane, into the readers' ids."""
+    phase = np.zeros(state.n_lanes, dtype=np.int64)
+    with stepping(state.model), tuned_threads(state.model.device) as tuner:
+        for _ in range(max(lanes.n_steps(reader.block.n_units, reader.block.n_lanes) for reader in readers)):
             state.take(_decode_step(state, readers, phase))
             n_decoded = sum(reader.lanes.stop - reader.lanes.start for reader in readers)
             tuner.lap(n_decoded)
             if progress:
                 progress(n_decoded)
-    return [_data(model, reader) for reader in readers]
 
 
 def _decode_step(
@@ -116,6 +140,7 @@ class _Lanes:
     def __init__(self, model: CausalLM, settings: ModelSettings, n_lanes: int, lanes_per_pass: int | None) -> None:
         self.model = model
         self.settings = settings
+        self.n_lanes = n_lanes
         self.step = 0
         self._cache = open_lanes(model, n_lanes, settings.layout.window, lanes_per_pass)
         self._recent = np.zeros((n_lanes, 0), dtype=np.int64)  # the last tokens of every lane: `overlap` of them, or one
@@ -140,16 +165,16 @@ class _Lanes:
         return torch.from_numpy(np.ascontiguousarray(ids)).to(self.model.device)
 
 
-def _data(model: CausalLM, reader: _BlockReader) -> bytes | None:
-    if not reader.bits.used_up():
-        return None
-    data = decode_bytes(model.encoder, reader.tokens())
-    if reader.block.flags & archive.EXTRA_SPACE:
-        data = data[1:]
+def _data(model: CausalLM, reader: _BlockReader) -> bytes | Lost:
+    block = reader.block
+    data = decode_bytes(model.encoder, reader.tokens())[block.flags & EXTRA_SPACE :]
     try:
-        return archive.checked(reader.block, data)
+        if not reader.bits.used_up():
+            raise CorruptArchive("a block holds more than its data")
+        return checked(block, data)
     except CorruptArchive:
-        return None
+        where = f"bytes {block.offset:,} to {block.offset + block.n_bytes:,}"
+        return Lost(NumericalDrift(f"{where} decode to something else than was encoded"))
 
 
 def stepwise_log_odds(

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64, Int32, Int64
 
 from lmeval.compression.coding import coder, grid
-from lmeval.compression.container import archive
+from lmeval.compression.container.frame import Block, digest
 from lmeval.compression.text import adaptive, lanes, tree
 from lmeval.compression.text.model_header import ModelSettings
 from lmeval.compute.place import alone
@@ -17,6 +17,11 @@ from lmeval.models.logprobs import logit_slices
 from lmeval.models.spelling import ByteTokens
 from lmeval.progress import paced
 from lmeval.scoring.batching import batching_at, plan_batches
+
+MODEL, ADAPTED = "model", "adapted"
+BY_MODEL = (MODEL, ADAPTED)
+"""Kinds of blocks that hold tokens of a language model: coded by it alone, and by online models behind it."""
+EXTRA_SPACE = 1  # flag: the space that the tokens spell first is not data
 
 
 class CodeLength(NamedTuple):
@@ -38,7 +43,7 @@ class CodeLength(NamedTuple):
 class CodedTokens(NamedTuple):
     """A payload with its block's kind and the length of its groups, and an account of its bits."""
 
-    kind: int
+    kind: str
     payload: bytes
     group_tokens: int
     length: CodeLength
@@ -81,7 +86,7 @@ def encode_tokens(
     words = coder.encode_bits(*(_as_decoded(part, n_lanes) for part in (bits, frequencies)))
     ranks = coder.encode_ranks(phases.ranks)
     length = CodeLength(ideal, quantised - ideal, 8.0 * len(ranks), adapted - quantised, 8.0 * len(words) - adapted)
-    kind = archive.ADAPTED if adapting else archive.MODEL
+    kind = ADAPTED if adapting else MODEL
     return CodedTokens(kind, ranks + words, phases.group_tokens, length)
 
 
@@ -143,16 +148,16 @@ def _window_log_odds(
     return out.cpu().numpy()
 
 
-def model_block(coded: CodedTokens, tokens: ByteTokens, data: bytes, offset: int, n_lanes: int) -> archive.Block:
+def model_block(coded: CodedTokens, tokens: ByteTokens, data: bytes, offset: int, n_lanes: int) -> Block:
     """The block of the archive that holds coded tokens."""
-    return archive.Block(
+    return Block(
         kind=coded.kind,
-        flags=archive.EXTRA_SPACE if tokens.extra_space else 0,
+        flags=EXTRA_SPACE if tokens.extra_space else 0,
         offset=offset,
         n_bytes=len(data),
         n_lanes=n_lanes,
-        n_tokens=len(tokens.ids),
-        group_tokens=coded.group_tokens,
-        digest=archive.digest(data),
+        n_units=len(tokens.ids),
+        parameter=coded.group_tokens,
+        digest=digest(data),
         payload=coded.payload,
     )

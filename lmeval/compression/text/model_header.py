@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lmeval.compression.coding.grid import MAX_CELLS, Grid
-from lmeval.compression.container.archive import LEVELS
 from lmeval.compression.text.lanes import Layout
+from lmeval.compression.text.online.recipes import LEVELS
 from lmeval.compression.text.tree import depth_of
 from lmeval.data.resources import bundled_by_fingerprint
 from lmeval.errors import CorruptArchive, ModelMismatch
@@ -25,7 +25,7 @@ class ModelSettings(NamedTuple):
     `epsilon` (nats): how far any log-probability of the decoder may be off, beyond the `drift` (nats, of log-odds) that the
     encoder measured between its parallel and its stepwise pass; the grid's margin is 2 epsilon + drift. `canary`: a few ids
     of the text with their log-probabilities in the encoder's pass, read behind the start token. `adapt`: the level of the
-    online models (archive.LEVELS) that blocks of this model are coded with; it stands in the header beside the model.
+    online models (recipes.LEVELS) that blocks of this model are coded with; it stands in the header beside the model.
     """
 
     name: str

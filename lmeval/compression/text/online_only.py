@@ -11,12 +11,14 @@ from jaxtyping import Int64, UInt32, UInt64
 
 from lmeval.compression.coding import coder
 from lmeval.compression.coding.grid import FREQUENCY_BITS
-from lmeval.compression.container import archive
+from lmeval.compression.container.frame import Block, checked, digest
 from lmeval.compression.text import adaptive, tree
 from lmeval.compression.text.online.compiled import compiled
+from lmeval.compression.text.online.recipes import LEVELS, online_level
 from lmeval.compression.text.online.state import State, decide_step, learn_step
 from lmeval.errors import CorruptArchive
 
+ONLINE = "online"
 BYTE_BITS = 8
 EVEN = 1 << (FREQUENCY_BITS - 1)
 BYTES_AT_ONCE = 4096  # between two calls of `progress`
@@ -26,37 +28,37 @@ _PARTS, _MASK, _LEAST = np.uint64(1 << 24), np.uint64((1 << 24) - 1), np.uint64(
 _WORD, _PART_BITS = np.uint64(32), np.uint64(24)
 
 
-def online_block(data: bytes, offset: int, level: str, progress: Callable[[int], None] | None = None) -> archive.Block:
-    """The block of some bytes, at least one and at most archive.MAX_BLOCK_TOKENS. `progress` is told of bytes."""
+def online_block(data: bytes, offset: int, level: str, progress: Callable[[int], None] | None = None) -> Block:
+    """The block of some bytes, at least one and at most frame.MAX_BLOCK_UNITS. `progress` is told of bytes."""
     ids = np.frombuffer(data, dtype=np.uint8).astype(np.int64)
     even = np.broadcast_to(np.int32(EVEN), (len(ids), BYTE_BITS))
     adapted = adaptive.adapt_known(_opened(level, len(ids)), even, ids, progress)
     words = coder.encode_bits(tree.path_bits(ids, BYTE_BITS).reshape(-1), adapted.reshape(-1))
-    payload = bytes([archive.LEVELS.index(level)]) + words
-    return archive.Block(archive.ONLINE, 0, offset, len(data), 1, len(data), 0, archive.digest(data), payload)
+    payload = bytes([LEVELS.index(level)]) + words
+    return Block(ONLINE, 0, offset, len(data), 1, len(data), 0, digest(data), payload)
 
 
 def _opened(level: str, n_bytes: int) -> adaptive.Adaptive:
     return adaptive.open_adaptive(level, BYTE_BITS, n_bytes, 1, use_model=False)
 
 
-def online_data(block: archive.Block, progress: Callable[[int], None] | None = None) -> bytes:
+def online_data(block: Block, progress: Callable[[int], None] | None = None) -> bytes:
     """The data of such a block. Raises CorruptArchive where they do not match their checksum."""
-    level, words = archive.online_level(block), block.payload[1:]
+    level, words = online_level(block.payload), block.payload[1:]
     if len(words) % 4 or (words and not any(words[-4:])):
         raise CorruptArchive("the coded data of a block cannot have been written by the encoder")
-    state = _opened(level, block.n_tokens).state
+    state = _opened(level, block.n_units).state
     stack = _Stack(np.frombuffer(words, dtype="<u4").astype(np.uint32), np.zeros(1, np.uint64), np.zeros(1, np.int64))
     stack.left[0] = len(stack.words)
     _fill(stack)
-    for first in range(0, block.n_tokens, BYTES_AT_ONCE):
-        stop = min(first + BYTES_AT_ONCE, block.n_tokens)
+    for first in range(0, block.n_units, BYTES_AT_ONCE):
+        stop = min(first + BYTES_AT_ONCE, block.n_units)
         _decode(state, stack, first, stop)
         if progress:
             progress(stop - first)
     if stack.left[0] or stack.state[0]:
         raise CorruptArchive("an online block holds more than its data")
-    return archive.checked(block, state.ids.astype(np.uint8).tobytes())
+    return checked(block, state.ids.astype(np.uint8).tobytes())
 
 
 class _Stack(NamedTuple):

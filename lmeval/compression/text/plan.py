@@ -4,17 +4,16 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from lmeval.compression.container import archive
-from lmeval.compression.container.archive import LEVELS
+from lmeval.compression.container import frame
+from lmeval.compression.text.online.recipes import LEVELS
 from lmeval.compression.text.survey import COLD_START_SHARE, Survey
+from lmeval.compute.memory import LANES, at_once
+from lmeval.compute.place import Place
 from lmeval.errors import InputError
-from lmeval.models import CausalLM
 
 BLOCK_LANES = 128
 LANE_TOKENS = 8192  # of a lane in a large input: its cold start then costs next to nothing
 BLOCK_DECISIONS = 1 << 22  # 24 bytes of memory for each while a block is coded
-GROUP_LANES = {"cpu": 512, "cuda": 1024}  # of several blocks, coded and verified together: what decoding is fast with
-CACHE_BYTES = 2 << 30  # keys and values of all lanes of a block, at most (a single lane always goes)
 CUT_BYTES = 256  # how far before its goal a block may end
 PLAIN_BLOCK_BYTES = 1 << 20  # where no model codes
 # Online models begin anew in every block and learn from all its lanes, so adapted blocks are large, and few lanes know more
@@ -50,8 +49,8 @@ def check_settings(settings: CompressSettings) -> None:
         value = getattr(settings, name)
         if value is not None and (not isinstance(value, int) or value < 1):
             raise InputError(f"{name} must be a whole number of at least 1, or None, not {value!r}")
-    if settings.lanes is not None and settings.lanes > archive.MAX_LANES:
-        raise InputError(f"{settings.lanes:,} lanes are more than the {archive.MAX_LANES:,} that an archive can hold")
+    if settings.lanes is not None and settings.lanes > frame.MAX_LANES:
+        raise InputError(f"{settings.lanes:,} lanes are more than the {frame.MAX_LANES:,} that an archive can hold")
     if settings.tolerance is not None and not 0 <= settings.tolerance <= 1:
         raise InputError(f"tolerance {settings.tolerance!r} must lie between 0 and 1 nat")
     if settings.adapt not in LEVELS:
@@ -66,20 +65,19 @@ class Plan(NamedTuple):
     blocks_at_once: int
 
 
-def plan_blocks(found: Survey | None, n_bytes: int, settings: CompressSettings, model: CausalLM) -> Plan:
+def plan_blocks(found: Survey | None, n_bytes: int, settings: CompressSettings, place: Place) -> Plan:
     """As many lanes as decode fast together, if their cold starts allow it, in as few blocks as hold them."""
     if settings.adapting:
-        return _adapted_plan(found, n_bytes, settings.lanes)
+        return _adapted_plan(found, n_bytes, settings.lanes, place)
     if found is None:
         n_blocks = max(1, -(-n_bytes // PLAIN_BLOCK_BYTES))
         return Plan(-(-n_bytes // n_blocks), 1, 1)
     lanes, n_tokens = settings.lanes, n_bytes / found.bytes_per_token
-    in_memory = _lanes_in_memory(found)
-    together = min(GROUP_LANES.get(model.device.type, BLOCK_LANES), in_memory)
+    together = at_once(LANES, place, found.lane_bytes)
     shortest = max(2 * found.settings.layout.window, found.cold_start_bits / (COLD_START_SHARE * found.bits_per_token))
     length = min(max(shortest, n_tokens / together), max(shortest, LANE_TOKENS))
-    per_block = min(BLOCK_LANES, in_memory) if lanes is None else lanes
-    in_bounds = min(archive.MAX_BLOCK_TOKENS / 2, archive.MAX_BLOCK_BYTES / 2 / found.bytes_per_token)
+    per_block = min(BLOCK_LANES, together) if lanes is None else lanes
+    in_bounds = min(frame.MAX_BLOCK_UNITS / 2, frame.MAX_BLOCK_BYTES / 2 / found.bytes_per_token)
     most = min(per_block * length, in_bounds, BLOCK_DECISIONS / found.settings.depth)
     n_blocks = max(1, math.ceil(n_tokens / most))
     if lanes is not None:  # as asked for, in blocks no smaller than they would be otherwise
@@ -89,23 +87,19 @@ def plan_blocks(found: Survey | None, n_bytes: int, settings: CompressSettings, 
     return Plan(-(-n_bytes // n_blocks), chosen, max(1, together // chosen))
 
 
-def _lanes_in_memory(found: Survey) -> int:
-    return max(1, CACHE_BYTES // max(1, found.lane_bytes))
-
-
-def _adapted_plan(found: Survey | None, n_bytes: int, lanes: int | None) -> Plan:
+def _adapted_plan(found: Survey | None, n_bytes: int, lanes: int | None, place: Place) -> Plan:
     """One block at a time, as large as may be: each has online models of its own, and takes the memory that they do. Whether
     the language model or bytes alone are coded, a block has no more decisions than ADAPTED_BLOCK_DECISIONS."""
-    most = min(ADAPTED_BLOCK_DECISIONS / 8, float(archive.MAX_BLOCK_TOKENS))
+    most = min(ADAPTED_BLOCK_DECISIONS / 8, float(frame.MAX_BLOCK_UNITS))
     if found is None:
         n_blocks = max(1, math.ceil(n_bytes / most))
         return Plan(-(-n_bytes // n_blocks), 1, 1)
-    n_tokens = min(ADAPTED_BLOCK_DECISIONS / found.settings.depth, archive.MAX_BLOCK_TOKENS / 2)
+    n_tokens = min(ADAPTED_BLOCK_DECISIONS / found.settings.depth, frame.MAX_BLOCK_UNITS / 2)
     n_blocks = max(1, math.ceil(n_bytes / min(most, n_tokens * found.bytes_per_token)))
     block_bytes = -(-n_bytes // n_blocks)
     if lanes is not None:
         return Plan(block_bytes, lanes, 1)
-    limit = min(ADAPTED_LANES if n_blocks == 1 else ADAPTED_FULL_LANES, _lanes_in_memory(found))
+    limit = min(ADAPTED_LANES if n_blocks == 1 else ADAPTED_FULL_LANES, at_once(LANES, place, found.lane_bytes))
     shortest = max(ADAPTED_LANE_TOKENS, 2 * found.settings.layout.window)
     return Plan(block_bytes, max(1, min(limit, int(block_bytes / found.bytes_per_token / shortest))), 1)
 

@@ -11,11 +11,13 @@ VIEWS: dict[str, str] = {
     "benchmark": "lmeval.report.views.benchmark",
     "compare": "lmeval.report.views.compare",
     "compress": "lmeval.report.views.compress",
+    "decompress": "lmeval.report.views.decompress",
     "demo": "lmeval.report.views.demo",
     "images": "lmeval.report.views.images",
     "inspect": "lmeval.report.views.inspect",
     "likelihood": "lmeval.report.views.likelihood",
     "perplexity": "lmeval.report.views.perplexity",
+    "rescore": "lmeval.report.views.rescore",
     "run": "lmeval.report.views.run",
 }
 """The module of each kind's `view(report) -> list[Block]`."""

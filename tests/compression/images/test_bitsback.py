@@ -6,18 +6,8 @@ import pytest
 import torch
 from vaes import drawn, fitting_vae, random_vae, scheme
 
-from lmeval.compression.images.bitsback import (
-    Coded,
-    Images,
-    Scheme,
-    chosen_step_bits,
-    decode_blocks,
-    encode_blocks,
-    initial_words,
-    integer_vae,
-    network_input,
-    posteriors,
-)
+from lmeval.compression.images.bitsback import Coded, Scheme, decode_blocks, encode_blocks, initial_words
+from lmeval.compression.images.integer_vae import Images, chosen_step_bits, integer_vae, network_input, posteriors
 from lmeval.compression.images.latent_tables import MEAN_LIMIT
 from lmeval.densities.layers import Linear
 from lmeval.densities.modelfile import load_density

@@ -28,6 +28,7 @@ from lmeval.compression import (
     salvage,
 )
 from lmeval.compression.container import archive
+from lmeval.compression.container.kinds import REGISTRY
 from lmeval.densities.layers import Linear
 from lmeval.densities.modelfile import LoadedDensity
 from lmeval.densities.networks import LayeredVAE
@@ -61,7 +62,8 @@ def remade(change: Callable[[dict[str, Any], list[list[Any]], list[bytes]], None
     blocks = list(archive.read_blocks(memoryview(raw), part.blocks_begin, header))
     meta = json.loads(json.dumps(header.meta))
     fields = [
-        [b"LMZB", 0, b.n_bytes, b.offset, b.kind, b.flags, b.n_lanes, b.n_tokens, b.group_tokens, b.digest] for b in blocks
+        [b"LMZB", 0, b.n_bytes, b.offset, REGISTRY[b.kind].code, b.flags, b.n_lanes, b.n_units, b.parameter, b.digest]
+        for b in blocks
     ]
     payloads = [block.payload for block in blocks]
     change(meta, fields, payloads)
@@ -197,8 +199,8 @@ WRONG = {
     "one initial word less": (INITIAL, 5),
     "no initial words": (INITIAL, 0),
     "fewer bytes": (2, 2638),
-    "language model": (KIND, archive.MODEL),
-    "stored": (KIND, archive.STORED),
+    "language model": (KIND, REGISTRY["model"].code),
+    "stored": (KIND, REGISTRY["stored"].code),
 }
 
 

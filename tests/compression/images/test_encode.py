@@ -9,7 +9,6 @@ from samples import ROOT, shared
 from vaes import density, drawn, fitting_vae, npy, random_vae
 
 from lmeval.compression import ImageCompression, ImageSettings, compress, compress_images_to, decompress, inspect
-from lmeval.compression.container import archive
 from lmeval.compression.images.encode import bound_draws
 from lmeval.data.images import binarise, read_images
 from lmeval.densities.modelfile import LoadedDensity, load_density
@@ -63,7 +62,7 @@ def test_many_blocks(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(MODULE, "BLOCK_IMAGES", 7)
     data = npy(own(100)) + bytes(3)
     made, found = compressed(data, toy())
-    assert found.n_blocks[archive.BITSBACK] == 15
+    assert found.n_blocks["bits-back"] == 15
     assert decompress(made, toy()) == data
     sizes = [block["n_images"] for block in inspect(memoryview(made))[0]["blocks"] if block["kind"] == "bits-back"]
     assert sum(sizes) == 100 and max(sizes) - min(sizes) <= 1
@@ -80,7 +79,7 @@ def test_what_the_density_does_not_shorten_is_coded_without_it(monkeypatch: pyte
     both = npy(np.concatenate([np.zeros((500, 60), dtype=np.uint8), own(500)]))
     made, found = compressed(both, toy(), particles=1)
     assert decompress(made, toy()) == both
-    assert found.n_blocks[archive.BITSBACK] == 1 and found.n_coded == 500
+    assert found.n_blocks["bits-back"] == 1 and found.n_coded == 500
 
 
 def test_bytes_that_other_bytes_could_stand_for_come_back():

@@ -9,7 +9,7 @@ import torch
 from samples import ROOT
 from vaes import linear, random_vae, scheme
 
-from lmeval.compression.images.bitsback import encode_blocks, integer_vae
+from lmeval.compression.images.bitsback import encode_blocks
 from lmeval.compression.images.fixed_point import (
     CLIP,
     IntegerLayers,
@@ -18,6 +18,7 @@ from lmeval.compression.images.fixed_point import (
     layers_sha256,
     run_integers,
 )
+from lmeval.compression.images.integer_vae import integer_vae
 from lmeval.densities.layers import ACTIVATIONS, Layers, Linear, run_layers
 from lmeval.errors import ModelError
 

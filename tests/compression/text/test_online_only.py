@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from samples import ODD_BYTES, PROSE
 
 from lmeval.compression import LEVELS, decompress
-from lmeval.compression.container import archive
+from lmeval.compression.container import archive, frame
+from lmeval.compression.text.online.recipes import online_level
 from lmeval.compression.text.online_only import online_block, online_data
 from lmeval.errors import CorruptArchive
 
@@ -22,8 +23,8 @@ def test_any_bytes_come_back(kind: str, level: str):
     data = ODD_BYTES[kind]
     seen: list[int] = []
     block = online_block(data, 7, level, seen.append)
-    assert block[:7] == (archive.ONLINE, 0, 7, len(data), 1, len(data), 0)
-    assert archive.online_level(block) == level
+    assert block[:7] == ("online", 0, 7, len(data), 1, len(data), 0)
+    assert online_level(block.payload) == level
     assert online_data(block, seen.append) == data
     assert sum(seen) == 2 * len(data)
 
@@ -62,7 +63,7 @@ def test_damaged_payloads_are_refused():
             online_data(block._replace(payload=payload))
 
 
-def _archive(block: archive.Block, **meta: Any) -> bytes:
+def _archive(block: frame.Block, **meta: Any) -> bytes:
     out = io.BytesIO()
     digest = hashlib.sha256(TEXT[:60]).hexdigest()
     header = archive.write_header(out, {"n_bytes": block.n_bytes, "sha256": digest, "versions": {}} | meta)
@@ -84,10 +85,5 @@ def test_a_header_must_name_a_level(meta: dict[str, Any]):
 
 
 def test_no_such_block_stands_among_images():
-    with pytest.raises(CorruptArchive, match="codes text"):
+    with pytest.raises(CorruptArchive, match="names no level"):
         decompress(_archive(online_block(TEXT[:60], 0, "full"), density={}))
-
-
-def test_no_such_block_is_plain():
-    with pytest.raises(CorruptArchive, match="online data"):
-        archive.plain_data(online_block(TEXT[:60], 0, "full"))

@@ -3,8 +3,8 @@ import itertools
 import pytest
 from samples import model_settings, talker
 
-from lmeval.compression.container import archive
-from lmeval.compression.text import plan
+from lmeval.compression.container import frame
+from lmeval.compression.text import lanes, plan
 from lmeval.compression.text.plan import CompressSettings, cuts, plan_blocks
 from lmeval.compression.text.survey import Survey
 
@@ -29,11 +29,11 @@ def test_an_adapted_block_has_so_many_decisions_at_most():
         made = plan_blocks(found(bytes_per_token, depth=depth), 10**9, FULL, talker())
         assert made.block_bytes * 8 <= plan.ADAPTED_BLOCK_DECISIONS
         assert made.block_bytes / bytes_per_token * depth <= plan.ADAPTED_BLOCK_DECISIONS
-        assert made.block_bytes <= archive.MAX_BLOCK_TOKENS
+        assert made.block_bytes <= frame.MAX_BLOCK_UNITS
 
 
 def test_lanes_fit_into_memory_unless_asked_for():
-    heavy = found(lane_bytes=plan.CACHE_BYTES // 5)
+    heavy = found(lane_bytes=lanes.CACHE_BYTES // 5)
     assert plan_blocks(heavy, 1 << 20, FULL, talker()).n_lanes == 5
     assert plan_blocks(heavy, 1 << 20, FULL._replace(lanes=9), talker()).n_lanes == 9
 

@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+from lmeval.errors import CorruptArchive
+
+LEVELS = ("none", "light", "full")
 SET_SIZES = (256, 17 * 8, 256, 256, 4 * 8 * 16, 256, 256, 128, 256)  # rows of each set of weights
 MANY_LANES = 8  # from so many on, some contexts are kept for each lane as well
 LONGER = ((0, 1), (1, 2), (2, 3), (3, 4), (9, 10))  # contexts that have a second average, and the next longer one
@@ -81,3 +84,16 @@ def recipe_for(level: str, depth: int, n_lanes: int) -> Recipe:
     if depth == 8:
         return Recipe(_BYTES_FULL + (_OWN if own else ()), (8, 20), (0, 1, 2, 3, 4, 5, 6, 8), 24, novel=True)
     return Recipe(_TOKENS_FULL + (_TOKENS_OWN if own else ()), (3, 8), (1, 2, 3), 24, novel=True)
+
+
+def online_level(payload: bytes) -> str:
+    """Level of the online models that coded a block of bytes alone: the payload's first byte says it.
+
+    Raises:
+        CorruptArchive: There are no online models of that level.
+    """
+    level = payload[0] if payload else 0
+    if not 1 <= level < len(LEVELS):
+        known = ", ".join(f"{i} ({name})" for i, name in enumerate(LEVELS) if i)
+        raise CorruptArchive(f"unknown level {level} of online models: known are {known}")
+    return LEVELS[level]

@@ -1,0 +1,129 @@
+"""The registry of archive kinds: which blocks there are, and which module knows how to read each.
+
+A new kind is one line of `REGISTRY`, its rows in compression/FORMAT.md, and a module with its arithmetic, whose `KINDS`
+holds a `Kind` of that name. Modules are imported when a block of theirs is met, so a file is read without the parts of the
+library that it does not need.
+"""
+
+import functools
+import importlib
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from lmeval.compression.container.frame import Block, checked
+from lmeval.compression.container.header import Header
+from lmeval.compute.place import Place
+from lmeval.errors import ArchiveError
+
+
+class Home(NamedTuple):
+    """A kind's code in the file, and the module whose `KINDS` describes it."""
+
+    code: int
+    module: str
+
+
+REGISTRY: dict[str, Home] = {
+    "stored": Home(0, "lmeval.compression.container.plain"),
+    "bzip2": Home(1, "lmeval.compression.container.plain"),
+    "xz": Home(2, "lmeval.compression.container.plain"),
+    "model": Home(3, "lmeval.compression.text.kinds"),
+    "bits-back": Home(4, "lmeval.compression.images.kinds"),
+    "adapted": Home(5, "lmeval.compression.text.kinds"),
+    "online": Home(6, "lmeval.compression.text.kinds"),
+}
+
+
+class Lost(NamedTuple):
+    """Stands for the data of a block that cannot be decoded, and says why."""
+
+    error: ArchiveError
+
+
+Advance = Callable[[int], None]
+"""Called with the number of bytes of data just decoded."""
+
+
+class Decoder(NamedTuple):
+    """Decodes the blocks of one kind in one archive.
+
+    `decode` gives each block's data, checked against its digest, or Lost. Where blocks are decoded faster together,
+    `gathers` is true, and `share` says which part a block takes of what is decoded at a time; where they are not, which part
+    it takes of what may wait behind others.
+    """
+
+    decode: Callable[[Sequence[Block], Advance], Iterable[bytes | Lost]]
+    share: Callable[[Block], float]
+    gathers: bool = False
+
+
+@dataclass
+class Holder:
+    """What decoding needs beside the archive: the model as the caller gave it (None: to be found), and how to run it.
+
+    A model that is loaded by name goes to `place` (None: the CPU).
+    The model that was loaded last is held, as the archives of one file mostly need the same.
+    """
+
+    given: Any = None
+    place: Place | None = None
+    lanes_per_pass: int | None = None
+    data_dir: str | None = None
+    _held: tuple[Hashable, Any] | None = None
+
+    def get(self, key: Hashable, load: Callable[[], Any]) -> Any:
+        """What `load()` gives: loaded now, unless it is held under this key."""
+        if self._held is None or self._held[0] != key:
+            self._held = None  # let go of one model before the next is loaded
+            self._held = (key, load())
+        return self._held[1]
+
+
+class Kind(NamedTuple):
+    """What must be known of a kind of block.
+
+    Attributes:
+        check: Whether an encoder can have written a block's numbers and a payload of this length. Called before the payload
+            is looked at, so that nothing of a hostile size is made.
+        describe: The block's numbers under the names that they have in this kind, JSON-ready.
+        decoder: The decoder of an archive's blocks. It may load a model, and raises what goes wrong then.
+        encode: The payload for given data, where that is all that coding needs: such kinds compete for every block that no
+            model codes. None where the kind's own room makes its blocks.
+    """
+
+    check: Callable[[Block], bool]
+    describe: Callable[[Block], dict[str, Any]]
+    decoder: Callable[[Header, Holder], Decoder]
+    encode: Callable[[bytes], bytes] | None = None
+
+
+@functools.cache
+def kind_of(name: str) -> Kind:
+    """The kind of this name."""
+    return importlib.import_module(REGISTRY[name].module).KINDS[name]
+
+
+@functools.cache
+def names_by_code() -> dict[int, str]:
+    """The kinds' names by their codes."""
+    return {home.code: name for name, home in REGISTRY.items()}
+
+
+def one_by_one(decode: Callable[[Block, Advance], bytes], waiting_bytes: int) -> Decoder:
+    """The decoder of a kind whose blocks are decoded each by itself.
+
+    Args:
+        decode: Gives a block's data, or raises an ArchiveError; it tells its second argument how far it is.
+        waiting_bytes: How many bytes of payload may wait behind blocks that are gathered.
+    """
+
+    def decoded(blocks: Sequence[Block], advance: Advance) -> Iterable[bytes | Lost]:
+        for block in blocks:
+            try:
+                data: bytes | Lost = checked(block, decode(block, advance))
+            except ArchiveError as error:
+                data = Lost(error)
+            yield data
+
+    return Decoder(decoded, lambda block: len(block.payload) / waiting_bytes)
