@@ -281,9 +281,10 @@ def _verdict(pair: Pair, side: Side) -> str:
 
 
 def _side(pair: Pair) -> Side:
-    """The side of the difference, from those of the two numbers."""
+    """The side of the difference, from those of the two numbers. A metric with a negative scale turns them round."""
     of_a, of_b = ({**pair.of, **of} for of in (pair.of_a, pair.of_b))
-    return difference_side(of_a.get("side", pair.metric.side), of_b.get("side", pair.metric.side))
+    a, b = (of.get("side", pair.metric.side) for of in (of_a, of_b))
+    return difference_side(b, a) if pair.metric.scale < 0 else difference_side(a, b)
 
 
 def _measurement(pair: Pair) -> Measurement:
