@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from lmeval.data.resources import metric_module
     from lmeval.errors import LmevalError
     from lmeval.models import CausalLM, ModelLike, from_pair, load_model
-    from lmeval.perplexity import Settings, Watch, perplexity
-    from lmeval.prompting import RunSettings, Task, TaskRun, run_task
+    from lmeval.perplexity import PerplexitySettings, perplexity
+    from lmeval.prompting import RunSettings, Task, run_task
     from lmeval.results import Measurement, Report, find, write_json
     from lmeval.scoring import Request, score
 
@@ -33,13 +33,11 @@ __all__ = [
     "LmevalError",
     "Measurement",
     "ModelLike",
+    "PerplexitySettings",
     "Report",
     "Request",
     "RunSettings",
-    "Settings",
     "Task",
-    "TaskRun",
-    "Watch",
     "compress",
     "compress_to",
     "decompress",

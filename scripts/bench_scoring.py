@@ -57,7 +57,7 @@ from transformers.utils import logging as transformers_logging
 from lmeval.data.documents import python_manual
 from lmeval.errors import ModelError, ModelNotFound
 from lmeval.models import CausalLM, encode, from_pair, load_model
-from lmeval.perplexity import Settings, perplexity, resolve
+from lmeval.perplexity import PerplexitySettings, perplexity, resolve
 from lmeval.results import find
 from lmeval.scoring import Request, rolling_requests, score
 
@@ -222,7 +222,7 @@ def contestants(model: CausalLM, texts: list[str], requests: list[Request], batc
     rows = max(1, round(len(requests) / len(batches)))
     n_tokens = sum(len(request.target) for request in requests)
     tokenizer = model.encoder.tokenizer
-    context = resolve(model, Settings()).context
+    context = resolve(model, PerplexitySettings()).context
 
     def bare() -> Outcome:
         bare_forward(model.network, batches)
@@ -249,7 +249,7 @@ def contestants(model: CausalLM, texts: list[str], requests: list[Request], batc
 
 
 def window_requests(model: CausalLM, texts: list[str]) -> list[Request]:
-    windowing = resolve(model, Settings())
+    windowing = resolve(model, PerplexitySettings())
     windows = (window for text in texts for window in rolling_requests(encode(model.encoder, [text]), windowing))
     return [window.request for window in windows]
 
@@ -347,7 +347,7 @@ def measure(model: CausalLM, texts: list[str], rounds: int) -> Bench:
     return Bench(
         model=Path(model.name).name,
         n_parameters=model.n_parameters,
-        context=resolve(model, Settings()).context,
+        context=resolve(model, PerplexitySettings()).context,
         n_documents=len(texts),
         n_bytes=n_bytes,
         n_windows=len(requests),

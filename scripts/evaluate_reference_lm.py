@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lmeval import Settings, find, load_model, perplexity
+from lmeval import PerplexitySettings, find, load_model, perplexity
 from lmeval.compression import STANDARD_LIBRARY, compressed_sizes
 
 CONTEXT = 512
@@ -22,7 +22,7 @@ def main() -> None:
     for file in args.files:
         cells = [f"{file.stat().st_size:,}"]
         for stride in STRIDES:
-            found = find(perplexity(model, file, Settings(context=CONTEXT, stride=stride)), "bits_per_byte")
+            found = find(perplexity(model, file, PerplexitySettings(context=CONTEXT, stride=stride)), "bits_per_byte")
             half = "" if found.ci95 is None else f" ± {(found.ci95[1] - found.ci95[0]) / 2:.3f}"
             cells.append(f"{found.value:.4f}{half}")
         cells += [f"{size.bits_per_byte:.3f}" for size in compressed_sizes([file.read_bytes()], STANDARD_LIBRARY)]

@@ -8,7 +8,7 @@ from samples import markov_transitions, tiny_gpt2, tiny_llama
 
 from lmeval.models import CausalLM, from_pair
 from lmeval.models.toys import byte_tokenizer, markov_model, uniform_model
-from lmeval.perplexity import Settings, perplexity
+from lmeval.perplexity import PerplexitySettings, perplexity
 from lmeval.scoring import BosPolicy, Windowing
 
 MODELS = {
@@ -37,16 +37,22 @@ def test_of_windows_for_all_small_documents(bos: BosPolicy, context: int):
             laws.later_targets_have_context(n, windowing)
 
 
-@pytest.mark.parametrize("settings", [Settings(), Settings(16, 4), Settings(16, 16, "none"), Settings(1, 1)])
-def test_a_uniform_model_needs_the_log_of_its_vocabulary_for_any_text(settings: Settings):
+@pytest.mark.parametrize(
+    "settings",
+    [PerplexitySettings(), PerplexitySettings(16, 4), PerplexitySettings(16, 16, "none"), PerplexitySettings(1, 1)],
+)
+def test_a_uniform_model_needs_the_log_of_its_vocabulary_for_any_text(settings: PerplexitySettings):
     model = MODELS["uniform"]()
     found = perplexity(model, ["some text", "x" * 300, "other\r\ntext é🙂"], settings)
     laws.uniform_is_exact(found["bits_per_token"], 257)
     assert math.isclose(found["token_perplexity"], 257, rel_tol=1e-11)
 
 
-@pytest.mark.parametrize("settings", [Settings(), Settings(16, 4), Settings(16, 16), Settings(2, 1, "document")])
-def test_windows_do_not_matter_to_a_model_that_looks_back_one_token(settings: Settings):
+@pytest.mark.parametrize(
+    "settings",
+    [PerplexitySettings(), PerplexitySettings(16, 4), PerplexitySettings(16, 16), PerplexitySettings(2, 1, "document")],
+)
+def test_windows_do_not_matter_to_a_model_that_looks_back_one_token(settings: PerplexitySettings):
     """A Markov chain needs one token of context: every windowing that gives it that one costs the closed form."""
     transitions, text = markov_transitions(), "The quick brown fox jumps over the lazy dog. " * 9
     model = from_pair(markov_model(transitions, context_length=64), byte_tokenizer())

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lmeval.models import CausalLM, from_pair
 from lmeval.models.toys import BOS_ID, BOS_TEXT, byte_tokenizer
-from lmeval.perplexity import Settings, perplexity
+from lmeval.perplexity import PerplexitySettings, perplexity
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def harness_metrics(log_likelihoods: list[float], texts: list[str]) -> dict[str,
 def assert_parity(model: CausalLM, tokenizer: PreTrainedTokenizerBase, texts: list[str], context: int | None = None) -> None:
     settings = {} if context is None else {"max_length": context}
     theirs = harness_metrics(harness_nats(model, tokenizer, texts, **settings), texts)
-    ours = perplexity(model, texts, Settings(context=context))
+    ours = perplexity(model, texts, PerplexitySettings(context=context))
     for name, value in theirs.items():
         assert ours[name] == pytest.approx(value, rel=1e-4), name
 

@@ -1,19 +1,19 @@
 """`lmeval perplexity`."""
 
-import json
+import itertools
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, NamedTuple
 
 import click
 
-from lmeval import compression, models, report, results
+from lmeval import compression, models, results
+from lmeval.cli.progress import drawn_progress
 from lmeval.cli.shared import (
     BatchSize,
-    byte_progress,
     check_outputs,
     corpus_of,
     device_option,
@@ -21,16 +21,18 @@ from lmeval.cli.shared import (
     json_option,
     loading,
     mapped,
+    memory_option,
     model_option,
-    print_table,
+    records_option,
     task_inputs,
 )
-from lmeval.compute import gather
+from lmeval.compute.gather import as_place, disconnect
 from lmeval.data.documents import Corpus, DataSource, Document
 from lmeval.errors import InputError
-
-if TYPE_CHECKING:
-    from lmeval.perplexity.tally import DocumentSums
+from lmeval.progress import Progress
+from lmeval.report.terminal import print_blocks
+from lmeval.report.views import view
+from lmeval.report.views.perplexity import withheld_notice
 
 
 @click.command("perplexity")
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 )
 @click.option("--batch-size", type=BatchSize(), default=None, help="Windows at once.  [default: auto]")
 @device_option
+@memory_option
 @dtype_option
 @click.option("--text-column", metavar="NAME", help="Read PATHs as tables (JSON lines, CSV, parquet), a row a document.")
 @click.option("--dataset", metavar="ID", help="Score a data set: a hub id or a folder; needs --text-column.")
@@ -60,7 +63,7 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the block bootstrap.")
 @json_option
-@click.option("--documents", "documents_path", type=click.Path(path_type=Path), help="Write each document as JSON lines.")
+@records_option
 def perplexity_command(
     paths: tuple[str, ...],
     model: str,
@@ -69,6 +72,7 @@ def perplexity_command(
     bos: str,
     batch_size: int | None,
     device: str,
+    memory: int | None,
     dtype: str,
     text_column: str | None,
     dataset: str | None,
@@ -77,62 +81,43 @@ def perplexity_command(
     adapt: str | None,
     seed: int,
     json_path: Path | None,
-    documents_path: Path | None,
+    records_path: Path | None,
 ) -> None:
     """Perplexity and bits per byte of a model on text.
 
     PATH is a file, a folder, a glob, '-' for standard input, a task file (YAML), or the name of one in tasks/.
     """
-    check_outputs([path for path in (json_path, documents_path) if path], (*paths, *task_inputs(paths)))
+    check_outputs([path for path in (json_path, records_path) if path], (*paths, *task_inputs(paths)))
     corpus = corpus_of(paths, text_column, DataSource(dataset, dataset_name, split) if dataset else None)
     with loading(f"model {model}"):
-        from lmeval.perplexity import Settings, Watch, perplexity
+        from lmeval.perplexity import PerplexitySettings, perplexity
 
-        group = gather.connect(device)
-    leader = group.rank == 0
-    if adapt and group.size > 1:
-        raise InputError(f"--adapt is for one process, not for {group.size}: start lmeval without a launcher")
+        place = as_place(device, memory)
+    if adapt and place.size > 1:
+        raise InputError(f"--adapt is for one process, not for {place.size}: start lmeval without a launcher")
     with loading(f"model {model}"):
-        loaded = models.load_model(model, device=group.device, dtype=dtype)
+        loaded = models.load_model(model, device=place.device, dtype=dtype)
         if adapt:
             compression.check_codable(loaded)
+    settings = PerplexitySettings(context, stride, bos, batch_size, seed)
     with ExitStack() as stack:
         kept = _Kept(stack.enter_context(tempfile.TemporaryFile()), []) if adapt else None
-        on_document = stack.enter_context(_document_lines(documents_path)) if documents_path and leader else None
-        on_progress = stack.enter_context(byte_progress("scoring", corpus.n_bytes_hint, show=leader))
-        found = perplexity(
-            loaded,
-            _keeping(corpus, kept) if kept else corpus,
-            Settings(context, stride, bos, batch_size, seed),
-            device=device,
-            watch=Watch(on_progress, on_document),
-        )
+        progress = stack.enter_context(drawn_progress(show=place.is_first))
+        text = _keeping(corpus, kept) if kept else corpus
+        report = perplexity(loaded, text, settings, place=place, progress=progress, records=records_path)
         if adapt and kept:
-            found = _with_adapted(found, loaded, kept, adapt)
-    if leader:
-        notice = report.withheld_notice(found)
+            report = _with_adapted(report, loaded, kept, adapt, progress)
+    if place.is_first:
         if json_path:
-            results.write_json(found, json_path)
-        print_table(report.perplexity_tables(found))
-        if notice:
+            results.write_json(report, json_path)
+        print_blocks(view(report))
+        if notice := withheld_notice(report):
             click.echo(f"lmeval: {notice}", err=True)
-    gather.disconnect(group)
-
-
-@contextmanager
-def _document_lines(path: Path) -> Iterator[Callable[["DocumentSums"], None]]:
-    from lmeval.perplexity import document_row
-
-    with results.atomic_writer(path) as stream:
-
-        def write(document: "DocumentSums") -> None:
-            stream.write(json.dumps(document_row(document)) + "\n")
-
-        yield write
+    disconnect(place)
 
 
 class _Kept(NamedTuple):
-    """The text that was scored, one document behind the other, and their lengths in bytes: a pipe can be read once."""
+    """The text that was scored, all documents end to end, and their lengths in bytes: a pipe can be read once."""
 
     spool: IO[bytes]
     lengths: list[int]
@@ -155,28 +140,15 @@ def _keeping(corpus: Corpus, kept: _Kept) -> Corpus:
     return replace(corpus, documents=map(copied, corpus.documents))
 
 
-def _with_adapted(found: results.Report, model: "models.CausalLM", kept: _Kept, adapt: str) -> results.Report:
-    """The report with the code length of the same documents under the model and its online models, each coded on its own."""
+def _with_adapted(
+    report: results.Report, model: "models.CausalLM", kept: _Kept, level: str, progress: Progress
+) -> results.Report:
+    """The report with the code length of the same documents under the model and its online models."""
     kept.spool.flush()
-    settings, coded, first = compression.CompressSettings(adapt=adapt), [], 0
-    show = byte_progress("coding", sum(kept.lengths), show=True)
-    with mapped(kept.spool) as text, show as on_progress:
-        for n_bytes in kept.lengths:
-            piece, first = text[first : first + n_bytes], first + n_bytes
-            if n_bytes:
-                coded.append(compression.code_length(piece, model, settings, progress=lambda _, n, __: on_progress(n)))
-    n_payload, n_bytes = sum(one.n_payload_bytes for one in coded), sum(kept.lengths)
-    value = 8 * n_payload / n_bytes
-    measured = results.Measurement("adapted_bits_per_byte", value, "bits/byte", "exact", None, None, len(coded), False)
-    terms = {name: float(sum(getattr(one.length, name) for one in coded)) for name in compression.CodeLength._fields}
-    ledger = {
-        "adapt": adapt,
-        "what": "code length of model and online models, as compress --adapt reaches it, without headers and framing: not "
-        "the model's own perplexity",
-        "n_documents": len(coded),
-        "n_bytes": n_bytes,
-        "n_payload_bytes": n_payload,
-        "model_bytes": sum(one.model_bytes for one in coded),
-        "bits_of_model_bytes": terms,
-    }
-    return replace(found, results=(*found.results, measured), ledger={**found.ledger, "adapted": ledger})
+    stops = itertools.accumulate(kept.lengths)
+    with mapped(kept.spool) as text:
+        texts = [text[stop - n : stop] for stop, n in zip(stops, kept.lengths, strict=True)]
+        measured, ledger = compression.measure_adapted(texts, model, level, progress=progress)
+    of = report.results[0].of
+    added = measured._replace(of=of)
+    return replace(report, results=(*report.results, added), ledger={**report.ledger, "adapted": ledger})

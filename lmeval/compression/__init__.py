@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from lmeval import lazy
 
 if TYPE_CHECKING:
+    from lmeval.compression.adapted import AdaptedLength, measure_adapted
     from lmeval.compression.benchmark.baselines import BASELINES, STANDARD_LIBRARY, CompressedSize, compressed_sizes
     from lmeval.compression.benchmark.run import benchmark
     from lmeval.compression.compress import code_length, compress, compress_to
@@ -30,6 +31,7 @@ __all__ = [
     "BASELINES",
     "LEVELS",
     "STANDARD_LIBRARY",
+    "AdaptedLength",
     "CodeLength",
     "CompressSettings",
     "CompressedSize",
@@ -48,6 +50,7 @@ __all__ = [
     "decompress_range",
     "decompress_to",
     "inspect",
+    "measure_adapted",
     "salvage",
     "with_bound",
 ]

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
+from lmeval.compute.seeds import seeded
 from lmeval.densities.checks import (
     N_TRIED,
     REPEATED,
@@ -32,7 +33,6 @@ from lmeval.densities.checks import (
     check_values,
     is_discrete,
     name_of,
-    own_random_state,
     probe_rows,
     refuse_training_mode,
     support_of,
@@ -93,12 +93,22 @@ class CheckedLatent(NamedTuple):
     model: Any
     shape: LatentShape
 
+    @property
+    def kind(self) -> Kind:
+        """The kind of density that it is."""
+        return "latent"
+
 
 class CheckedExact(NamedTuple):
     """A model with log_prob that has been tried on data, and the side of log p(x) on which its numbers lie."""
 
     model: Any
     side: Side
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of density that it is."""
+        return "exact"
 
 
 CheckedDensity = CheckedLatent | CheckedExact
@@ -133,7 +143,7 @@ def check_density(model: Any, x: Data, levels: int | None = None) -> CheckedDens
     """Try a latent variable model or one with log_prob on a few data of `x`.
 
     Args:
-        model: Any object that has the parts of a kind of density.
+        model: Any object that has the parts of a kind of density. One that was checked before stays as it is.
         x: The data [n, *event] that it will be asked about.
         levels: Says that x holds levels 0 .. levels - 1 of discrete data: then numbers must be those of probabilities.
 
@@ -144,9 +154,13 @@ def check_density(model: Any, x: Data, levels: int | None = None) -> CheckedDens
         DensityError: In one line, for parts, shapes and values that cannot be used, and for an implicit model.
         InputError: x cannot be used.
     """
+    if isinstance(model, CheckedLatent | CheckedExact):
+        return model
     kind = KINDS[kind_of(model)]
     if kind.check is None:
-        raise DensityError(f"{name_of(model)} is {kind.description}: it has samples, and no likelihood to check")
+        raise DensityError(
+            f"{kind.description} has no likelihood: lmeval.likelihood.kde estimates a density from its samples"
+        )
     return kind.check(model, x, levels)
 
 
@@ -159,7 +173,7 @@ def check_latent(model: Any, x: Data, levels: int | None = None) -> CheckedLaten
     check_data(x, levels)
     refuse_training_mode(model)
     name, rows = name_of(model), probe_rows(x)
-    with own_random_state(x.device), torch.no_grad():
+    with seeded(0, x.device), torch.no_grad():
         d_latent = _check_prior(model, x)
         z = model.prior.sample((N_TRIED,))
         _check_decode(model, z, rows, x, levels)
@@ -186,7 +200,7 @@ def check_exact(model: Any, x: Data, levels: int | None = None) -> CheckedExact:
     def log_prob(data: Tensor) -> Tensor:
         return check_log_prob(call_foreign(lambda: model.log_prob(data), name, data), data, name)
 
-    with own_random_state(x.device), torch.no_grad():
+    with seeded(0, x.device), torch.no_grad():
         support = support_of(model)
         check_support(support, x, rows, name_of(model))
         found = log_prob(rows)
@@ -216,7 +230,7 @@ def draw(model: Any, n: int, seed: int, device: torch.device | str = "cpu") -> D
     The caller's random state stays as it is. Raises DensityError where samples are no finite float tensor [n, *event].
     """
     name, is_torch = name_of(model), isinstance(model, Distribution)
-    with own_random_state(device, seed), torch.no_grad():
+    with seeded(seed, device), torch.no_grad():
         found = call_foreign(lambda: model.sample((n,) if is_torch else n), f"{name}.sample({n})", None)
     if not isinstance(found, Tensor) or found.shape[:1] != (n,) or found.ndim < 2 or not found.is_floating_point():
         shown = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__

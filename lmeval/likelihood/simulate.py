@@ -14,14 +14,15 @@ from torch import Tensor
 
 from lmeval.compute.gather import as_place
 from lmeval.compute.place import Place
+from lmeval.compute.seeds import seeded
 from lmeval.densities.checks import call_foreign, refuse_training_mode
 from lmeval.densities.protocols import CheckedLatent, check_latent, kind_of
 from lmeval.errors import DensityError, InputError
-from lmeval.likelihood.annealed_run import score_both_sides
-from lmeval.likelihood.noise import Streams, own_seed
-from lmeval.likelihood.paths import is_standard_normal, rows_at_once, sample_prior
+from lmeval.likelihood.methods import ANNEALED
+from lmeval.likelihood.noise import Streams
+from lmeval.likelihood.paths import is_standard_normal, sample_prior
 from lmeval.likelihood.result import Advance, Batch, DatumResult, LogLikelihood, as_columns
-from lmeval.likelihood.settings import BoundSettings, fix_settings
+from lmeval.likelihood.settings import BoundSettings, FixedSettings, fix_settings
 from lmeval.likelihood.workers import score_all
 from lmeval.progress import SILENT, Progress
 from lmeval.stats import Estimate, paired_difference
@@ -58,7 +59,7 @@ def sandwich(
     kernels that one pilot froze, which saw x and never z.
 
     Args:
-        model: A latent variable model, or one that `check_latent` has checked on data of the same shape.
+        model: A latent variable model.
         n: How many data to simulate.
         settings: Settings of the bounds; a gap cannot be planned for data that are not there yet.
         place: A device, or the place of this process among several, which share the data.
@@ -69,45 +70,50 @@ def sandwich(
         InputError: `n` or a setting cannot be used.
         NonFiniteScore: A bound is not finite.
     """
-    if not isinstance(model, CheckedLatent) and kind_of(model) != "latent":
-        raise DensityError("a sandwich needs a model with prior and decode(z): of others log p(x) is exact, or unknown")
     if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
         raise InputError(f"n is {n!r}: give the number of data to simulate, at least 1")
     if settings.gap is not None:
         raise InputError("a sandwich takes temperatures, and no gap: its data are not there before it begins")
-    n, place = int(n), as_place(place)
-    fixed = fix_settings(settings, particles=16)
-    x, z = _simulate(model.model if isinstance(model, CheckedLatent) else model, n, fixed.seed, place.device)
-    density = model if isinstance(model, CheckedLatent) else check_latent(model, x)
+    place = as_place(place)
+    fixed = fix_settings(settings, ANNEALED.particles, ANNEALED.resample_below)
+    if kind_of(model) != "latent":
+        raise DensityError("a sandwich needs a model with prior and decode(z): of others log p(x) is exact, or unknown")
+    refuse_training_mode(model)
+    few, _ = call_foreign(
+        lambda: simulate_data(model, 3, fixed.seed, place.device), f"simulating data from {type(model).__name__}", None
+    )
+    return bound_both_sides(check_latent(model, few), int(n), fixed, place=place, progress=progress)
+
+
+def bound_both_sides(
+    density: CheckedLatent, n: int, fixed: FixedSettings, *, place: Place, progress: Progress = SILENT
+) -> Sandwich:
+    """`sandwich` of a model that was checked on such data, with settings that are filled in."""
+    score_both_sides = ANNEALED.score_both_sides
+    assert score_both_sides is not None
+    x, z = simulate_data(density.model, n, fixed.seed, place.device)
     began = time.perf_counter()
     progress.stage("sandwich", 2 * fixed.n_gradients * n, "evaluations")
 
     def score(batch: Batch, advance: Advance) -> list[tuple[DatumResult, DatumResult]]:
         return score_both_sides(density, fixed, batch, advance, z[list(batch.ids)])
 
-    at_once = max(1, rows_at_once(x) // fixed.particles)
-    results = score_all(score, x, at_once, place, progress.advance, k=fixed.particles)
+    results = score_all(score, x, place, progress.advance, k=fixed.particles)
     seconds, described = time.perf_counter() - began, fixed._asdict()
     lower = as_columns([lower for lower, _ in results], "lower", "smc", described, seconds)
     upper = as_columns([upper for _, upper in results], "upper", "conditional smc", described, 0.0)
     return Sandwich(lower, upper, x, z)
 
 
-def _simulate(model: Any, n: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    refuse_training_mode(model)
-    with torch.no_grad():
-        what = f"simulating data from {type(model).__name__}"
-        return call_foreign(lambda: simulate_data(model, n, seed, device), what, None)
-
-
+@torch.no_grad()
 def simulate_data(model: Any, n: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """x [n, *event] and the z [n, d] that made them; the first data are the same for every n."""
-    with own_seed(seed):
+    with seeded(seed, device):
         like = model.prior.sample()  # for its dtype and device
     streams = Streams(seed, "simulation", [(i, 0) for i in range(n)], like)
     (z,) = streams.normal(1, len(like)) if is_standard_normal(model.prior) else sample_prior(model.prior, 1, streams)
     made = []
     for i, chosen in enumerate(streams.torch_seeds()):
-        with own_seed(chosen):
+        with seeded(chosen, device):
             made.append(model.decode(z[i : i + 1].to(device)).sample())
     return torch.cat(made), z.to(device)

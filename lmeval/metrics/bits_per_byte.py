@@ -50,8 +50,8 @@ class BitsPerByte(evaluate.Metric):
         device: str = "auto",
         dtype: str = "float32",
     ) -> dict:
-        settings = lmeval.Settings(context=context, stride=stride)
-        report = lmeval.perplexity(model, predictions, settings, device=device, dtype=dtype)
+        settings = lmeval.PerplexitySettings(context=context, stride=stride)
+        report = lmeval.perplexity(model, predictions, settings, place=device, dtype=dtype)
         found = lmeval.find(report, "bits_per_byte")
         return {
             "bits_per_byte": found.value,

@@ -51,7 +51,7 @@ class CorpusPerplexity(evaluate.Metric):
         device: str = "auto",
         dtype: str = "float32",
     ) -> dict:
-        settings = lmeval.Settings(context=context, stride=stride)
-        report = lmeval.perplexity(model, predictions, settings, device=device, dtype=dtype)
+        settings = lmeval.PerplexitySettings(context=context, stride=stride)
+        report = lmeval.perplexity(model, predictions, settings, place=device, dtype=dtype)
         found = {m.name: m.value for m in report.results if m.name.endswith("_perplexity")}
         return {**found, "n_tokens": report.ledger["n_tokens_scored"]}

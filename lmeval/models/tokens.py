@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from lmeval.errors import UndecodableText
+from lmeval.models.text_units import WORDS
 
 SEGMENT_CHARACTERS = 1 << 16
 OVERLAP_CHARACTERS = 1 << 10
@@ -25,20 +26,19 @@ SEGMENTS_AT_ONCE = 16
 DOCUMENTS_AT_ONCE = 64
 AGREEMENT_TOKENS = 32  # neighbours must give this many equal tokens in a row before they are joined
 
-BYTES, CHARACTERS, WORDS = 0, 1, 2  # columns of TokenRun.units
 _WHITESPACE = np.array([c for c in range(0x3001) if chr(c).isspace()], dtype=np.uint32)
 
 
 class TokenRun(NamedTuple):
     """Consecutive tokens of a document.
 
-    `units` [tokens, 3] counts the UTF-8 bytes, the characters (code points that begin in the token) and the words of each
-    token; they sum to those of the text. Words are counted as lm-evaluation-harness counts them: one more than the runs of
+    `units` counts what `text_units` lists of each token: UTF-8 bytes, characters (code points that begin in the token) and
+    words; they sum to those of the text. Words are counted as lm-evaluation-harness counts them: one more than the runs of
     white space, so white space at either end counts one more. `exact` is False where the ids do not determine the text.
     """
 
     ids: Int64[np.ndarray, " tokens"]
-    units: Int32[np.ndarray, "tokens 3"]
+    units: Int32[np.ndarray, "tokens units"]
     exact: bool
 
 
@@ -65,7 +65,7 @@ class _Segment(NamedTuple):
     text: str
     ids: Int64[np.ndarray, " tokens"]
     ends: Int64[np.ndarray, " tokens"]  # byte offset in the document behind each token
-    units: Int32[np.ndarray, "tokens 3"]
+    units: Int32[np.ndarray, "tokens units"]
     exact: bool
 
 
@@ -165,7 +165,7 @@ def _encode_short(encoder: TextEncoder, texts: list[str]) -> Iterator[Iterator[T
         yield iter([TokenRun(segment.ids, units, segment.exact)])
 
 
-def _count_last_word(units: Int32[np.ndarray, "tokens 3"]) -> Int32[np.ndarray, "tokens 3"]:
+def _count_last_word(units: Int32[np.ndarray, "tokens units"]) -> Int32[np.ndarray, "tokens units"]:
     """Runs of white space separate words, so a document has one word more than runs; its first token carries that one."""
     units = units.copy()
     units[0, WORDS] += 1
@@ -319,7 +319,9 @@ def _slow_segment(encoder: TextEncoder, text: str) -> _Segment:
     return _Segment(0, text, ids, stops, _units(text, data, stops), exact)
 
 
-def _units(text: str, data: UInt8[np.ndarray, " bytes"], stops: Int64[np.ndarray, " tokens"]) -> Int32[np.ndarray, "t 3"]:
+def _units(
+    text: str, data: UInt8[np.ndarray, " bytes"], stops: Int64[np.ndarray, " tokens"]
+) -> Int32[np.ndarray, "tokens units"]:
     """Bytes, characters and runs of white space that begin inside each token, given the tokens' ends in `data`."""
     begins = (data & 0xC0) != 0x80
     if text.isascii():

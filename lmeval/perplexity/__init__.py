@@ -1,35 +1,25 @@
-"""Perplexity and bits per byte of text: `run` scores a corpus, `tally` keeps its sums."""
+"""Perplexity and bits per byte of text.
+
+`corpus` reads and cuts it, `tally` keeps sums, `measures` makes figures of them, `summary` the rest of the report; `run` is
+the way in.
+"""
 
 from typing import TYPE_CHECKING
 
 from lmeval import lazy
 
 if TYPE_CHECKING:
-    from lmeval.perplexity.run import (
-        DEFAULT_CONTEXT,
-        MAX_EXPONENT,
-        MAX_LISTED_DOCUMENTS,
-        METRICS,
-        UNITS,
-        Documents,
-        Settings,
-        Watch,
-        document_row,
-        perplexity,
-        resolve,
-    )
-
+    from lmeval.perplexity.corpus import Documents
+    from lmeval.perplexity.measures import METRICS
+    from lmeval.perplexity.run import DEFAULT_CONTEXT, PerplexitySettings, perplexity, resolve
+    from lmeval.perplexity.summary import MAX_LISTED_DOCUMENTS
 
 __all__ = [
     "DEFAULT_CONTEXT",
-    "MAX_EXPONENT",
     "MAX_LISTED_DOCUMENTS",
     "METRICS",
-    "UNITS",
     "Documents",
-    "Settings",
-    "Watch",
-    "document_row",
+    "PerplexitySettings",
     "perplexity",
     "resolve",
 ]

@@ -1,58 +1,45 @@
 """Perplexity and bits per byte of a causal language model on text.
 
-With l_t = ln p(x_t | context of x_t) of the scored tokens t, N = -sum_t l_t in nats, and B bytes, C characters, W words and
-T tokens of exactly the text that was scored:
-
-    bits_per_byte       N / (B ln 2)          byte_perplexity    exp(N / B)
-    bits_per_character  N / (C ln 2)          word_perplexity    exp(N / W)
-    bits_per_token      N / (T ln 2)          token_perplexity   exp(N / T)
-
 `word_perplexity`, `byte_perplexity` and `bits_per_byte` are those of lm-evaluation-harness 0.4.13 wherever that puts no BOS
 into the text and scores the text that it counts (it counts one word more than there are runs of white space, and so does
 this). `evaluate`'s `mean_perplexity` is another quantity: the mean over texts of each text's token perplexity.
 """
 
-import hashlib
-import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
+import numpy as np
 
-from lmeval import results
-from lmeval.compute import gather
-from lmeval.compute.place import Place
-from lmeval.data.documents import Corpus, Document, file_corpus, text_corpus
+from lmeval.compute.gather import as_place
+from lmeval.compute.memory import settled
+from lmeval.compute.place import Place, describe_place
+from lmeval.data.documents import Corpus
 from lmeval.errors import ContextTooLong, EmptyInput, InputError
-from lmeval.models import CausalLM, ModelLike, TokenRun, as_model, describe_model, encode_documents
-from lmeval.perplexity import tally
-from lmeval.results import Measurement, Report
-from lmeval.results.table import untyped
-from lmeval.scoring import BosPolicy, LogProbs, Request, Windowing, WindowRequest, rolling_requests, score
-from lmeval.stats import Estimate
+from lmeval.models import CausalLM, ModelLike, as_model, describe_model
+from lmeval.perplexity.corpus import CorpusStats, CorpusWindow, Documents, as_corpus, corpus_windows
+from lmeval.perplexity.measures import item_metrics, measurements
+from lmeval.perplexity.summary import (
+    MAX_LISTED_DOCUMENTS,
+    DocumentRecords,
+    document_table,
+    ledger,
+    paired_items,
+    position_table,
+)
+from lmeval.perplexity.tally import DocumentSums, ScoredWindow, Tally
+from lmeval.progress import SILENT, Progress
+from lmeval.results import Report, provenance
+from lmeval.results.records import RecordHeader, record_writer
+from lmeval.scoring import BosPolicy, LogProbs, Request, Windowing, score
 
 DEFAULT_CONTEXT = 2048  # for architectures without a limit of their own
-MAX_LISTED_DOCUMENTS = 1000
-MAX_EXPONENT = 700.0  # exp of more is no float64
-UNITS = {"byte": tally.BYTES, "character": tally.CHARACTERS, "word": tally.WORDS, "token": tally.TOKENS}
-METRICS = (
-    "bits_per_byte",
-    "bits_per_character",
-    "bits_per_token",
-    "byte_perplexity",
-    "word_perplexity",
-    "token_perplexity",
-    "nll_nats",
-)
-
-Documents = Corpus | Path | str | Document | Iterable[str | Document]
 
 
-class Settings(NamedTuple):
+class PerplexitySettings(NamedTuple):
     """How text is scored. None means: `context` the model's own length, `stride` the context, `batch_size` automatic.
 
     `bos` "auto" is "window", except where stride = context: there windows keep one token of the text as context and BOS
@@ -67,74 +54,92 @@ class Settings(NamedTuple):
     seed: int = 0
 
 
-class Watch(NamedTuple):
-    """Called during a run: `progress` with the bytes that were just scored in all processes (estimated from this one's),
-    `document` with every document in order."""
-
-    progress: Callable[[int], None] | None = None
-    document: Callable[[tally.DocumentSums], None] | None = None
-
-
 def perplexity(
     model: ModelLike,
     documents: Documents,
-    settings: Settings = Settings(),  # noqa: B008 (immutable)
+    settings: PerplexitySettings = PerplexitySettings(),  # noqa: B008 (immutable)
     *,
-    device: str = "auto",
+    place: Place | str = "auto",
     dtype: str = "float32",
-    watch: Watch = Watch(),  # noqa: B008 (immutable)
+    progress: Progress = SILENT,
+    records: Path | None = None,
 ) -> Report:
     """Score text with a causal language model.
 
-    `documents` is a corpus, the path of a file or folder (`Path`), or strings, each a document. Texts stream: memory does
-    not grow with them. Under `torchrun` or `accelerate launch` the work is shared out, and every process returns the same
-    report.
+    Texts stream: memory does not grow with them. Under `torchrun` or `accelerate launch` the work is shared out, and every
+    process returns the same report.
 
-    Raises InputError, ModelError and their kin (see `lmeval.errors`).
+    Args:
+        model: A loaded model, a pair (network, tokenizer), a folder, a hub id, or "bundled".
+        documents: A corpus, the path of a file or folder (`Path`), or strings, each a document.
+        settings: How the text is cut and scored.
+        place: Where: a Place, or a device's name ("auto", "cpu", "cuda:1").
+        dtype: Precision of a model that is loaded by name.
+        progress: Told of the bytes that were scored, about.
+        records: A file for the sums of every document, as item records; written by the first process.
+
+    Returns:
+        A report of kind "perplexity": bits per byte, character and token, and perplexities, each with its interval; tables
+        "by_position" and "documents" (the first MAX_LISTED_DOCUMENTS); items that two reports on one text are paired over.
+
+    Raises:
+        InputError: The settings contradict each other or the model, or there is nothing to score.
+        ModelError: The model cannot be loaded, or gives numbers that are not finite.
 
     >>> perplexity("bundled", ["The quick brown fox jumps over the lazy dog."])["bits_per_byte"] < 8
     True
     """
-    place = gather.connect(device)
+    place = as_place(place)
     loaded = as_model(model, place.device, dtype)
-    place = place._replace(device=loaded.device)
+    place = settled(place._replace(device=loaded.device))
     windowing = resolve(loaded, settings)
-    corpus = _as_corpus(documents)
+    corpus = as_corpus(documents)
     if place.size > 1 and not corpus.rereadable:
         raise InputError("several processes cannot share standard input or a pipe: name files")
     began = time.perf_counter()
-    reading = _Reading()
-    listed: list[tally.DocumentSums] = []
+    listed, items = list[DocumentSums](), DocumentRecords(loaded)
+    with record_writer(records) if records and place.is_first else nullcontext() as writer:
 
-    def on_document(document: tally.DocumentSums) -> None:
-        if len(listed) < MAX_LISTED_DOCUMENTS:
-            listed.append(document)
-        if watch.document:
-            watch.document(document)
+        def on_document(document: DocumentSums) -> None:
+            if len(listed) < MAX_LISTED_DOCUMENTS:
+                listed.append(document)
+            if writer:
+                writer.add(items.record(document))
 
-    sums = tally.Tally(windowing.context, on_document)
-    for scheduled, log_probs in _scored(loaded, corpus, windowing, reading, settings, place, watch):
-        request, units = scheduled.window
-        sums.add_window(scheduled.document, units, log_probs, len(request.context) - 1)
-    sums.finish()
-    if not sums.n_windows:
-        raise EmptyInput(f"nothing to score in {', '.join(corpus.sources)}: {reading.n_documents} documents, all empty")
-    seconds = time.perf_counter() - began
-    spread = sums.spread(settings.seed)
-    return Report(
-        kind="perplexity",
-        results=_measurements(spread, exact=not reading.inexact),
-        ledger=_ledger(loaded, windowing, reading, sums, spread),
-        provenance=_provenance(loaded, corpus, reading, settings, place, seconds),
-        tables={
-            "by_position": untyped([_position_row(found) for found in sums.by_position()]),
-            "documents": untyped([document_row(document) for document in listed]),
-        },
-    )
+        run = _Run(loaded, corpus, windowing, settings, place, CorpusStats(), Tally(windowing.context, on_document))
+        for window in _scored(run, progress):
+            run.tally.add_window(window)
+        run.tally.finish()
+        if not run.tally.n_windows:
+            sources = ", ".join(corpus.sources)
+            raise EmptyInput(f"nothing to score in {sources}: {run.stats.n_documents} documents, all empty")
+        report = _report(run, listed, time.perf_counter() - began)
+        if writer:
+            metrics = item_metrics(exact=not run.stats.inexact)
+            of = {"model": loaded.name}
+            writer.end(RecordHeader(report.kind, of, metrics, ledger=report.ledger, provenance=report.provenance))
+    return report
 
 
-def resolve(model: CausalLM, settings: Settings) -> Windowing:
-    """Fill in what `settings` leaves open and check it against the model. Raises ContextTooLong and InputError."""
+class _Run(NamedTuple):
+    """What is scored, how and where; and what has been counted of it so far."""
+
+    model: CausalLM
+    corpus: Corpus
+    windowing: Windowing
+    settings: PerplexitySettings
+    place: Place
+    stats: CorpusStats
+    tally: Tally
+
+
+def resolve(model: CausalLM, settings: PerplexitySettings) -> Windowing:
+    """Fill in what `settings` leaves open and check it against the model.
+
+    Raises:
+        ContextTooLong: The context is more than the model takes.
+        InputError: A number is not positive, the stride exceeds the context, or the BOS policy does not suit the model.
+    """
     for name in ("context", "stride", "batch_size"):
         value = getattr(settings, name)
         if value is not None and (not isinstance(value, int) or value < 1):
@@ -158,222 +163,64 @@ def resolve(model: CausalLM, settings: Settings) -> Windowing:
     raise InputError(f"unknown BOS policy '{bos}': use auto, window, document or none")
 
 
-def _as_corpus(documents: Documents) -> Corpus:
-    if isinstance(documents, Corpus):
-        return documents
-    return file_corpus([documents]) if isinstance(documents, Path) else text_corpus(documents)
-
-
-@dataclass
-class _Reading:
-    """What is learnt of the corpus while it is read."""
-
-    digest: Any = field(default_factory=hashlib.sha256)
-    n_documents: int = 0
-    n_empty: int = 0
-    n_bytes: int = 0
-    n_tokens: int = 0
-    inexact: dict[str, None] = field(default_factory=dict)  # names of documents that the tokenizer does not give back
-
-
-class _Scheduled(NamedTuple):
-    document: tuple[int, str]
-    window: WindowRequest
-
-
-def _scored(
-    model: CausalLM,
-    corpus: Corpus,
-    windowing: Windowing,
-    reading: _Reading,
-    settings: Settings,
-    place: Place,
-    watch: Watch,
-) -> Iterator[tuple[_Scheduled, LogProbs]]:
-    """Every window of the corpus with its log-probabilities, in order. The engine reads ahead by one pool."""
-    ahead: deque[_Scheduled] = deque()
+def _scored(run: _Run, progress: Progress) -> Iterator[ScoredWindow]:
+    """Every window of the corpus with what the model says of it, in order. The engine reads ahead by one pool."""
+    ahead: deque[CorpusWindow] = deque()
 
     def requests() -> Iterator[Request]:
-        for scheduled in _windows(model, corpus, windowing, reading):
-            ahead.append(scheduled)
-            yield scheduled.window.request
+        for window in corpus_windows(run.model, run.corpus, run.windowing, run.stats):
+            ahead.append(window)
+            yield window.window.request
 
-    progress = _InBytes(watch.progress, reading)
-    for log_probs in score(model, requests(), place, batch_size=settings.batch_size, progress=progress):
-        yield ahead.popleft(), log_probs
+    progress.stage("scoring", run.corpus.n_bytes_hint, "bytes")
+    in_bytes = _InBytes(progress, run.stats)
+    for log_probs in score(run.model, requests(), run.place, batch_size=run.settings.batch_size, progress=in_bytes):
+        yield _with_scores(ahead.popleft(), log_probs)
+
+
+def _with_scores(scored: CorpusWindow, log_probs: LogProbs) -> ScoredWindow:
+    window = scored.window
+    return ScoredWindow(
+        document=scored.document,
+        scores=-log_probs[:, np.newaxis],
+        units=window.units,
+        n_before=len(window.request.context) - 1,
+        first_byte=scored.document_start + window.first_byte,
+    )
 
 
 class _InBytes:
-    """Progress of tokens, told in bytes by what a token has taken so far."""
+    """Progress in tokens, told in bytes: as many as a token has taken so far."""
 
-    def __init__(self, report: Callable[[int], None] | None, reading: _Reading) -> None:
-        self._report, self._reading = report, reading
+    def __init__(self, progress: Progress, stats: CorpusStats) -> None:
+        self._progress, self._stats = progress, stats
 
     def stage(self, name: str, total: int | None, unit: str) -> None:
-        """Do nothing: there is one stage."""
+        """Begin or resume a stage."""
+        self._progress.stage(name, total, unit)
 
     def advance(self, n: int, note: str = "") -> None:
         """Tell the bytes of `n` tokens."""
-        if self._report:
-            self._report(n * self._reading.n_bytes // max(1, self._reading.n_tokens))
+        self._progress.advance(n * self._stats.n_bytes // max(1, self._stats.n_tokens), note)
 
 
-def _windows(model: CausalLM, corpus: Corpus, windowing: Windowing, reading: _Reading) -> Iterator[_Scheduled]:
-    names: deque[str] = deque()  # of documents that are being read ahead
-
-    def texts() -> Iterator[Iterator[str]]:
-        for document in corpus.documents:
-            names.append(document.name)
-            yield _hashed(document, reading)
-
-    for index, runs in enumerate(encode_documents(model.encoder, texts())):
-        reading.n_documents += 1
-        before, name = reading.n_tokens, names.popleft()
-        for window in rolling_requests(_watched(runs, name, reading), windowing):
-            yield _Scheduled((index, name), window)
-        reading.n_empty += reading.n_tokens == before
-
-
-def _hashed(document: Document, reading: _Reading) -> Iterator[str]:
-    for piece in document.pieces:
-        reading.digest.update(piece.encode(errors="surrogatepass"))
-        yield piece
-
-
-def _watched(runs: Iterator[TokenRun], name: str, reading: _Reading) -> Iterator[TokenRun]:
-    for run in runs:
-        reading.n_tokens += len(run.ids)
-        reading.n_bytes += int(run.units[:, 0].sum())
-        if not run.exact:
-            reading.inexact[name] = None
-        yield run
-
-
-def _measurements(spread: tally.Spread, *, exact: bool) -> tuple[Measurement, ...]:
-    """All normalisations of the one sum of nats. Where the tokens do not determine the text, figures per unit of text would
-    describe another text than the one that was read, and are withheld; so is a perplexity too large for a float64."""
-    total = spread.moments.total
-    units = [unit for unit, column in UNITS.items() if (exact or unit == "token") and total[column] > 0]
-    found = [m for unit in units for m in _ratio_measurements(unit, tally.ratio(spread, UNITS[unit]))]
-    found.append(Measurement("nll_nats", float(total[tally.NATS]), "nats", "exact", None, None, spread.n, False))
-    reported = (m for m in found if m.name in METRICS and math.isfinite(m.value))
-    return tuple(sorted(reported, key=lambda m: METRICS.index(m.name)))
-
-
-def _ratio_measurements(unit: str, nats: Estimate) -> tuple[Measurement, Measurement]:
-    """Bits per unit, and the perplexity exp(nats per unit) with the interval's ends mapped and a delta-method error."""
-    ln2, ci = math.log(2), nats.ci95
-    bits = Measurement(
-        name=f"bits_per_{unit}",
-        value=nats.value / ln2,
-        unit=f"bits/{unit}",
-        side="exact",
-        stderr=None if nats.stderr is None else nats.stderr / ln2,
-        ci95=None if ci is None else (max(0.0, ci[0]) / ln2, ci[1] / ln2),  # certain tokens cost nothing, none less
-        n=nats.n,
-        higher_is_better=False,
+def _report(run: _Run, listed: list[DocumentSums], seconds: float) -> Report:
+    model, stats, tally = run.model, run.stats, run.tally
+    spread = tally.spread(run.settings.seed)
+    of = {"model": model.name, "corpus": ", ".join(run.corpus.sources)}
+    text = {"sources": list(run.corpus.sources), "sha256": stats.sha256, "n_bytes": stats.n_bytes}
+    return Report(
+        kind="perplexity",
+        results=measurements(spread, of, exact=not stats.inexact),
+        ledger=ledger(model, run.windowing, stats, tally, spread),
+        provenance=provenance(
+            "perplexity",
+            inputs={"corpus": text},
+            models=[describe_model(model)],
+            place=describe_place(run.place),
+            settings=run.settings._asdict(),
+            seconds=seconds,
+        ),
+        tables={"by_position": position_table(tally.by_position()), "documents": document_table(listed)},
+        items=paired_items(model, stats, tally, listed),
     )
-    perplexity = _exp(nats.value)
-    return bits, Measurement(
-        name=f"{unit}_perplexity",
-        value=perplexity,
-        unit=f"1/probability per {unit}",
-        side="exact",
-        stderr=None if nats.stderr is None else _finite(perplexity * nats.stderr),
-        ci95=None if ci is None or ci[1] >= MAX_EXPONENT else (_exp(max(0.0, ci[0])), _exp(ci[1])),
-        n=nats.n,
-        higher_is_better=False,
-    )
-
-
-def _exp(x: float) -> float:
-    return math.exp(x) if x < MAX_EXPONENT else math.inf
-
-
-def _ledger(
-    model: CausalLM, windowing: Windowing, reading: _Reading, sums: tally.Tally, spread: tally.Spread
-) -> dict[str, Any]:
-    """What was scored and what was not, and how."""
-    n_tokens, n_bytes, n_characters, n_words = (int(x) for x in sums.moments.total[1:])
-    names = list(reading.inexact)
-    return {
-        "windows": {
-            "context": windowing.context,
-            "stride": windowing.stride,
-            "bos_policy": windowing.bos,
-            "bos_id": model.bos_id if windowing.bos != "none" else None,
-            "n": sums.n_windows,
-        },
-        "n_documents": reading.n_documents,
-        "n_documents_empty": reading.n_empty,
-        "n_tokens_scored": n_tokens,
-        "n_tokens_not_scored": reading.n_tokens - n_tokens,
-        "n_bytes_scored": n_bytes,
-        "n_bytes_not_scored": reading.n_bytes - n_bytes,
-        "n_characters_scored": n_characters,
-        "n_words_scored": n_words,
-        "special_tokens_scored": 0,
-        "text_transform": "none",
-        "round_trip": {
-            "exact": not names,
-            "n_documents_not_exact": len(names),
-            "first_document_not_exact": names[0] if names else None,
-            "withheld": ["per byte", "per character", "per word"] if names else [],
-        },
-        "interval": {"method": spread.method, "n_units": spread.n, "block_length": spread.block_length},
-        "n_documents_listed": min(sums.moments.n, MAX_LISTED_DOCUMENTS),
-    }
-
-
-def _provenance(
-    model: CausalLM, corpus: Corpus, reading: _Reading, settings: Settings, place: Place, seconds: float
-) -> dict[str, Any]:
-    return {
-        "task": "perplexity",
-        "date": results.now(),
-        "model": describe_model(model),
-        "corpus": {
-            "sources": list(corpus.sources),
-            "sha256": reading.digest.hexdigest(),
-            "n_bytes": reading.n_bytes,
-        },
-        "device": str(place.device),
-        "n_processes": place.size,
-        "n_threads": torch.get_num_threads(),
-        "batch_size": settings.batch_size or "auto",
-        "seed": settings.seed,
-        "seconds": round(seconds, 3),
-        "versions": results.versions(),
-    }
-
-
-def document_row(document: tally.DocumentSums) -> dict[str, Any]:
-    """One document's sums and bits per byte, JSON-ready."""
-    nats, n_tokens, n_bytes, n_characters, n_words = (float(x) for x in document.row)
-    return {
-        "name": document.name,
-        "nll_nats": nats,
-        "n_tokens": int(n_tokens),
-        "n_bytes": int(n_bytes),
-        "n_characters": int(n_characters),
-        "n_words": int(n_words),
-        "bits_per_byte": nats / n_bytes / math.log(2) if n_bytes else None,
-        "token_perplexity": _finite(_exp(nats / n_tokens)),
-        "word_perplexity": _finite(_exp(nats / n_words)) if n_words else None,
-    }
-
-
-def _finite(x: float) -> float | None:
-    return x if math.isfinite(x) else None
-
-
-def _position_row(found: tally.PositionBin) -> dict[str, Any]:
-    """Bits per token and byte of targets with first <= input tokens before their own < stop."""
-    nats, n_tokens, n_bytes = (float(x) for x in found.row[:3])
-    return {
-        "first": found.first,
-        "stop": found.stop,
-        "n_tokens": int(n_tokens),
-        "bits_per_token": nats / n_tokens / math.log(2),
-        "bits_per_byte": nats / n_bytes / math.log(2) if n_bytes else None,
-    }

@@ -11,26 +11,16 @@ if TYPE_CHECKING:
         images_table,
         running_rate,
     )
-    from lmeval.report.demo import DemoRow, demo_table, demo_task_table
     from lmeval.report.figures import check_folder, save_figures
-    from lmeval.report.perplexity import perplexity_tables, withheld_notice
-    from lmeval.report.tasks import compare_table, task_tables
 
 
 __all__ = [
     "Bound",
-    "DemoRow",
     "check_folder",
-    "compare_table",
-    "demo_table",
-    "demo_task_table",
     "image_compression_table",
     "images_table",
-    "perplexity_tables",
     "running_rate",
     "save_figures",
-    "task_tables",
-    "withheld_notice",
 ]
 
 lazy.attach(__name__)

@@ -18,9 +18,10 @@ from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, Int64
 
 from lmeval.models import TokenRun
+from lmeval.models.text_units import BYTES, UNITS
 from lmeval.scoring.requests import Request
 
 BosPolicy = Literal["window", "document", "none"]
@@ -51,10 +52,12 @@ class Window(NamedTuple):
 
 
 class WindowRequest(NamedTuple):
-    """A window made ready to score, with the bytes, characters and words of each target token [target, 3]."""
+    """A window made ready to score, with what each target token counts of the text (see `models.text_units`), and the byte
+    of the document at which the first of them begins."""
 
     request: Request
-    units: Int32[np.ndarray, "target 3"]
+    units: Int32[np.ndarray, "target units"]
+    first_byte: int
 
 
 def windows(n_tokens: int, windowing: Windowing) -> Iterator[Window]:
@@ -84,24 +87,37 @@ def _window(first: int, stop: int, windowing: Windowing) -> Window:
 
 def rolling_requests(runs: Iterable[TokenRun], windowing: Windowing) -> Iterator[WindowRequest]:
     """The requests of one document's windows, from its tokens as they come; holds one window and one run at a time."""
-    ids = np.empty(0, dtype=np.int64)
-    units = np.empty((0, 3), dtype=np.int32)
-    offset = 0  # position in the document of ids[0]
+    held = _Held(np.empty(0, dtype=np.int64), np.empty((0, len(UNITS)), dtype=np.int32), 0, 0)
     first, stop = _first_targets(windowing)
     for run in runs:
-        ids, units = np.concatenate([ids, run.ids]), np.concatenate([units, run.units])
-        while stop <= offset + len(ids):
-            yield _request(_window(first, stop, windowing), ids, units, offset, windowing.bos_id)
+        held = held._replace(ids=np.concatenate([held.ids, run.ids]), units=np.concatenate([held.units, run.units]))
+        while stop <= held.offset + len(held.ids):
+            yield _request(_window(first, stop, windowing), held, windowing.bos_id)
             first, stop = stop, stop + windowing.stride
-        keep = max(0, len(ids) - windowing.context - 1)  # a window that ends with the next token reaches back so far
-        ids, units, offset = ids[keep:], units[keep:], offset + keep
-    if first < offset + len(ids):
-        yield _request(_window(first, offset + len(ids), windowing), ids, units, offset, windowing.bos_id)
+        # A window that ends with the next token reaches back so far.
+        held = _without_first(held, max(0, len(held.ids) - windowing.context - 1))
+    if first < held.offset + len(held.ids):
+        yield _request(_window(first, held.offset + len(held.ids), windowing), held, windowing.bos_id)
 
 
-def _request(window: Window, ids: np.ndarray, units: np.ndarray, offset: int, bos_id: int) -> WindowRequest:
-    start, first, stop = window.start - offset, window.first - offset, window.stop - offset
-    context = ids[start:first]
+class _Held(NamedTuple):
+    """Consecutive tokens of a document: the first is its token `offset` and begins at its byte `first_byte`."""
+
+    ids: Int64[np.ndarray, " tokens"]
+    units: Int32[np.ndarray, "tokens units"]
+    offset: int
+    first_byte: int
+
+
+def _without_first(held: _Held, n: int) -> _Held:
+    ids, units, offset, first_byte = held
+    return _Held(ids[n:], units[n:], offset + n, first_byte + int(units[:n, BYTES].sum()))
+
+
+def _request(window: Window, held: _Held, bos_id: int) -> WindowRequest:
+    start, first, stop = (position - held.offset for position in (window.start, window.first, window.stop))
+    context = held.ids[start:first]
     if window.bos:
         context = np.concatenate([[bos_id], context])
-    return WindowRequest(Request(context, ids[first:stop]), units[first:stop])
+    request = Request(context, held.ids[first:stop])
+    return WindowRequest(request, held.units[first:stop], held.first_byte + int(held.units[:first, BYTES].sum()))

@@ -15,8 +15,13 @@ def test_the_demo_runs_on_a_file(run: Run, text: Path, tmp_path: Path, monkeypat
     assert (ran.status, ran.err) == (0, "")
     assert str(text) in ran.out and "equal" in ran.out
     found = json.loads((tmp_path / "o.json").read_text())
-    rows, task = found["texts"], found["task"]
-    assert (task["provenance"]["task"], task["ledger"]["n_items_scored"]) == ("sentiment", 380)
+    assert (found["schema"], found["kind"]) == (2, "demo")
+    rows, (task,) = found["tables"]["texts"]["rows"], found["tables"]["task"]["rows"]
+    assert (task["task"], task["n_items"]) == ("sentiment", 380)
     assert "sentiment" in ran.out
-    assert [size["name"] for size in rows[1]["baselines"]] == ["gzip -9", "bzip2 -9", "xz -9e"]
-    assert all(row["archive"]["decoded_and_equal"] for row in rows)
+    assert [row["text"] for row in rows] == ["Python manual (pydoc_data.topics)", str(text)]
+    assert all(row["decoded"] for row in rows) and found["ledger"]["decoded_and_equal"]
+    compressors = ["archive", "gzip -9", "bzip2 -9", "xz -9e"]
+    of_text = [m for m in found["results"] if m["of"].get("corpus") == str(text)]
+    assert [m["of"].get("compressor") for m in of_text] == [None, *compressors]
+    assert [m["value"] for m in of_text] == [rows[1][name] for name in ("score", *compressors)]

@@ -16,8 +16,9 @@ from samples import PROSE, ROOT, command, network, save_pair, stories_folder, ti
 
 from lmeval.models import load_model
 from lmeval.models.toys import byte_tokenizer
-from lmeval.perplexity import Settings, perplexity
+from lmeval.perplexity import PerplexitySettings, perplexity
 from lmeval.results import as_json
+from lmeval.results.records import read_records
 
 NOT_OF_THE_NUMBERS = ("date", "seconds", "n_processes")
 
@@ -30,17 +31,24 @@ def read(path: Path) -> dict:
     return found
 
 
+def figures(data: dict) -> list[dict]:
+    """The results of a results file, less what they are of."""
+    return [{key: value for key, value in result.items() if key != "of"} for result in data["results"]]
+
+
 def test_the_command_writes_what_the_function_returns(run: Run, model: Path, text: Path, tmp_path: Path):
     ran = run("perplexity", "--model", model, text, "--stride", 32, "--json", tmp_path / "out.json", "--device", "cpu")
     assert (ran.status, ran.err) == (0, "")
-    found = perplexity(load_model(str(model)), text, Settings(stride=32), device="cpu")
-    assert json.loads((tmp_path / "out.json").read_text())["schema"] == 1
+    found = perplexity(load_model(str(model)), text, PerplexitySettings(stride=32), place="cpu")
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert (written["schema"], written["kind"]) == (2, "perplexity")
+    assert all(result["of"]["corpus"] == str(text) for result in written["results"])
     expected = json.loads(json.dumps(as_json(found)))
     ours = read(tmp_path / "out.json")
     assert ours["results"] == expected["results"]
     assert ours["ledger"] == expected["ledger"]
-    assert ours["documents"] == expected["documents"]
-    assert ours["by_position"] == expected["by_position"]
+    assert ours["tables"] == expected["tables"]
+    assert ours["items"] == expected["items"]
 
 
 def test_the_table_shows_every_result(run: Run, model: Path, text: Path):
@@ -58,15 +66,16 @@ def test_options_reach_the_run(run: Run, model: Path, text: Path, tmp_path: Path
     windows = found["ledger"]["windows"]
     assert (windows["context"], windows["stride"], windows["bos_policy"]) == (16, 8, "document")
     provenance = found["provenance"]
-    assert (provenance["batch_size"], provenance["seed"], provenance["model"]["dtype"]) == (3, 5, "float64")
+    (described,), settings = provenance["models"], provenance["settings"]
+    assert (settings["batch_size"], settings["seed"], described["dtype"]) == (3, 5, "float64")
 
 
 def test_standard_input_is_text(run: Run, model: Path, text: Path, tmp_path: Path):
     for name, arguments, stdin in (("a", ["-"], text.read_bytes()), ("b", [text], b"")):
         assert run("perplexity", "-m", model, *arguments, "--json", tmp_path / name, stdin=stdin).status == 0
     a, b = read(tmp_path / "a"), read(tmp_path / "b")
-    assert a["results"] == b["results"]
-    assert a["provenance"]["corpus"]["sha256"] == b["provenance"]["corpus"]["sha256"]
+    assert figures(a) == figures(b)
+    assert a["provenance"]["inputs"]["corpus"]["sha256"] == b["provenance"]["inputs"]["corpus"]["sha256"]
 
 
 def test_a_column_of_a_table_is_text(run: Run, model: Path, tmp_path: Path):
@@ -74,10 +83,8 @@ def test_a_column_of_a_table_is_text(run: Run, model: Path, tmp_path: Path):
     assert (
         run("perplexity", "-m", model, tmp_path / "t.jsonl", "--text-column", "body", "--json", tmp_path / "o").status == 0
     )
-    assert (
-        read(tmp_path / "o")["results"]
-        == json.loads(json.dumps(as_json(perplexity(str(model), ["one", "two 🙂"]))))["results"]
-    )
+    expected = json.loads(json.dumps(as_json(perplexity(str(model), ["one", "two 🙂"]))))
+    assert figures(read(tmp_path / "o")) == figures(expected)
 
 
 def test_a_task_names_its_text(run: Run, model: Path, tmp_path: Path):
@@ -87,17 +94,29 @@ def test_a_task_names_its_text(run: Run, model: Path, tmp_path: Path):
         "dataset_kwargs: {data_files: {test: rows.jsonl}}\ntest_split: test\ndoc_to_target: page\n"
     )
     assert run("perplexity", "-m", model, tmp_path / "task.yaml", "--json", tmp_path / "o").status == 0
-    assert read(tmp_path / "o")["provenance"]["corpus"]["sources"] == ["tiny"]
+    assert read(tmp_path / "o")["provenance"]["inputs"]["corpus"]["sources"] == ["tiny"]
 
 
-def test_each_document_can_be_had_as_a_line(run: Run, model: Path, tmp_path: Path):
+def test_each_document_can_be_had_as_a_record(run: Run, model: Path, tmp_path: Path):
     (tmp_path / "texts").mkdir()
     for name in ("a", "b"):
         (tmp_path / "texts" / name).write_text(name * 100)
-    options = ["--documents", tmp_path / "d.jsonl", "--json", tmp_path / "o.json"]
+    options = ["--records", tmp_path / "r.jsonl", "--json", tmp_path / "o.json"]
     assert run("perplexity", "-m", model, tmp_path / "texts", *options).status == 0
-    lines = [json.loads(line) for line in (tmp_path / "d.jsonl").read_text().splitlines()]
-    assert lines == json.loads((tmp_path / "o.json").read_text())["documents"]
+    ((_, records, _),) = read_records(tmp_path / "r.jsonl")
+    rows = json.loads((tmp_path / "o.json").read_text())["tables"]["documents"]["rows"]
+    assert [(record.item, record.values["nll_nats"]) for record in records] == [(r["name"], r["nll_nats"]) for r in rows]
+
+
+def test_a_memory_budget_reaches_the_run(run: Run, model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    places = []
+    inner = importlib.import_module("lmeval.perplexity").perplexity
+    watched = lambda *a, **k: (places.append(k["place"]), inner(*a, **k))[1]  # noqa: E731
+    monkeypatch.setattr(importlib.import_module("lmeval.perplexity"), "perplexity", watched)
+    assert run("perplexity", "-m", model, text, "--memory", "5MB").status == 0
+    monkeypatch.setenv("LMEVAL_MEMORY", "7 KiB")
+    assert run("perplexity", "-m", model, text).status == 0
+    assert [place.memory for place in places] == [5_000_000, 7168]
 
 
 def test_a_tokenizer_that_loses_text_is_said_on_standard_error(run: Run, tmp_path: Path):
@@ -177,7 +196,7 @@ def test_a_bad_text_is_one_line_and_leaves_no_file(run: Run, model: Path, tmp_pa
     data, message = BAD_TEXTS[kind]
     if data is not None:
         (tmp_path / "bad").write_bytes(data)
-    options = ["--json", tmp_path / "o.json", "--documents", tmp_path / "d.jsonl"]
+    options = ["--json", tmp_path / "o.json", "--records", tmp_path / "d.jsonl"]
     assert_one_line(run("perplexity", "-m", model, tmp_path / "bad", *options), message)
     assert [path.name for path in tmp_path.iterdir() if path.name != "bad"] == []
 
@@ -190,13 +209,14 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     ),
     "no context": (["--context", "0"], "'--context'"),
     "no number": (["--batch-size", "many"], "'--batch-size'"),
+    "no memory": (["--memory", "lots"], "'--memory'"),
     "no such dtype": (["--dtype", "int8"], "'--dtype'"),
     "no such device": (["--device", "toaster"], "unknown device 'toaster'"),
     "a device that is not here": (["--device", f"cuda:{torch.cuda.device_count()}"], "is not here"),
     "another kind of device": (["--device", "meta"], "meta"),
     "no such option": (["--contxt", "5"], "No such option"),
     "results into no folder": (["--json", "nowhere/out.json"], "there is no folder nowhere"),
-    "documents into no folder": (["--documents", "nowhere/d.jsonl"], "there is no folder nowhere"),
+    "records into no folder": (["--records", "nowhere/d.jsonl"], "there is no folder nowhere"),
     "a data set and paths": (["--dataset", "x/y"], "--dataset stands alone"),
     "a column that is not there": (["--text-column", "body"], "no column 'body'"),
 }
@@ -235,7 +255,7 @@ def test_an_interruption_is_one_line_and_leaves_no_file(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(importlib.import_module("lmeval.perplexity"), "perplexity", interrupted)
-    ran = run("perplexity", "-m", model, text, "--json", tmp_path / "o.json", "--documents", tmp_path / "d.jsonl")
+    ran = run("perplexity", "-m", model, text, "--json", tmp_path / "o.json", "--records", tmp_path / "d.jsonl")
     assert ran == (130, "", "lmeval: interrupted\n")
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
@@ -250,7 +270,7 @@ def test_a_failure_half_way_leaves_the_files_of_an_earlier_run(run: Run, model: 
     (tmp_path / "texts" / "1").write_text("fine " * 2000)
     (tmp_path / "texts" / "2").write_bytes(b"\xff")
     ran = run(
-        "perplexity", "-m", model, tmp_path / "texts", "--json", tmp_path / "o.json", "--documents", tmp_path / "d.jsonl"
+        "perplexity", "-m", model, tmp_path / "texts", "--json", tmp_path / "o.json", "--records", tmp_path / "d.jsonl"
     )
     assert_one_line(ran, "is not UTF-8 text")
     assert (tmp_path / "o.json").read_text() == "old"
@@ -287,7 +307,7 @@ def test_two_processes_write_what_one_writes(tmp_path: Path):
     shown = []
     for name, launch in (("one", command()), ("two", [*launcher, *command()[1:]])):
         ran = subprocess.run(
-            [*launch, *arguments, "--json", name, "--documents", f"{name}.jsonl"],
+            [*launch, *arguments, "--json", name, "--records", f"{name}.jsonl"],
             cwd=tmp_path,
             env=environment,
             capture_output=True,
@@ -298,7 +318,8 @@ def test_two_processes_write_what_one_writes(tmp_path: Path):
         shown.append(ran.stdout)
     assert read(tmp_path / "one") == read(tmp_path / "two")
     assert json.loads((tmp_path / "two").read_text())["provenance"]["n_processes"] == 2
-    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
+    one, two = (read_records(tmp_path / f"{name}.jsonl") for name in ("one", "two"))
+    assert [records for _, records, _ in one] == [records for _, records, _ in two]
     assert shown[0] == shown[1]  # one table, by the first process alone
 
 
@@ -362,4 +383,4 @@ def test_a_pipe_can_be_coded_too(run: Run, model: Path, text: Path, tmp_path: Pa
     for name, arguments, stdin in (("a", ["-"], text.read_bytes()), ("b", [text], b"")):
         ran = run("perplexity", "-m", model, *arguments, "--adapt", "light", "--json", tmp_path / name, stdin=stdin)
         assert ran.status == 0
-    assert read(tmp_path / "a")["results"] == read(tmp_path / "b")["results"]
+    assert figures(read(tmp_path / "a")) == figures(read(tmp_path / "b"))

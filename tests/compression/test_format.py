@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM
 
 from lmeval.compression import CompressSettings, compress_to, decompress, inspect
 from lmeval.models import load_model
-from lmeval.perplexity import Settings, perplexity
+from lmeval.perplexity import PerplexitySettings, perplexity
 
 GOLDEN = sorted((ROOT / "compression" / "golden").glob("*.lmz"))
 REFERENCE = ROOT / "lmeval" / "reference"
@@ -399,7 +399,7 @@ def test_the_score_and_the_file_agree():
     out = io.BytesIO()
     settings = CompressSettings(lanes=1, context=256, overlap=64, verify=False, adapt="none")
     coded = compress_to(out, memoryview(text.encode()), model, settings)
-    scored = perplexity(model, [text], Settings(context=256, stride=192, bos="window"))["nll_nats"] / math.log(2)
+    scored = perplexity(model, [text], PerplexitySettings(context=256, stride=192, bos="window"))["nll_nats"] / math.log(2)
     assert coded.length.ideal == pytest.approx(scored, rel=1e-5)
     payload = 8 * (len(out.getvalue()) - coded.n_header_bytes - coded.n_framing_bytes)
     assert scored < payload < 1.01 * scored + 64

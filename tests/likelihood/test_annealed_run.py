@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.distributions import Independent, Laplace, Normal, Uniform
 from toy_densities import Amortised, Encoded, Simple, linear, ready_for, settings_for, standard
 
-from lmeval.densities.protocols import CheckedLatent, LatentShape
+from lmeval.densities.protocols import CheckedLatent, LatentShape, check_latent
 from lmeval.errors import DensityError
 from lmeval.likelihood import BoundSettings, log_likelihood, sandwich
 from lmeval.likelihood.annealed_run import ENCODER_WIDER, prepare_run
 from lmeval.likelihood.noise import Streams
-from lmeval.likelihood.paths import encoder_start
+from lmeval.likelihood.paths import target_of
 from lmeval.likelihood.result import Batch
 
 
@@ -107,19 +107,19 @@ def test_gradients_are_needed():
     model = linear(2, 4)
     density = CheckedLatent(model, LatentShape(2, True, False, False))
     with pytest.raises(DensityError, match="no finite gradient"):
-        prepare_run(density, Batch(torch.zeros(2, 4).double(), (0, 1), [(0, 0), (1, 0)]), settings_for())
+        prepare_run(density, Batch(torch.zeros(2, 4).double(), (0, 1), [(0, 0), (1, 0)], 32), settings_for())
 
 
 def test_bounded_priors_are_refused():
     model = Simple(Independent(Uniform(torch.zeros(2).double(), 1.0), 1), lambda z: Independent(Normal(z, 1.0), 1))
     density = CheckedLatent(model, LatentShape(2, True, False, True))
     with pytest.raises(DensityError, match="not on all of space"):
-        prepare_run(density, Batch(torch.zeros(2, 2).double(), (0, 1), [(0, 0), (1, 0)]), settings_for())
+        prepare_run(density, Batch(torch.zeros(2, 2).double(), (0, 1), [(0, 0), (1, 0)], 32), settings_for())
 
 
 def test_encoders_are_widened():
     model = linear(3, 6, kind=Encoded)
     x = model.sample(2)
-    found = encoder_start(model, x, 2.0)
-    assert found is not None
-    torch.testing.assert_close(found.scale, 2 * model.posterior(x).scale_tril)
+    start = target_of(check_latent(model, x), x, (0, 1), "encoder", 2.0).start
+    assert start is not None
+    torch.testing.assert_close(start.scale, 2 * model.posterior(x).scale_tril)

@@ -6,7 +6,7 @@ from samples import PROSE, tiny_llama
 
 from lmeval.data.resources import metric_module
 from lmeval.models.toys import byte_tokenizer
-from lmeval.perplexity import Settings, perplexity
+from lmeval.perplexity import PerplexitySettings, perplexity
 from lmeval.results import find
 
 TEXTS = [PROSE, "second text 🙂", "x"]
@@ -18,7 +18,7 @@ def pair():
 
 def test_the_module_agrees_with_the_function():
     found = evaluate.load(str(metric_module("bits_per_byte"))).compute(predictions=TEXTS, model=pair(), stride=32)
-    expected = perplexity(pair(), TEXTS, Settings(stride=32))
+    expected = perplexity(pair(), TEXTS, PerplexitySettings(stride=32))
     measurement = find(expected, "bits_per_byte")
     assert found is not None
     assert found["bits_per_byte"] == measurement.value

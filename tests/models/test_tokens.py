@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from lmeval.errors import UndecodableText
 from lmeval.models import tokens
+from lmeval.models.text_units import BYTES, CHARACTERS, WORDS
 from lmeval.models.tokens import TextEncoder, TokenRun, encode, encode_texts, fingerprint, special_prefix, text_encoder
 from lmeval.models.toys import byte_tokenizer
 
@@ -120,7 +121,7 @@ def test_bytes_of_each_token_are_its_own():
     run = joined(list(encode(encoder_of("gpt2"), ["The café costs 5€.\n"])))
     core = encoder_of("gpt2").core
     assert core is not None
-    for i, n_bytes in zip(run.ids, run.units[:, tokens.BYTES], strict=True):
+    for i, n_bytes in zip(run.ids, run.units[:, BYTES], strict=True):
         assert len(core.id_to_token(int(i)) or "") == n_bytes  # one printable character stands for each byte
 
 
@@ -128,12 +129,12 @@ def test_bytes_of_the_byte_tokenizer_are_the_text():
     text = ODD_TEXTS["emoji"] + ODD_TEXTS["nul"]
     run = joined(list(encode(encoder_of("bytes"), [text])))
     assert bytes(run.ids.tolist()) == text.encode()
-    assert (run.units[:, tokens.BYTES] == 1).all()
+    assert (run.units[:, BYTES] == 1).all()
 
 
 def test_a_word_is_counted_where_its_white_space_begins():
     run = joined(list(encode(encoder_of("bytes"), ["ab \n\tc d"])))
-    assert run.units[:, tokens.WORDS].tolist() == [1, 0, 1, 0, 0, 0, 1, 0]
+    assert run.units[:, WORDS].tolist() == [1, 0, 1, 0, 0, 0, 1, 0]
 
 
 @pytest.mark.parametrize("name", ["bytes", "stories260K", "neox", "gpt2"])
@@ -229,7 +230,7 @@ def test_memory_does_not_grow_with_the_text(name: str):
         patch.setattr(tokens, "SEGMENTS_AT_ONCE", 4)
         given_out = 0
         for run in encode(encoder_of(name), pieces()):
-            given_out += int(run.units[:, tokens.CHARACTERS].sum())
+            given_out += int(run.units[:, CHARACTERS].sum())
             assert taken - given_out < 16 * 2500
     assert given_out == taken
 

@@ -6,7 +6,15 @@ import pytest
 
 from lmeval import stats
 from lmeval.perplexity import tally
-from lmeval.perplexity.tally import BYTES, CHARACTERS, NATS, TOKENS, WORDS, DocumentSums, Tally
+from lmeval.perplexity.tally import COLUMN, COLUMNS, DocumentSums, ScoredWindow, Tally, named
+
+NATS, TOKENS, BYTES = (COLUMN[name] for name in ("nats", "tokens", "bytes"))
+
+
+def window(document: int, nats: np.ndarray, units: np.ndarray | None = None, n_before: int = 0) -> ScoredWindow:
+    """A window whose tokens have one byte, character and word each, unless `units` says otherwise."""
+    units = np.ones((len(nats), 3), dtype=np.int32) if units is None else units
+    return ScoredWindow((document, f"d{document}"), nats[:, None], units, n_before, 0)
 
 
 def fill(
@@ -21,7 +29,7 @@ def fill(
             before = int(rng.integers(0, context - n + 1))
             units = rng.integers(0, 5, size=(n, 3)).astype(np.int32)
             nats = rng.exponential(2.0, size=n).astype(np.float32)
-            sums.add_window((document, f"d{document}"), units, -nats, before)
+            sums.add_window(window(document, nats, units, before))
             rows += [[document, nats[i], 1, *units[i], before + i] for i in range(n)]
     sums.finish()
     return sums, np.array(rows, dtype=np.float64)
@@ -45,20 +53,19 @@ def test_every_document_is_one_row_and_is_reported_once_in_order():
 def test_two_documents_of_one_name_stay_two():
     sums = Tally(4)
     for index in range(2):
-        sums.add_window((index, "same"), np.ones((1, 3), dtype=np.int32), np.array([-1.0], dtype=np.float32), 0)
+        sums.add_window(window(index, np.ones(1, dtype=np.float32))._replace(document=(index, "same")))
     sums.finish()
     assert sums.moments.n == 2
 
 
 def test_sums_are_taken_in_float64():
     sums, value = Tally(4), np.float32(0.1)
-    units = np.ones((4, 3), dtype=np.int32)
     for _ in range(50_000):
-        sums.add_window((0, "d"), units, np.full(4, -value), 0)
+        sums.add_window(window(0, np.full(4, value)))
     sums.finish()
     assert sums.moments.total[NATS] == pytest.approx(200_000 * float(value), rel=1e-11)  # float32 sums drift by 1e-4
-    small, big = Tally(2), np.array([-16777216.0, -1.0], dtype=np.float32)
-    small.add_window((0, "d"), np.ones((2, 3), dtype=np.int32), big, 0)
+    small, big = Tally(2), np.array([16777216.0, 1.0], dtype=np.float32)
+    small.add_window(window(0, big))
     small.finish()
     assert small.moments.total[NATS] == 16777217.0  # float32 has no such number
 
@@ -92,12 +99,12 @@ def test_few_documents_are_bootstrapped_in_blocks_and_many_are_linearised():
     assert few.spread(0).n == 5 * (tally.ENOUGH_DOCUMENTS - 1)
     assert many.spread(0).method == "documents"
     expected = stats.linearised_ratio(many.moments, NATS, BYTES)
-    assert tally.ratio(many.spread(0), BYTES) == expected
+    assert tally.ratio(many.spread(0), "bytes") == expected
 
 
 def test_a_single_window_has_no_interval():
     sums, rows = fill(documents=1, windows=1)
-    found = tally.ratio(sums.spread(0), TOKENS)
+    found = tally.ratio(sums.spread(0), "tokens")
     assert (found.stderr, found.ci95) == (None, None)
     assert found.value == pytest.approx(rows[:, 1].mean())
     assert sums.spread(0).method == "none"
@@ -106,9 +113,9 @@ def test_a_single_window_has_no_interval():
 def test_both_methods_give_the_one_ratio_of_sums():
     for documents in (3, 40):
         sums, rows = fill(documents=documents)
-        for column in (TOKENS, BYTES, CHARACTERS, WORDS):
+        for column in COLUMNS[1:]:
             ratio = tally.ratio(sums.spread(0), column).value
-            assert ratio == pytest.approx(rows[:, 1].sum() / rows[:, 1 + column].sum(), rel=1e-12)
+            assert ratio == pytest.approx(rows[:, 1].sum() / rows[:, 1 + COLUMN[column]].sum(), rel=1e-12)
 
 
 def test_methods_agree_on_independent_windows():
@@ -116,4 +123,9 @@ def test_methods_agree_on_independent_windows():
     sums, _ = fill(documents=400, windows=1)
     pieces = np.array(sums._pieces)
     blocks = stats.bootstrapped_ratio(pieces.sum(axis=0), stats.block_bootstrap(pieces, 1, 0), NATS, BYTES)
-    assert tally.ratio(sums.spread(0), BYTES).stderr == pytest.approx(blocks.stderr, rel=0.1)
+    assert tally.ratio(sums.spread(0), "bytes").stderr == pytest.approx(blocks.stderr, rel=0.1)
+
+
+def test_a_row_is_read_by_names():
+    sums, rows = fill()
+    assert named(sums.moments.total) == pytest.approx(dict(zip(COLUMNS, rows[:, 1:6].sum(axis=0), strict=True)))

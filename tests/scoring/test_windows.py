@@ -40,10 +40,11 @@ def test_streamed_requests_are_those_of_the_windows_however_the_text_comes(n: in
     streamed = list(rolling_requests(iter(runs_of(n, cuts)), windowing))
     planned = list(windows(n, windowing))
     assert len(streamed) == len(planned)
-    for (request, units), window in zip(streamed, planned, strict=True):
+    for (request, units, first_byte), window in zip(streamed, planned, strict=True):
         assert request.context.tolist() == [BOS] * window.bos + list(range(window.start, window.first))
         assert request.target.tolist() == list(range(window.first, window.stop))
         assert units[:, 2].tolist() == [3 * t for t in request.target]
+        assert first_byte == sum(range(window.first))  # token t has t bytes
         assert request.n_inputs == window.stop - 1 - window.start + window.bos
 
 
@@ -51,7 +52,7 @@ def test_streamed_requests_are_those_of_the_windows_however_the_text_comes(n: in
 def test_disjoint_windows_are_those_of_lm_evaluation_harness(n: int, context: int):
     theirs = [make_disjoint_window(pair) for pair in get_rolling_token_windows(list(range(n)), BOS, context, 1)]
     ours = rolling_requests(runs_of(n, []), Windowing(context, context, "document", BOS))
-    assert [(request.context.tolist(), request.target.tolist()) for request, _ in ours] == theirs
+    assert [(request.context.tolist(), request.target.tolist()) for request, _, _ in ours] == theirs
 
 
 @given(st.integers(2, 120), st.integers(2, 24))
@@ -79,7 +80,7 @@ def test_windows_are_those_of_the_transformers_documentation(n: int, context: in
 )
 def test_nine_tokens_by_hand(bos: BosPolicy, expected: list):
     found = rolling_requests(runs_of(9, [2, 3]), Windowing(4, 2, bos, BOS))
-    assert [(request.context.tolist(), request.target.tolist()) for request, _ in found] == expected
+    assert [(request.context.tolist(), request.target.tolist()) for request, _, _ in found] == expected
 
 
 @pytest.mark.parametrize(("bos", "n"), [("window", 0), ("document", 0), ("none", 0), ("none", 1)])
@@ -98,5 +99,5 @@ def test_a_long_document_is_held_a_window_at_a_time():
             taken = begin + 10
             yield TokenRun(np.arange(begin, begin + 10), np.ones((10, 3), dtype=np.int32), True)
 
-    for request, _ in rolling_requests(runs(), Windowing(32, 16, "window", BOS)):
+    for request, _, _ in rolling_requests(runs(), Windowing(32, 16, "window", BOS)):
         assert taken - int(request.target[-1]) <= 10 + 16

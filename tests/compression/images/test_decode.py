@@ -33,6 +33,7 @@ from lmeval.densities.layers import Linear
 from lmeval.densities.modelfile import LoadedDensity
 from lmeval.densities.networks import LayeredVAE
 from lmeval.errors import ArchiveError, CorruptArchive, LmevalError, ModelMismatch, ModelNotFound
+from lmeval.results import Report
 
 MODULE = importlib.import_module("lmeval.compression.images.encode")
 BLOCK = struct.Struct("<4sIIQBBHII8sI")
@@ -118,6 +119,10 @@ def test_a_range_decodes_the_blocks_that_it_needs(monkeypatch: pytest.MonkeyPatc
     assert len(seen) == 1
 
 
+def gaps(report: Report) -> list[Gap]:
+    return [Gap(**row) for row in report.tables["gaps"]]
+
+
 def test_damage_is_named_and_costs_its_own_block():
     data, expected = sample()
     (part,) = archive.read_index(memoryview(data))
@@ -126,7 +131,7 @@ def test_damage_is_named_and_costs_its_own_block():
         changed[entry.position + archive.BLOCK_OVERHEAD + 3] ^= 1
         assert "damaged: checksum" in outcome(bytes(changed))
         out = io.BytesIO()
-        gap = Gap(entry.offset, entry.offset + entry.n_bytes)
+        gap = Gap(entry.offset, entry.offset + entry.n_bytes, entry.n_bytes)
         assert gaps(salvage(out, memoryview(bytes(changed)), model())) == [gap]
         assert out.getvalue() == expected[: gap.first] + bytes(gap.stop - gap.first) + expected[gap.stop :]
 
