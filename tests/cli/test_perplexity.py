@@ -297,6 +297,7 @@ def test_the_command_is_a_process_that_ends_with_its_status(tmp_path: Path):
     assert ran.stderr == "lmeval: no such file or folder: no-such-file\n"
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_writes(tmp_path: Path):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a").write_text(tinystories(30_000), encoding="utf-8")
@@ -345,6 +346,7 @@ def coded_bits(run: Run, path: Path, model: Path, level: str) -> int:
     return 8 * (found["n_archive_bytes"] - found["n_header_bytes"] - found["n_framing_bytes"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["light", "full"])
 def test_the_adapted_code_length_is_that_of_the_archive(run: Run, model: Path, text: Path, tmp_path: Path, level: str):
     ran = run("perplexity", text, "-m", model, "--adapt", level, "--json", tmp_path / "p.json")
