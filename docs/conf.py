@@ -73,21 +73,17 @@ def insert_generated(app: Sphinx, name: str, source: list[str]) -> None:
 
 def plain_to_rst(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Docstrings are plain text for people: make literal blocks of their indented ones, and no markup of lone signs."""
-    for i in range(len(lines) - 1, -1, -1):
-        before = lines[i - 1] if i else ""
-        if (
-            lines[i].startswith("    ")
-            and not before
-            and _last_line(lines[:i]).strip()
-            and not _last_line(lines[:i]).startswith(" ")
-        ):
-            lines[i:i] = ["::", ""]
-        elif not lines[i].startswith((" ", ">>>")):
-            lines[i] = "".join(_escaped(part) for part in CODE.split(lines[i]))
-
-
-def _last_line(lines: list[str]) -> str:
-    return next((line for line in reversed(lines) if line), "")
+    made: list[str] = []
+    above, literal = "", False  # the last line that is not empty, and whether a block has begun
+    for line in lines:
+        if line.startswith("    ") and made and not made[-1] and above and not above.startswith(" "):
+            made += ["::", ""]
+            literal = True
+        elif line and not line.startswith(" "):
+            literal = False
+        made.append(line if literal or line.lstrip().startswith(">>>") else "".join(map(_escaped, CODE.split(line))))
+        above = line or above
+    lines[:] = made
 
 
 def _escaped(text: str) -> str:

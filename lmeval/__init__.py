@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lmeval.errors import LmevalError
     from lmeval.models import CausalLM, ModelLike, from_pair, load_model
     from lmeval.perplexity import PerplexitySettings, perplexity
-    from lmeval.prompting import RunSettings, Task, TaskRun, run_task
+    from lmeval.prompting import RunSettings, Task, run_task
     from lmeval.results import Measurement, Report, find, write_json
     from lmeval.scoring import Request, score
 
@@ -38,7 +38,6 @@ __all__ = [
     "Request",
     "RunSettings",
     "Task",
-    "TaskRun",
     "compress",
     "compress_to",
     "decompress",

@@ -73,10 +73,10 @@ from lmeval.errors import LmevalError
 from lmeval.likelihood import BoundSettings, Sandwich, log_likelihood, sandwich
 from lmeval.likelihood.annealed_run import prepare_run
 from lmeval.likelihood.annealing import forward
+from lmeval.likelihood.ladder import sigmoid_at
 from lmeval.likelihood.noise import Streams, keys_of
 from lmeval.likelihood.quiet import quiet_distributions
 from lmeval.likelihood.result import Batch
-from lmeval.likelihood.schedules import sigmoid_at
 from lmeval.likelihood.settings import LEAPFROGS, fix_settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -381,7 +381,7 @@ def speed(options: argparse.Namespace, console: Console) -> Found:
 def speed_contestants(model: Any, x: Tensor, times: int) -> list[Contestant]:
     d, n = model.prior.event_shape[0], len(x)
     repeated, z = x.repeat(CHAINS, 1), torch.randn(CHAINS * n, d)
-    density, batch = check_latent(model, x), Batch(x, tuple(range(n)), keys_of(x))
+    density, batch = check_latent(model, x), Batch(x, tuple(range(n)), keys_of(x), CHAINS * n)
     settings = fix_settings(BoundSettings(temperatures=RUN_TEMPERATURES), CHAINS)
     with quiet_distributions():
         prepared = prepare_run(density, batch, settings)

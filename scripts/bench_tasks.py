@@ -42,8 +42,8 @@ from tqdm import tqdm
 
 from lmeval.errors import LmevalError
 from lmeval.models import CausalLM
-from lmeval.prompting.asking import RunSettings, ask
 from lmeval.prompting.encoding import encode_prompts
+from lmeval.prompting.instances import RunSettings, build_instances
 from lmeval.prompting.prompts import Prompt
 from lmeval.prompting.task import read_task
 from lmeval.scoring import Cost, Request, score_shared
@@ -130,9 +130,11 @@ def prompts_of(workload: Workload) -> list[Prompt]:
         config |= {"dataset_kwargs": {"data_files": {"test": str(rows)}}, "test_split": "test", "fewshot_split": "test"}
         config |= {"fewshot_config": {"sampler": "first_n"}, **TEMPLATES[workload.task]}
         path.write_text(yaml.safe_dump(config))
-        asking = ask(read_task(path), RunSettings(num_fewshot=workload.n_shots, limit=workload.n_items + workload.n_shots))
+        instances = build_instances(
+            read_task(path), RunSettings(num_fewshot=workload.n_shots, limit=workload.n_items + workload.n_shots)
+        )
     # The examples themselves would each have a prompt of their own.
-    return [asking.prompts[item.main] for item in asking.items[workload.n_shots :]]
+    return [instances.prompts[item.main] for item in instances.items[workload.n_shots :]]
 
 
 def measure(model: CausalLM, workload: Workload, args: argparse.Namespace) -> tuple[list[dict[str, Any]], float]:

@@ -10,7 +10,8 @@ from samples import ROOT, tiny_gpt2
 
 from lmeval.cli import COMMANDS, SECTIONS, commands
 from lmeval.cli.shared import loading
-from lmeval.prompting import RunSettings, run_task, write_records
+from lmeval.prompting import RunSettings, run_task
+from lmeval.results.records import records_of, write_records
 
 HEAVY = {"accelerate", "datasets", "evaluate", "matplotlib", "numba", "sklearn", "torch", "transformers", "zuko"}
 LISTED = """
@@ -78,7 +79,7 @@ def test_archives_are_inspected_without_a_library_of_numbers(arguments: list[str
 
 def test_results_are_read_without_a_model(tmp_path: Path):
     records = tmp_path / "records.jsonl"
-    write_records([run_task("sentiment", tiny_gpt2(), RunSettings(limit=8)).records], records)
+    write_records(records_of(run_task("sentiment", tiny_gpt2(), RunSettings(limit=8))), records)
     for arguments in (["rescore", records], ["compare", records, records]):
         status, modules = modules_of(*arguments)
         assert status == 0

@@ -35,6 +35,7 @@ def shown_commands(page: Path) -> Iterator[list[str]]:
             yield shlex.split(line, comments=True)[1:]
 
 
+@pytest.mark.slow  # imports torch, and compiles the online models where nobody has
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
 def test_python_on_a_page_gives_what_the_page_says(page: Path):
     examples = doctest.DocTestParser().get_doctest("\n\n".join(blocks(page, "python")), {}, name_of(page), str(page), 0)

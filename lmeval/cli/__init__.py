@@ -24,7 +24,7 @@ class Listed(NamedTuple):
 SECTIONS: dict[str, dict[str, Listed]] = {
     "Score": {
         "perplexity": Listed("perplexity", "Perplexity and bits per byte of a language model on text."),
-        "run": Listed("tasks", "Score prompted tasks through next-token probabilities."),
+        "run": Listed("tasks", "Score prompted tasks and texts through next-token probabilities."),
         "likelihood": Listed("likelihood", "Log-likelihoods of several models on the same images."),
     },
     "Files": {
@@ -34,8 +34,8 @@ SECTIONS: dict[str, dict[str, Listed]] = {
         "benchmark": Listed("benchmark", "Compare language models with gzip, xz, zstd, ppmd and others."),
     },
     "Results": {
-        "rescore": Listed("tasks", "Compute the scores of `run --records` again, without the model."),
-        "compare": Listed("tasks", "Compare two runs on the same items, with paired intervals."),
+        "rescore": Listed("tasks", "Compute the scores of --records again, without the model."),
+        "compare": Listed("tasks", "Compare two results on the same items, with paired intervals."),
     },
     "Start": {
         "demo": Listed("demo", "Score, compress and decode texts with the bundled models."),

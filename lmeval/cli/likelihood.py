@@ -1,20 +1,16 @@
 """`lmeval likelihood`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from lmeval.cli.progress import drawn_progress
-from lmeval.cli.shared import check_outputs, device_option, json_option, loading
+from lmeval.cli.shared import check_outputs, device_option, json_option, loading, memory_option
 from lmeval.report.figures import check_folder, save_figures
 from lmeval.report.terminal import print_blocks
 from lmeval.report.views import view
 from lmeval.results import Report, write_json
 from lmeval.results.records import records_of, write_records
-
-if TYPE_CHECKING:
-    from lmeval.likelihood.spec import Spec
 
 
 @click.command("likelihood")
@@ -28,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("--limit", type=click.IntRange(min=1), help="Score the first N images only.  [default: the spec's]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of all draws.  [default: the spec's, else 0]")
 @device_option
+@memory_option
 @json_option
 @click.option(
     "--records", "records_path", type=click.Path(path_type=Path), help="Write every datum's values here, as JSON lines."
@@ -39,6 +36,7 @@ def likelihood_command(
     limit: int | None,
     seed: int | None,
     device: str,
+    memory: int | None,
     json_path: Path | None,
     records_path: Path | None,
     folder: Path | None,
@@ -55,18 +53,18 @@ def likelihood_command(
       seed, paired (the model that the others are compared with)
     """
     with loading("PyTorch"):
-        from lmeval.compute.gather import connect, disconnect
+        from lmeval.compute.gather import as_place, disconnect
         from lmeval.likelihood.compare import compare
         from lmeval.likelihood.cost import cost_lines
         from lmeval.likelihood.prepare import plan_gaps, prepare, with_overrides
         from lmeval.likelihood.spec import read_spec, spec_path
-    wanted = with_overrides(read_spec(spec_path(spec)), limit, seed)
-    check_outputs([path for path in (json_path, records_path) if path], _inputs(wanted, data_dir))
+    wanted = with_overrides(read_spec(spec_path(spec), data_dir), limit, seed)
+    check_outputs([path for path in (json_path, records_path) if path], (str(wanted.path), *map(str, wanted.files.values())))
     if folder:
         check_folder(folder)
-    place = connect(device)
+    place = as_place(device, memory)
     with loading("the models"):
-        prepared = prepare(wanted, data_dir, place)
+        prepared = prepare(wanted, place)
     prepared = plan_gaps(prepared, place)
     if place.is_first:
         for line in cost_lines(prepared):
@@ -76,15 +74,6 @@ def likelihood_command(
     if place.is_first:
         _show(report, json_path, records_path, folder)
     disconnect(place)
-
-
-def _inputs(spec: "Spec", data_dir: Path | None) -> tuple[str, ...]:
-    """Files that the run reads, which no output may take the place of."""
-    from lmeval.likelihood.spec import locate
-
-    named = [spec.data.images.images, *(model.model for model in spec.models)]
-    named += [model.kde.held_out.images for model in spec.models if model.kde and model.kde.held_out]
-    return (str(spec.path), *(str(path) for name in named if (path := locate(name, spec, data_dir))))
 
 
 def _show(report: Report, json_path: Path | None, records_path: Path | None, folder: Path | None) -> None:

@@ -33,6 +33,14 @@ device_option = click.option("--device", default="auto", show_default=True, help
 dtype_option = click.option(
     "--dtype", type=click.Choice(sorted(DTYPES)), default="float32", show_default=True, help="Precision of the network."
 )
+data_dir_option = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    envvar="LMEVAL_DATA",
+    show_envvar=True,
+    metavar="DIR",
+    help="Folder where the files that a task, comparison or density names may lie. Without it tasks read data from the hub.",
+)
 json_option = click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the results here as JSON.")
 records_option = click.option(
     "--records", "records_path", type=click.Path(path_type=Path), help="Write every item here, one JSON object a line."

@@ -3,30 +3,39 @@
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from lmeval import models, prompting, report, results
+from lmeval import models, prompting, results
 from lmeval.cli.progress import drawn_progress
 from lmeval.cli.shared import (
     BatchSize,
     check_outputs,
+    data_dir_option,
     device_option,
     dtype_option,
     json_option,
     loading,
+    memory_option,
     model_option,
-    print_table,
-    write_json_data,
 )
 from lmeval.compute import gather
+from lmeval.compute.place import Place, describe_place
 from lmeval.data.documents import local_files
 from lmeval.data.resources import BUNDLED_FOR_TASKS
 from lmeval.errors import InputError
-from lmeval.prompting.task import SAMPLERS, Task, task_of
+from lmeval.prompting.task import SAMPLERS, STRATEGIES, Task, task_of, task_path
+from lmeval.report.terminal import print_blocks
+from lmeval.report.views import view
+from lmeval.report.views.perplexity import withheld_notice
 from lmeval.results import Report
+from lmeval.results.records import read_records, records_of, write_records
+from lmeval.results.report import with_of
 from lmeval.specs.tasks import ROLLING, RollingTask, read_keys, rolling_task, task_corpus
+
+if TYPE_CHECKING:
+    from lmeval.perplexity import PerplexitySettings
 
 
 @click.command("run")
@@ -39,31 +48,32 @@ from lmeval.specs.tasks import ROLLING, RollingTask, read_keys, rolling_task, ta
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of their choice.")
 @click.option("--shot-seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Score under that many seeds.")
 @click.option("--limit", type=click.IntRange(min=1), help="Score the first N rows only.")
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    envvar="LMEVAL_DATA",
-    help="Folder with the files that a task names as local; without it data sets come from the hub.",
-)
+@data_dir_option
 @click.option("--batch-size", type=BatchSize(), default=None, help="Rows at once.  [default: auto]")
 @click.option(
     "--unconditional/--no-unconditional",
     default=None,
-    help="Score choices behind no question too, for PMI.  [default: the task's]",
+    help="Score choices after no question too, for PMI.  [default: the task's]",
 )
 @click.option(
-    "--path",
-    type=click.Choice(["auto", "tree", "plain"]),
+    "--strategy",
+    type=click.Choice(STRATEGIES),
     default="auto",
     show_default=True,
     help="tree: shared prefixes once; plain: each prompt by itself, with the same result.",
 )
+@click.option("--context", type=click.IntRange(min=1), help="Tokens a window, for rolling tasks.  [default: the model's]")
+@click.option("--stride", type=click.IntRange(min=1), help="Tokens from window to window.  [default: the context]")
 @click.option("--allow-code", is_flag=True, help="Run the functions that a task file names by !function.")
 @device_option
+@memory_option
 @dtype_option
 @json_option
 @click.option(
-    "--records", "records_path", type=click.Path(path_type=Path), help="Write what was found of each item, for rescore."
+    "--records",
+    "records_path",
+    type=click.Path(path_type=Path),
+    help="Write all that scoring gave of each item, for rescore and compare.",
 )
 def run_command(
     tasks: tuple[str, ...],
@@ -76,89 +86,103 @@ def run_command(
     data_dir: Path | None,
     batch_size: int | None,
     unconditional: bool | None,
-    path: str,
+    strategy: str,
+    context: int | None,
+    stride: int | None,
     allow_code: bool,
     device: str,
+    memory: int | None,
     dtype: str,
     json_path: Path | None,
     records_path: Path | None,
 ) -> None:
-    """Score prompted tasks through next-token probabilities.
+    """Score prompted tasks and texts through next-token probabilities.
 
     TASK is a task file (lm-evaluation-harness's YAML), or the name of one in tasks/.
+
+    'bundled' is lmeval-reviews-4m-v1 where a task is prompted, and the model of `lmeval perplexity` where all are plain text
+    (loglikelihood_rolling).
     """
-    files = [prompting.task_path(task) for task in tasks]
-    read = _read(files, data_dir, allow_code=allow_code)
+    files = [task_path(task) for task in tasks]
+    read = _read_tasks(files, data_dir, allow_code=allow_code)
     check_outputs([p for p in (json_path, records_path) if p], tuple(i for task in read.values() for i in _inputs(task)))
     prompted = [task for task in read.values() if isinstance(task, Task)]
     if records_path and not prompted:
         raise InputError("--records keeps what is found of items, and plain text has none: leave it out")
-    settings = prompting.RunSettings(num_fewshot, sampler, limit, seed, shot_seeds, batch_size, unconditional, path)
+    settings = prompting.RunSettings(num_fewshot, sampler, limit, seed, shot_seeds, batch_size, unconditional, strategy)
     with loading(f"model {model}"):
-        from lmeval.perplexity import Settings, perplexity
+        from lmeval.perplexity import PerplexitySettings
 
-        group = gather.connect(device)
-        loaded = models.as_model(BUNDLED_FOR_TASKS if model == "bundled" and prompted else model, group.device, dtype)
-    reports: dict[str, Report] = {}
-    records: list[prompting.RecordSet] = []
-    for name, task in read.items():
+        place = gather.as_place(device, memory)
+        loaded = models.as_model(BUNDLED_FOR_TASKS if model == "bundled" and prompted else model, place.device, dtype)
+    windows = PerplexitySettings(context, stride, batch_size=batch_size)
+    parts: list[Report] = []
+    for task in read.values():
         if isinstance(task, Task):
-            with drawn_progress(show=group.rank == 0) as progress:
-                found = prompting.run_task(task, loaded, settings, device=device, progress=progress)
-            reports[name] = found.report
-            records.append(found.records)
+            with drawn_progress(show=place.is_first) as progress:
+                parts.append(prompting.run_task(task, loaded, settings, place=place, progress=progress))
         else:
-            corpus = task_corpus(task)
-            corpus = replace(corpus, documents=islice(corpus.documents, limit))
-            reports[name] = perplexity(loaded, corpus, Settings(batch_size=batch_size), device=device)
-        if group.rank == 0:
-            _print(reports[name], first=len(reports) == 1)
-    if group.rank == 0:
-        _write(reports, records, json_path, records_path)
-    gather.disconnect(group)
+            parts.append(_score_text(task, loaded, windows, limit, place))
+        if place.is_first:
+            _print(parts[-1], first=len(parts) == 1)
+    if place.is_first:
+        _write(_together(parts, loaded, place), json_path, records_path)
+    gather.disconnect(place)
 
 
 @click.command("rescore")
 @click.argument("records_path", metavar="RECORDS", type=click.Path(path_type=Path))
 @json_option
 def rescore_command(records_path: Path, json_path: Path | None) -> None:
-    """Compute all scores of `run --records` again, without the model."""
+    """Compute all scores of --records again, without the model.
+
+    RECORDS is what `lmeval run`, `perplexity`, `likelihood` or `benchmark` wrote with --records.
+    """
+    from lmeval.results.reduction import rescore_items
+
     check_outputs([json_path] if json_path else [], (str(records_path),))
-    reports: dict[str, Report] = {}
-    for found in prompting.read_records(records_path):
-        reports[str(found.header["task"])] = prompting.summarise(found)
-    _write(reports, [], json_path, None)
-    for i, found in enumerate(reports.values()):
-        _print(found, first=i == 0)
+    parts = tuple(
+        prompting.rescore(records) if records.header.report == "run" else rescore_items(records)
+        for records in read_records(records_path, prompting.read_old_records)
+    )
+    inputs = {"records": {"file": str(records_path), "sha256": results.files_sha256([str(records_path)])}}
+    rescored = results.together(parts[0].kind, parts, results.provenance(parts[0].kind, inputs=inputs))
+    _write(rescored, json_path, None)
+    print_blocks(view(rescored))
 
 
 @click.command("compare")
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
-@click.option("--metric", "metrics", multiple=True, help="Measure to compare; may be given again.  [default: acc]")
+@click.option("--metric", "metrics", multiple=True, help="Measure to compare; may be given again.  [default: the main one]")
 @json_option
 def compare_command(a: Path, b: Path, metrics: tuple[str, ...], json_path: Path | None) -> None:
-    """Compare two runs on the same items: paired difference with interval, McNemar's test, Holm over tasks.
+    """Compare two results on the same items, with paired intervals.
 
-    A and B are what `lmeval run` wrote with --json or --records.
+    The differences have correlations, tests and Holm's adjustment.
+
+    A and B are what `lmeval run`, `perplexity`, `likelihood` or `benchmark` wrote with --json or --records, of one kind.
     """
+    from lmeval.results.compare import compare_reports
+    from lmeval.results.reading import read_results
+
     check_outputs([json_path] if json_path else [], (str(a), str(b)))
-    rows = prompting.compare_runs(a, b, metrics)
-    if json_path:
-        write_json_data({"schema": results.SCHEMA, "a": str(a), "b": str(b), "comparisons": rows}, json_path)
-    print_table(report.compare_table(rows, str(a), str(b)))
+    reports = [read_results(path, prompting.read_old_records) for path in (a, b)]
+    compared = compare_reports(reports[0], reports[1], metrics, (str(a), str(b)))
+    _write(compared, json_path, None)
+    print_blocks(view(compared))
 
 
-def _read(files: list[Path], data_dir: Path | None, *, allow_code: bool) -> dict[str, Task | RollingTask]:
+def _read_tasks(files: list[Path], data_dir: Path | None, *, allow_code: bool) -> dict[str, Task | RollingTask]:
     """The tasks by name, all of them before anything is scored."""
-    found: dict[str, Task | RollingTask] = {}
+    tasks: dict[str, Task | RollingTask] = {}
     for file in files:
         keys = read_keys(file, allow_code=allow_code)
         task = rolling_task(keys) if keys.values.get("output_type") == ROLLING else task_of(keys, data_dir)
-        if task.name in found:
+        if task.name in tasks:
             raise InputError(f"two of the tasks are called {task.name}: run them one after the other")
-        found[task.name] = task
-    return found
+        tasks[task.name] = task
+    return tasks
 
 
 def _inputs(task: Task | RollingTask) -> tuple[str, ...]:
@@ -167,23 +191,35 @@ def _inputs(task: Task | RollingTask) -> tuple[str, ...]:
     return (*task.files, *local_files(task.source), *(local_files(shots) if shots else ()))
 
 
-def _print(found: Report, *, first: bool) -> None:
+def _score_text(
+    task: RollingTask, model: "models.CausalLM", windows: "PerplexitySettings", limit: int | None, place: Place
+) -> Report:
+    """Perplexity of a task that names plain text, of its first `limit` documents."""
+    from lmeval.perplexity import perplexity
+
+    corpus = task_corpus(task)
+    corpus = replace(corpus, documents=islice(corpus.documents, limit))
+    return with_of(perplexity(model, corpus, windows, place=place), task=task.name)
+
+
+def _together(parts: list[Report], model: "models.CausalLM", place: Place) -> Report:
+    """One task is a report of its own; several are one report with each as a part."""
+    provenance = results.provenance(
+        "run", models=[models.describe_model(model)], place=describe_place(place._replace(device=model.device))
+    )
+    return results.together("run", tuple(parts), provenance)
+
+
+def _print(part: Report, *, first: bool) -> None:
     if not first:
         click.echo()
-    if "windows" not in found.ledger:
-        print_table(report.task_tables(found))
-        return
-    print_table(report.perplexity_tables(found))
-    if notice := report.withheld_notice(found):
+    print_blocks(view(part))
+    if part.kind == "perplexity" and (notice := withheld_notice(part)):
         click.echo(f"lmeval: {notice}", err=True)
 
 
-def _write(
-    reports: dict[str, Report], records: "list[prompting.RecordSet]", json_path: Path | None, records_path: Path | None
-) -> None:
-    """One task is a report of its own; several are one file with all of them."""
+def _write(whole: Report, json_path: Path | None, records_path: Path | None) -> None:
     if json_path:
-        data: Any = results.as_json(results.together("run", tuple(reports.values()), {}))
-        write_json_data(data, json_path)
+        results.write_json(whole, json_path)
     if records_path:
-        prompting.write_records(records, records_path)
+        write_records(records_of(whole), records_path)

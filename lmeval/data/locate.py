@@ -25,7 +25,7 @@ def find_in(
         try:
             if folder is not None and is_there(path := Path(folder) / name):
                 return path
-        except (OSError, ValueError):
+        except OSError:  # a name that is too long; pathlib itself answers for a null character
             continue
     return None
 

@@ -14,7 +14,7 @@ ID_DIGITS = 16
 
 class Row(NamedTuple):
     """One row: `id` is a hash of its fields, so that it does not depend on where the row stands; the k-th row of equal
-    content (k > 1) has "#k" behind it. `number` is its place in the split, from 0, for people."""
+    content (k > 1) has "#k" after it. `number` is its place in the split, from 0, for people."""
 
     id: str
     number: int
@@ -29,13 +29,23 @@ class Row(NamedTuple):
 def load_rows(
     source: DataSource, process: Callable[[Any], Any] | None = None, keep: Mapping[str, Any] | None = None
 ) -> list[Row]:
-    """All rows of a split whose fields have the values of `keep`, after `process` (a task's process_docs).
+    """The rows of a split.
 
-    Raises InputNotFound for data that cannot be read, EmptyInput for a split without rows.
+    Args:
+        source: The data set and its split.
+        process: Makes other rows of them (a task's process_docs).
+        keep: Values that fields must have; rows that differ are left out.
+
+    Returns:
+        The rows with their ids, in the split's order.
+
+    Raises:
+        InputNotFound: The data cannot be read, or lack a column of `keep`.
+        EmptyInput: No row is left.
     """
     try:
-        found: Iterable[Any] = open_dataset(source, streaming=process is None)
-        rows = [dict(row) for row in (process(found) if process else found)]
+        data: Iterable[Any] = open_dataset(source, streaming=process is None)
+        rows = [dict(row) for row in (process(data) if process else data)]
     except InputError:
         raise
     except Exception as error:  # the library or a broken file
@@ -57,12 +67,12 @@ def with_ids(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
     [True, False]
     """
     seen: dict[str, int] = {}
-    found = []
+    numbered = []
     for number, fields in enumerate(rows):
         digest = content_hash(fields)
         seen[digest] = seen.get(digest, 0) + 1
-        found.append(Row(digest if seen[digest] == 1 else f"{digest}#{seen[digest]}", number, fields))
-    return found
+        numbered.append(Row(digest if seen[digest] == 1 else f"{digest}#{seen[digest]}", number, fields))
+    return numbered
 
 
 def content_hash(fields: Mapping[str, Any]) -> str:

@@ -1,11 +1,10 @@
-"""What every check of a density is made of: foreign code called, data that tell much, shapes, values, the random state.
+"""What every check of a density is made of: foreign code called, data that tell much, shapes, values.
 
 Each finding is one line that names the model's part, what it gave, and what to do. `protocols` puts them together.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -46,15 +45,6 @@ def check_data(x: Any, levels: int | None = None) -> None:
         wrong = (x < 0) | (x > levels - 1) | (x != x.round())
         if wrong.any():
             raise InputError(f"x holds {float(x[wrong][0]):g}, and {levels} levels are the whole numbers 0 to {levels - 1}")
-
-
-@contextmanager
-def own_random_state(device: torch.device | str, seed: int = 0) -> Iterator[None]:
-    """Random numbers from `seed` inside, the caller's own random state afterwards, on the CPU and on `device`."""
-    device = torch.device(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
 
 
 def refuse_training_mode(model: Any) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from lmeval.compute.seeds import seeded
 from lmeval.data.images import BINARISATIONS
 from lmeval.densities.layers import ACTIVATIONS, Layers, Linear, check_layers
 from lmeval.densities.networks import OBSERVATIONS, DequantisedFlow, Generator, LayeredVAE, Made, made_of, outputs_per_pixel
@@ -151,7 +152,7 @@ def _flow(keys: Node, weights: Weights, device: str | torch.device) -> Dequantis
     Distribution.set_default_validate_args(checks)  # the import turns torch's checks off for the whole process
     values, given, n_dims = keys.values, keys.values["flow"], math.prod(keys.values["shape"])
     shared = {"features": n_dims, "transforms": given["transforms"], "hidden_features": given["hidden"]}
-    with torch.random.fork_rng(devices=[]):
+    with seeded(None):
         flow = zuko.flows.NSF(bins=given["bins"], **shared) if given["kind"] == "nsf" else zuko.flows.MAF(**shared)
     parameters = dict(flow.named_parameters())
     for name, parameter in parameters.items():

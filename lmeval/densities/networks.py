@@ -4,7 +4,6 @@ x holds levels 0..L-1 as floats, [n, D]. Before a network sees them they become 
 numbers in [-1, 1]. Log-probabilities are in nats.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ from torch.nn.functional import one_hot
 
 from lmeval.densities.layers import Layers, Linear, linear_layers, run_layers
 from lmeval.densities.observations import bernoulli, categorical, discretized_logistic
+from lmeval.densities.spaces import dequantised_bound, log_mean_exp, logit_inverse, logit_map
 
 OBSERVATIONS = ("bernoulli", "categorical", "discretized_logistic")
-_ROWS = 8192  # of a flow's input at once: bounds memory, changes no number
 
 
 def scaled_levels(x: Tensor, levels: int) -> Tensor:
@@ -104,7 +103,7 @@ class Made:
     def log_prob(self, x: Tensor) -> Tensor:
         """Exact log P(x) [n] for levels x [n, D]."""
         each = torch.stack([self.conditionals(x, k).log_prob(x) for k in range(len(self.networks))])
-        return each.logsumexp(dim=0) - math.log(len(self.networks))
+        return log_mean_exp(each)
 
     def conditionals(self, x: Tensor, k: int = 0) -> Distribution:
         """P(x_i | pixels before i in order k) of all pixels at once, as one distribution of images [n, D]."""
@@ -156,28 +155,24 @@ class DequantisedFlow:
     @torch.no_grad()
     def log_prob(self, x: Tensor) -> Tensor:
         """The bound [n] in nats for levels x [n, D]."""
-        k = self.n_dequantisations
         if not len(x):
             return x.new_zeros(0)
-        step = max(1, _ROWS // k)
-        bounds = []
-        for rows in x.split(step):
-            draws = torch.stack([_content_uniform(levels, k) for levels in rows.detach().cpu().round().long()])
-            density = self.log_density(rows[:, None, :] + draws.to(rows.device, rows.dtype))
-            bounds.append(density.double().logsumexp(dim=1) - math.log(k))
-        return torch.cat(bounds).to(x.dtype)
+
+        def log_density(rows: Tensor, noise: Tensor) -> Tensor:
+            return self.log_density(rows + noise.to(rows.device, rows.dtype))
+
+        return dequantised_bound(log_density, x, self.n_dequantisations).to(x.dtype)
 
     def log_density(self, values: Tensor) -> Tensor:
         """Log-density [...] of real values in (0, L)^D, [..., D], in nats per unit of level."""
         s = self.alpha + (1 - 2 * self.alpha) * values / self.levels
-        log_s, log_rest = torch.log(s), torch.log1p(-s)
-        log_volume = (math.log((1 - 2 * self.alpha) / self.levels) - log_s - log_rest).sum(dim=-1)
-        return self.flow().log_prob(log_s - log_rest) + log_volume
+        y, log_volume = logit_map(s, math.log((1 - 2 * self.alpha) / self.levels))
+        return self.flow().log_prob(y) + log_volume.sum(dim=-1)
 
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
         """n images of levels [n, D]; values that leave the range take the first or last level."""
-        v = (torch.sigmoid(self.flow().sample((n,))) - self.alpha) / (1 - 2 * self.alpha)
+        v = logit_inverse(self.flow().sample((n,)), self.alpha)
         return (v * self.levels).floor().clamp(0, self.levels - 1)
 
     @property
@@ -259,10 +254,3 @@ def masked_layers(layers: Layers, ranks: Tensor) -> Layers:
         layer if isinstance(layer, str) else Linear(layer.weight * next(found).to(layer.weight), layer.bias)
         for layer in layers
     )
-
-
-def _content_uniform(levels: Tensor, n_draws: int) -> Tensor:
-    """Uniform numbers [n_draws, D] in [0, 1) that an image's levels seed, float32."""
-    digest = hashlib.sha256(levels.numpy().astype("<i4").tobytes()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-    return torch.rand(n_draws, len(levels), generator=generator)

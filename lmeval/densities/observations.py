@@ -30,7 +30,21 @@ def discretized_logistic(mean: Tensor, log_scale: Tensor, levels: int) -> Indepe
 
 
 class Levels(Categorical):
-    """torch's Categorical over levels that are floats, in samples too."""
+    """torch's Categorical over levels that are floats, in samples too. torch has no mean of categories; levels have one."""
+
+    @property
+    def mean(self) -> Tensor:
+        """The expected level, sum_k k P(k): what a reconstruction shows."""
+        return (self.probs * self._levels).sum(-1)
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of the level, sum_k (k - mean)^2 P(k)."""
+        return (self.probs * (self._levels - self.mean[..., None]) ** 2).sum(-1)
+
+    @property
+    def _levels(self) -> Tensor:
+        return torch.arange(self.probs.shape[-1], dtype=self.probs.dtype, device=self.probs.device)
 
     @property
     def mode(self) -> Tensor:
@@ -72,6 +86,20 @@ class DiscretizedLogistic(Distribution):
         """The same distributions, repeated to a larger batch."""
         shape = torch.Size(batch_shape)
         return DiscretizedLogistic(self.mean_level.expand(shape), self.log_scale.expand(shape), self.levels, False)
+
+    @property
+    def mean(self) -> Tensor:
+        """The expected level, sum_k k P(k) = sum_{k > 0} P(X >= k) with P(X >= k) = S((m - k + 1/2)/s).
+
+        It is what a reconstruction shows. `mean_level` is the place of the logistic before it is rounded and its tails are
+        cut, and may lie far outside the levels.
+        """
+        location = self.mean_level.double()
+        inverse_scale = torch.exp(-self.log_scale.double().clamp(-LOG_SCALE_LIMIT, LOG_SCALE_LIMIT))
+        expected = torch.zeros_like(location)
+        for k in range(1, self.levels):  # one level at a time: all at once would be `levels` times the image
+            expected += torch.sigmoid((location - k + 0.5) * inverse_scale)
+        return expected.to(self.mean_level.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of each level in nats."""

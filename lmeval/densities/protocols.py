@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
+from lmeval.compute.seeds import seeded
 from lmeval.densities.checks import (
     N_TRIED,
     REPEATED,
@@ -32,7 +33,6 @@ from lmeval.densities.checks import (
     check_values,
     is_discrete,
     name_of,
-    own_random_state,
     probe_rows,
     refuse_training_mode,
     support_of,
@@ -159,7 +159,7 @@ def check_latent(model: Any, x: Data, levels: int | None = None) -> CheckedLaten
     check_data(x, levels)
     refuse_training_mode(model)
     name, rows = name_of(model), probe_rows(x)
-    with own_random_state(x.device), torch.no_grad():
+    with seeded(0, x.device), torch.no_grad():
         d_latent = _check_prior(model, x)
         z = model.prior.sample((N_TRIED,))
         _check_decode(model, z, rows, x, levels)
@@ -186,7 +186,7 @@ def check_exact(model: Any, x: Data, levels: int | None = None) -> CheckedExact:
     def log_prob(data: Tensor) -> Tensor:
         return check_log_prob(call_foreign(lambda: model.log_prob(data), name, data), data, name)
 
-    with own_random_state(x.device), torch.no_grad():
+    with seeded(0, x.device), torch.no_grad():
         support = support_of(model)
         check_support(support, x, rows, name_of(model))
         found = log_prob(rows)
@@ -216,7 +216,7 @@ def draw(model: Any, n: int, seed: int, device: torch.device | str = "cpu") -> D
     The caller's random state stays as it is. Raises DensityError where samples are no finite float tensor [n, *event].
     """
     name, is_torch = name_of(model), isinstance(model, Distribution)
-    with own_random_state(device, seed), torch.no_grad():
+    with seeded(seed, device), torch.no_grad():
         found = call_foreign(lambda: model.sample((n,) if is_torch else n), f"{name}.sample({n})", None)
     if not isinstance(found, Tensor) or found.shape[:1] != (n,) or found.ndim < 2 or not found.is_floating_point():
         shown = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__

@@ -11,6 +11,7 @@ divided by L - 1 have steps of 1 / (L - 1), noise of width 1 / L does not fill t
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,8 +20,11 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from lmeval.compute.memory import DENSITY_ROWS, at_once
+from lmeval.compute.place import alone
+from lmeval.compute.seeds import seeded
 from lmeval.data.images import Tags
-from lmeval.densities.checks import Data, call_foreign, check_data, check_log_prob, name_of, own_random_state
+from lmeval.densities.checks import Data, call_foreign, check_data, check_log_prob, name_of
 from lmeval.densities.protocols import Exact
 from lmeval.errors import DensityError, InputError
 from lmeval.results import Side
@@ -28,14 +32,14 @@ from lmeval.results import Side
 Space = Literal["levels", "unit"]
 Convention = Literal["margin", "total"]
 MAX_CONFIGURATIONS = 2**16  # that check_normalised sums over
-_ROWS = 8192  # of a density's input at once: bounds memory, changes no number
+_ROWS = 8192  # that check_normalised sums over at once
 _PANELS, _NODES = {1: 128, 2: 25}, 16  # quadrature: panels an axis, Gauss-Legendre nodes a panel
 _REACH = {1: 9.0, 2: 7.0}  # of the variable that sinh maps to the real line: +-4051, and +-548 in two dimensions
 
 
-def log_mean_exp(log_values: Float[Tensor, "draws n"]) -> Float64[Tensor, " n"]:
-    """log of the mean of exp over the first dimension, in float64."""
-    return torch.logsumexp(log_values.double(), dim=0) - math.log(len(log_values))
+def log_mean_exp(log_values: Float[Tensor, "draws n"]) -> Float[Tensor, " n"]:
+    """log of the mean of exp over the first dimension, in the precision of the values."""
+    return torch.logsumexp(log_values, dim=0) - math.log(len(log_values))
 
 
 @dataclass(frozen=True)
@@ -87,13 +91,31 @@ class Dequantised:
         upper = self.levels if self.space == "levels" else 1
         constant = 0.0 if self.space == "levels" else x[0].numel() * math.log(self.levels)
         last_inside = torch.nextafter(torch.tensor(upper, dtype=x.dtype), torch.tensor(0, dtype=x.dtype)).item()
-        bounds = []
-        for rows in x.split(max(1, _ROWS // self.draws)):
-            noise = torch.stack([_noise_of(row, self.draws, self.seed) for row in rows.detach().cpu()], dim=1)
+
+        def log_density(rows: Data, noise: Tensor) -> Tensor:
             values = ((rows.double().cpu() + noise) * (upper / self.levels)).to(rows).clamp(max=last_inside)
-            found = _density_at(self.density, values.flatten(0, 1))
-            bounds.append(log_mean_exp(found.unflatten(0, (self.draws, len(rows)))) - constant)
-        return torch.cat(bounds)
+            return _density_at(self.density, values.flatten(0, 1)).unflatten(0, (self.draws, len(rows)))
+
+        return dequantised_bound(log_density, x, self.draws, self.seed) - constant
+
+
+def dequantised_bound(
+    log_density: Callable[[Data, Tensor], Tensor], x: Data, draws: int, seed: int | None = None
+) -> Float64[Tensor, " n"]:
+    """log of the mean, over draws of noise u in [0, 1)^D, of the density at x + u: in expectation at most log P(x).
+
+    Args:
+        log_density: Gives log-densities [draws, n] per unit of level, of levels [n, *event] with noise [draws, n, *event].
+        x: Levels [n, *event].
+        draws: How many draws of noise each image gets. They depend on its own levels and the seed alone.
+        seed: As of `content_noise`.
+    """
+    bounds = []
+    rows_at_once = at_once(DENSITY_ROWS, alone(x.device), 4 * x[:1].numel())
+    for rows in x.split(max(1, rows_at_once // draws)):
+        noise = torch.stack([content_noise(row, draws, seed) for row in rows.detach().cpu()], dim=1)
+        bounds.append(log_mean_exp(log_density(rows, noise).double()))
+    return torch.cat(bounds)
 
 
 def dequantise(density: Exact, levels: int, draws: int = 1, *, space: Space = "unit", seed: int = 0) -> Dequantised:
@@ -105,12 +127,28 @@ def dequantise(density: Exact, levels: int, draws: int = 1, *, space: Space = "u
     return Dequantised(density, levels, draws, space, seed)
 
 
-def _noise_of(row: Tensor, draws: int, seed: int) -> Tensor:
-    """Uniform numbers [draws, *event] in [0, 1), float64, that the levels of one image and a seed determine."""
-    content = row.round().to(torch.int32).numpy().astype("<i4").tobytes()
-    digest = hashlib.sha256(seed.to_bytes(8, "little", signed=True) + content).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
-    return torch.rand(draws, *row.shape, generator=generator, dtype=torch.float64)
+def content_noise(levels: Tensor, draws: int, seed: int | None = None) -> Tensor:
+    """Uniform numbers [draws, *event] in [0, 1) that the levels of one image determine, with a seed in float64.
+
+    Without a seed they are the float32 numbers of density files, whose bounds must stay what they were.
+    """
+    content = levels.round().to(torch.int32).numpy().astype("<i4").tobytes()
+    if seed is None:
+        state, dtype = int.from_bytes(hashlib.sha256(content).digest()[:8], "little") >> 1, torch.float32
+    else:
+        digest = hashlib.sha256(seed.to_bytes(8, "little", signed=True) + content).digest()
+        state, dtype = int.from_bytes(digest[:7], "little"), torch.float64
+    return torch.rand(draws, *levels.shape, generator=torch.Generator().manual_seed(state), dtype=dtype)
+
+
+def dequantise_values(values: Float64[np.ndarray, "n d"], seed: int, part: int) -> Float64[np.ndarray, "n d"]:
+    """Levels with noise u in [-1/2, 1/2), so that a level is the middle of its cell; real numbers stay as they are.
+
+    Values count as levels where all of them are whole numbers. Each `part` of the data has noise of its own.
+    """
+    if (values == np.round(values)).all():
+        return values + np.random.default_rng([seed, part]).random(values.shape) - 0.5
+    return values
 
 
 def _density_at(density: Exact, values: Tensor) -> Tensor:
@@ -146,10 +184,19 @@ def to_logits(v: Data, alpha: float, convention: Convention = "margin") -> tuple
     if outside.any():
         remedy = "dequantise levels and divide by their number first" if margin else "give alpha > 0, or noise"
         raise InputError(f"a logit transform with margin {margin:g} takes no value {float(v[outside][0]):g}: {remedy}")
-    s = margin + (1 - 2 * margin) * v.double()
+    y, log_volume = logit_map(margin + (1 - 2 * margin) * v.double(), math.log(1 - 2 * margin))
+    return y.to(v), log_volume.flatten(1).sum(1)
+
+
+def logit_map(s: Tensor, log_slope: float) -> tuple[Tensor, Tensor]:
+    """y = log(s / (1 - s)) of s in (0, 1), and the logarithm of dy/dv in every dimension, where log ds/dv = `log_slope`."""
     log_s, log_rest = torch.log(s), torch.log1p(-s)
-    log_det = (math.log(1 - 2 * margin) - log_s - log_rest).flatten(1).sum(1)
-    return (log_s - log_rest).to(v), log_det
+    return log_s - log_rest, log_slope - log_s - log_rest
+
+
+def logit_inverse(y: Tensor, margin: float) -> Tensor:
+    """v of logits y = logit(margin + (1 - 2 margin) v): a margin outside [0, 1] at most."""
+    return (torch.sigmoid(y) - margin) / (1 - 2 * margin)
 
 
 def from_logits(y: Data, alpha: float, convention: Convention = "margin") -> tuple[Data, Float64[Tensor, " n"]]:
@@ -158,7 +205,7 @@ def from_logits(y: Data, alpha: float, convention: Convention = "margin") -> tup
     wide = y.double()
     log_s, log_rest = torch.nn.functional.logsigmoid(wide), torch.nn.functional.logsigmoid(-wide)
     log_det = (log_s + log_rest - math.log(1 - 2 * margin)).flatten(1).sum(1)
-    return ((torch.sigmoid(wide) - margin) / (1 - 2 * margin)).to(y), log_det
+    return logit_inverse(wide, margin).to(y), log_det
 
 
 @dataclass(frozen=True)
@@ -233,7 +280,7 @@ def check_normalised(
 def _total_of_levels(model: Exact, levels: int, n_dims: int, like: Tensor) -> float:
     places = levels ** torch.arange(n_dims - 1, -1, -1)
     total = 0.0
-    with own_random_state(like.device), torch.no_grad():
+    with seeded(0, like.device), torch.no_grad():
         for numbers in torch.arange(levels**n_dims).split(_ROWS):
             x = (numbers[:, None] // places % levels).to(like)
             total += float(_density_at(model, x).exp().sum())
@@ -253,7 +300,7 @@ def _integral(model: Exact, n_dims: int, box: tuple[float, float] | None, like: 
     grid = torch.cartesian_prod(*[torch.from_numpy(nodes)] * n_dims).reshape(-1, n_dims)
     volume = torch.cartesian_prod(*[torch.from_numpy(log_weights)] * n_dims).reshape(-1, n_dims).sum(1)
     total = 0.0
-    with own_random_state(like.device), torch.no_grad():
+    with seeded(0, like.device), torch.no_grad():
         for x, log_volume in zip(grid.split(_ROWS), volume.split(_ROWS), strict=True):
             found = _density_at(model, x.to(like)).cpu()
             total += float((found + log_volume).exp().sum())

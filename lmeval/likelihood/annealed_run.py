@@ -3,18 +3,17 @@
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lmeval.densities.protocols import CheckedLatent
 from lmeval.errors import DensityError
-from lmeval.likelihood.annealing import Annealed, Ladder, backward, conditional, effective_size, forward
+from lmeval.likelihood.annealing import Annealed, backward, conditional, effective_size, forward
 from lmeval.likelihood.diagnostics import log_estimate_stderr, pareto_k, tail_size
+from lmeval.likelihood.ladder import Ladder, ladder_of
 from lmeval.likelihood.noise import Streams
 from lmeval.likelihood.paths import Gaussian, Target, check_unbounded, encoder_start, target_of
-from lmeval.likelihood.pilot import PilotSettings, Tuning, run_pilot
+from lmeval.likelihood.pilot import PilotSettings, run_pilot
 from lmeval.likelihood.result import Advance, Batch, DatumResult
-from lmeval.likelihood.schedules import temperatures_of
 from lmeval.likelihood.settings import FixedSettings
 
 ENCODER_WIDER = 1.2  # a start narrower than the posterior gives a few of its draws all the weight
@@ -95,12 +94,6 @@ def _start(density: CheckedLatent, x: Tensor, start: str) -> Gaussian | None:
         why = "gives no normal distribution" if has_encoder else "is not there"
         raise DensityError(f"start 'encoder': encode(x) {why}: use start 'pilot' or 'prior'")
     return encoder
-
-
-def ladder_of(tuning: Tuning, settings: FixedSettings, dtype: torch.dtype) -> Ladder:
-    """The ladder of a run in `dtype`, at temperatures that it can hold: weights and kernels must mean the same ones."""
-    betas = temperatures_of(settings.schedule, settings.temperatures, tuning).to(dtype).double()
-    return Ladder(betas, tuning, settings.leapfrogs, settings.resample_below)
 
 
 def results_of_run(run: Annealed, frozen: FrozenRun, settings: FixedSettings) -> list[DatumResult]:

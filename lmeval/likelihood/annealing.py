@@ -16,10 +16,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lmeval.likelihood.hmc import Move, gather_states, hmc_step
+from lmeval.densities.spaces import log_mean_exp
+from lmeval.likelihood.hmc import gather_states, hmc_step
+from lmeval.likelihood.ladder import Ladder
 from lmeval.likelihood.noise import Streams
 from lmeval.likelihood.paths import State, Target, init_particles, log_prob_and_grad
-from lmeval.likelihood.pilot import Tuning, move_at, systematic
+from lmeval.likelihood.pilot import systematic
 
 
 class Annealed(NamedTuple):
@@ -36,20 +38,6 @@ class Annealed(NamedTuple):
     n_lost: Tensor
 
 
-class Ladder(NamedTuple):
-    """A run fixed beforehand: temperatures [T + 1, batch], what a pilot found, gradient evaluations of a trajectory, and the
-    share of k below which the effective sample size calls for resampling (0: annealed importance sampling)."""
-
-    betas: Tensor
-    tuning: Tuning
-    leapfrogs: int
-    resample_below: float
-
-    def move(self, t: int) -> Move:
-        """How to move at temperature t."""
-        return move_at(self.tuning, self.betas[t], self.leapfrogs)
-
-
 def effective_size(log_weight: Tensor) -> Tensor:
     """(sum w)^2 / sum w^2 over particles, [batch]; 0 where no particle has weight.
 
@@ -58,11 +46,6 @@ def effective_size(log_weight: Tensor) -> Tensor:
     """
     found = torch.exp(2 * torch.logsumexp(log_weight, 0) - torch.logsumexp(2 * log_weight, 0))
     return torch.nan_to_num(found, nan=0.0)
-
-
-def log_mean_exp(log_weight: Tensor) -> Tensor:
-    """log (1/k sum_i exp(log_weight_i)) over the first axis."""
-    return torch.logsumexp(log_weight, 0) - torch.log(torch.tensor(float(len(log_weight)), dtype=torch.float64))
 
 
 def forward(target: Target, ladder: Ladder, k: int, streams: Streams, tick: Callable[[int], None]) -> Annealed:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from lmeval import results
 from lmeval.compute.gather import as_place
+from lmeval.compute.memory import settled
 from lmeval.compute.place import Place, describe_place
 from lmeval.densities.modelfile import LoadedDensity
 from lmeval.errors import LmevalError
@@ -38,7 +39,7 @@ def compare(prepared: Prepared, *, place: Place | str = "cpu", progress: Progres
     Raises:
         LmevalError: With the model's name in front.
     """
-    began, place = time.perf_counter(), as_place(place)
+    began, place = time.perf_counter(), settled(as_place(place))
     bounds, sandwiches = list[BoundResult](), list[SandwichResult]()
     for model in prepared.models:
         try:

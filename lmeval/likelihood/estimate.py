@@ -24,7 +24,6 @@ from lmeval.densities.protocols import CheckedDensity, CheckedExact, CheckedLate
 from lmeval.errors import DensityError, InputError
 from lmeval.likelihood.gap_planner import plan_temperatures
 from lmeval.likelihood.methods import BOUNDS, METHODS, Method
-from lmeval.likelihood.paths import rows_at_once
 from lmeval.likelihood.result import Advance, Batch, DatumResult, LogLikelihood, as_columns
 from lmeval.likelihood.settings import BoundSettings, fix_settings
 from lmeval.likelihood.workers import score_all
@@ -82,8 +81,8 @@ def log_likelihood(
         return [(result,) for result in how.score(density, fixed, batch, advance)]
 
     # other people's log_prob may keep state; decoders have been tried on several batches by then
-    at_once, threads = max(1, rows_at_once(x) // fixed.particles), how.kind == "latent"
-    results = score_all(score, x, at_once, place, progress.advance, k=fixed.particles, threads=threads)
+    threads = how.kind == "latent"
+    results = score_all(score, x, place, progress.advance, k=fixed.particles, threads=threads)
     side = density.side if isinstance(density, CheckedExact) else how.side
     seconds = time.perf_counter() - began
     return as_columns([result for (result,) in results], side, how.name, how.describe(fixed), seconds)

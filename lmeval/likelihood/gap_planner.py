@@ -9,8 +9,9 @@ from torch import Tensor
 from lmeval.compute.threads import one_thread
 from lmeval.densities.protocols import CheckedLatent, check_latent, kind_of
 from lmeval.errors import DensityError, InputError, NonFiniteScore
-from lmeval.likelihood.annealed_run import FrozenRun, ladder_of, prepare_run
+from lmeval.likelihood.annealed_run import FrozenRun, prepare_run
 from lmeval.likelihood.annealing import forward
+from lmeval.likelihood.ladder import ladder_of
 from lmeval.likelihood.noise import Key, Streams, keys_of
 from lmeval.likelihood.quiet import quiet_distributions
 from lmeval.likelihood.result import Batch
@@ -69,7 +70,7 @@ def plan_temperatures(density: CheckedLatent, x: Tensor, settings: FixedSettings
     some, keys = x[places], keys_of(x[places])
     with quiet_distributions(), one_thread(x.device) as n_threads:
         began = time.perf_counter()
-        run = prepare_run(density, Batch(some, tuple(places), keys), settings)
+        run = prepare_run(density, Batch(some, tuple(places), keys, len(places) * settings.particles), settings)
         pilot_seconds = time.perf_counter() - began
         steps = FIRST_TRY
         while True:

@@ -7,17 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmeval.compute.seeds import seeded
 from lmeval.densities.protocols import CheckedLatent
 from lmeval.errors import DensityError
 from lmeval.likelihood.diagnostics import log_estimate_stderr, pareto_k, tail_size
-from lmeval.likelihood.noise import Streams, own_seed
+from lmeval.likelihood.noise import Streams
 from lmeval.likelihood.paths import (
     Target,
     encoder_start,
     log_observation,
     log_prior,
     log_weights,
-    rows_at_once,
     sample_start,
     target_of,
 )
@@ -62,7 +62,7 @@ def _weigh_batch(density: CheckedLatent, purpose: str, settings: FixedSettings, 
     start = None if from_prior else encoder_start(density.model, batch.x, 1.0)
     target = target_of(density, batch.x, batch.ids, start)
     streams = Streams(settings.seed, purpose, batch.keys, batch.x)
-    at_once = max(1, rows_at_once(batch.x) // len(batch.ids))
+    at_once = max(1, batch.rows // len(batch.ids))
     return weigh(target, settings.particles, streams, at_once, encoded=not from_prior and start is None)
 
 
@@ -110,7 +110,7 @@ def _encoded_weights(target: Target, n: int, streams: Streams) -> Tensor:
     with torch.no_grad():
         for i, seed in enumerate(streams.torch_seeds()):
             q = target.model.encode(target.x[i : i + 1])
-            with own_seed(seed):
+            with seeded(seed, target.x.device):
                 z = q.sample(torch.Size([n]))  # [n, 1, d]
             one = target._replace(x=target.x[i : i + 1])
             w = log_observation(one, z).double() + log_prior(one, z).double() - q.log_prob(z).double()

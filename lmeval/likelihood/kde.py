@@ -22,6 +22,7 @@ from torch import Tensor
 from lmeval.compute.gather import as_place, gather_by_id
 from lmeval.compute.place import Place
 from lmeval.densities.protocols import draw
+from lmeval.densities.spaces import dequantise_values
 from lmeval.errors import DensityError, EmptyInput, InputError, NonFiniteScore
 from lmeval.progress import SILENT, Progress
 
@@ -101,8 +102,8 @@ def kde_log_likelihood(
         raise DensityError(
             f"samples of the model have {drawn.shape[1]} numbers and the data {x.shape[1]}: give data of its shape"
         )
-    points = _dequantised(drawn, seed, 0)
-    queries = _dequantised(x.double().cpu().numpy(), seed, 1)
+    points = dequantise_values(drawn, seed, 0)
+    queries = dequantise_values(x.double().cpu().numpy(), seed, 1)
     others, n_shared = _held_out_values(held_out, x, seed)
     widths = sorted(settings.bandwidths or np.geomspace(0.01, 0.6, N_BANDWIDTHS) * max(1, levels - 1))
     scores = []
@@ -139,14 +140,7 @@ def _held_out_values(held_out: Tensor | None, x: Tensor, seed: int) -> tuple[Val
     if not len(others):
         raise EmptyInput("all held-out data of the kernel density estimate are test data too: name other held_out images")
     spread = np.linspace(0, len(others) - 1, min(len(others), MAX_HELD_OUT)).astype(int)
-    return _dequantised(others[spread], seed, 2), n_shared
-
-
-def _dequantised(values: Values, seed: int, part: int) -> Values:
-    """Values + u where all are whole numbers, each part with noise of its own; others are continuous already."""
-    if (values == np.round(values)).all():
-        return values + np.random.default_rng([seed, part]).random(values.shape) - 0.5
-    return values
+    return dequantise_values(others[spread], seed, 2), n_shared
 
 
 def _without(held_out: Tensor, x: Tensor) -> tuple[Values, int]:

@@ -5,10 +5,8 @@ The key is a hash of its content with a count of earlier equal data, so that equ
 """
 
 import hashlib
-import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +15,6 @@ from torch import Tensor
 
 Key = tuple[int, int]
 """What a datum's streams are seeded by: a hash of its content, and how many equal data came before."""
-
-_GENERATOR = threading.Lock()
 
 
 def keys_of(x: Tensor) -> list[Key]:
@@ -52,6 +48,11 @@ class Streams:
         drawn = self._filled((k,), lambda stream, out: stream.random(dtype=self._dtype, out=out))
         return drawn.clamp_min(torch.finfo(drawn.dtype).tiny)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the numbers lie."""
+        return self._like.device
+
     def torch_seeds(self) -> list[int]:
         """A seed of torch's own generator for each datum, for distributions that only sample themselves."""
         return [int(stream.integers(1 << 62)) for stream in self._streams]
@@ -61,11 +62,3 @@ class Streams:
         for stream, row in zip(self._streams, out, strict=True):
             fill(stream, row)
         return torch.from_numpy(out).to(self._like.device).movedim(0, 1).contiguous()
-
-
-@contextmanager
-def own_seed(seed: int) -> Iterator[None]:
-    """torch's generator, which all threads share, seeded for one thread, and as it was before afterwards."""
-    with _GENERATOR, torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, constraints
 
+from lmeval.compute.seeds import seeded
 from lmeval.densities.protocols import CheckedLatent
 from lmeval.errors import DensityError, NonFiniteScore
-from lmeval.likelihood.noise import Streams, own_seed
+from lmeval.likelihood.noise import Streams
 from lmeval.likelihood.pixels import log_prob_of
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
-ROWS, PIXELS = 4096, 1 << 22  # particles times data that go through a decoder at once, and their pixels, at most
 
 
 class Gaussian(NamedTuple):
@@ -80,11 +80,6 @@ def encoder_start(model: Any, x: Tensor, widen: float) -> Gaussian | None:
     """Where the encoder puts each datum, if it does so by a normal distribution."""
     with torch.no_grad():
         return gaussian_of(model.encode(x), widen)
-
-
-def rows_at_once(x: Tensor) -> int:
-    """How many x may go through a decoder at once: memory then does not grow with images or data."""
-    return max(1, min(ROWS, PIXELS // x[:1].numel()))
 
 
 def is_standard_normal(prior: Distribution) -> bool:
@@ -200,7 +195,7 @@ def sample_prior(prior: Distribution, k: int, streams: Streams) -> Tensor:
     """Draws from any prior, [k, batch, d], each datum's from its own seed."""
     drawn = []
     for seed in streams.torch_seeds():
-        with own_seed(seed):
+        with seeded(seed, streams.device):
             drawn.append(prior.sample(torch.Size([k])))
     return torch.stack(drawn, dim=1)
 

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from lmeval.errors import DensityError
 from lmeval.likelihood.hmc import Move, gather_states, hmc_step, where_states
+from lmeval.likelihood.ladder import LONGEST_ORBIT, Tuning
 from lmeval.likelihood.noise import Key, Streams
 from lmeval.likelihood.paths import Gaussian, State, Target, gaussian, init_particles
 
 WANTED_ACCEPTANCE = 0.8
-LONGEST_ORBIT = 2.0  # of a trajectory, in units of the target's standard deviations: beyond pi / 2 a Gaussian's turns back
 STRIDE = 1.0  # of a step of the pilot, in thermodynamic length
 MOST_NODES = 400
 MOST_DENSE = 128  # dimensions of z, for which a covariance can be fitted
@@ -33,29 +33,6 @@ class PilotSettings(NamedTuple):
     particles: int = 16
     sweeps: int = 1
     leapfrogs: int = 5
-
-
-class Tuning(NamedTuple):
-    """What a pilot found, for each datum at its own temperatures (nodes), to be read between them by interpolation.
-
-    `beta` and `length` are [nodes, batch], rising from 0; `length` is the thermodynamic length from the start, the integral
-    of sd_b(tilt) db. `log_step` is [nodes, batch]. `scale` is [nodes, batch, d] (inverse root masses) or, if `dense`,
-    [batch, d, d] (one triangular factor for the whole path). `fitted` is a normal distribution like
-    the posterior. `n_gradients` counts evaluations for each datum.
-    """
-
-    beta: Tensor
-    length: Tensor
-    log_step: Tensor
-    scale: Tensor
-    dense: bool
-    fitted: Gaussian
-    n_gradients: int
-
-    @property
-    def total_length(self) -> Tensor:
-        """Thermodynamic length of the whole path, [batch]."""
-        return self.length[-1]
 
 
 def run_pilot(target: Target, seed: int, keys: Sequence[Key], settings: PilotSettings, purpose: str) -> Tuning:
@@ -160,36 +137,3 @@ def _fit(z: Tensor) -> Gaussian:
     variance = covariance.diagonal(dim1=-2, dim2=-1).clamp_min(1e-12)
     covariance = (n * covariance + d * torch.diag_embed(variance)) / (n + d)
     return gaussian(mean.to(dtype), torch.linalg.cholesky(covariance).to(dtype) * WIDER)
-
-
-def move_at(tuning: Tuning, beta: Tensor, leapfrogs: int) -> Move:
-    """How to move at temperatures beta [batch], between the pilot's nodes."""
-    rows, share = _between(tuning.beta, beta)
-    log_step = _mixed(tuning.log_step, rows, share)
-    scale = tuning.scale
-    if not tuning.dense:
-        at = torch.arange(beta.shape[0], device=beta.device)
-        low, high = scale[rows, at], scale[rows + 1, at]
-        scale = torch.lerp(low, high, share[:, None].to(low))
-    limit = LONGEST_ORBIT / leapfrogs
-    return Move(beta, log_step.exp().clamp_max(limit), scale, leapfrogs)
-
-
-def _between(grid: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows i of a rising grid [nodes, batch] with grid[i] <= value <= grid[i + 1], and how far between them value lies."""
-    rows = torch.searchsorted(grid.mT.contiguous(), value[:, None], right=True)[:, 0] - 1
-    rows = rows.clamp(0, grid.shape[0] - 2)
-    at = torch.arange(value.shape[0], device=value.device)
-    low, high = grid[rows, at], grid[rows + 1, at]
-    return rows, ((value - low) / (high - low).clamp_min(1e-300)).clamp(0, 1)
-
-
-def _mixed(values: Tensor, rows: Tensor, share: Tensor) -> Tensor:
-    at = torch.arange(rows.shape[0], device=rows.device)
-    return torch.lerp(values[rows, at], values[rows + 1, at], share)
-
-
-def beta_at_length(tuning: Tuning, share: float) -> Tensor:
-    """Temperatures [batch] at which this share of the path's thermodynamic length is behind."""
-    rows, between = _between(tuning.length, share * tuning.total_length)
-    return _mixed(tuning.beta, rows, between)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -18,7 +17,7 @@ from lmeval.errors import LmevalError, MixedSpaces, TaskFileError
 from lmeval.likelihood.gap_planner import plan_temperatures
 from lmeval.likelihood.methods import BOUNDS
 from lmeval.likelihood.settings import BoundSettings, fix_settings
-from lmeval.likelihood.spec import DEFAULT_BOUNDS, BoundSpec, ImagesSpec, KdeSpec, ModelSpec, Spec, locate
+from lmeval.likelihood.spec import DEFAULT_BOUNDS, BoundSpec, ImagesSpec, KdeSpec, ModelSpec, Spec
 
 LAST_OF_TRAIN = 200  # images that choose a bandwidth where nothing else is named
 
@@ -60,12 +59,11 @@ def with_overrides(spec: Spec, limit: int | None, seed: int | None) -> Spec:
     return spec if seed is None else spec._replace(seed=seed)
 
 
-def prepare(spec: Spec, data_dir: Path | None = None, place: Place | str = "cpu") -> Prepared:
+def prepare(spec: Spec, place: Place | str = "cpu") -> Prepared:
     """Read data and models of a spec, and refuse what cannot be put into one table, before anything is computed.
 
     Args:
         spec: What `read_spec` read.
-        data_dir: A folder with files that the spec names and that lie neither beside it nor in the working folder.
         place: Where data and models are put.
 
     Returns:
@@ -76,9 +74,9 @@ def prepare(spec: Spec, data_dir: Path | None = None, place: Place | str = "cpu"
         ModelError: A model cannot be used.
     """
     device = as_place(place).device
-    data = _images(spec.data.images, spec, data_dir)
+    data = _images(spec.data.images, spec)
     x = data.x.to(device=device, dtype=torch.float32)
-    models = tuple(_model(model, data, spec, data_dir, device) for model in spec.models)
+    models = tuple(_model(model, data, spec, device) for model in spec.models)
     return Prepared(spec, data, x, tuple(_check_on(x, data.levels, model) for model in models))
 
 
@@ -116,30 +114,30 @@ def _planned(bound: BoundSpec, model: Model, prepared: Prepared, place: Place) -
     return BoundSpec(bound.method, given, plan)
 
 
-def _images(wanted: ImagesSpec, spec: Spec, data_dir: Path | None) -> ImageSet:
+def _images(wanted: ImagesSpec, spec: Spec) -> ImageSet:
     """Images in the spec's binarisation, which is drawn for the whole set: a limit changes no pixel."""
     data = spec.data
-    path = locate(wanted.images, spec, data_dir)
-    found = read_images(str(path or wanted.images), shape=data.shape, data_dir=data_dir, split=wanted.split)
+    path = spec.files.get(wanted.images)
+    images = read_images(str(path or wanted.images), shape=data.shape, data_dir=spec.data_dir, split=wanted.split)
     if path:
-        found = dataclasses.replace(found, name=wanted.images)  # as the spec has it, wherever it lies
+        images = dataclasses.replace(images, name=wanted.images)  # as the spec has it, wherever it lies
     if data.binarise_seed is not None:
-        found = binarise(found, data.binarise_seed)
+        images = binarise(images, data.binarise_seed)
     elif data.threshold is not None:
-        found = threshold(found, data.threshold)
+        images = threshold(images, data.threshold)
     elif data.binarisation is not None:
-        if found.tags.binarisation != "static":
+        if images.tags.binarisation != "static":
             raise MixedSpaces(
-                f"binarisation {data.binarisation} is for files of zeros and ones, and {found.name} is of "
-                f"{found.tags.describe()}: binarise: {{seed: 0}} makes it binary"
+                f"binarisation {data.binarisation} is for files of zeros and ones, and {images.name} is of "
+                f"{images.tags.describe()}: binarise: {{seed: 0}} makes it binary"
             )
-        tags = dataclasses.replace(found.tags, binarisation=data.binarisation)
-        found = dataclasses.replace(found, tags=tags)
-    return first_of(found, wanted.limit)
+        tags = dataclasses.replace(images.tags, binarisation=data.binarisation)
+        images = dataclasses.replace(images, tags=tags)
+    return first_of(images, wanted.limit)
 
 
-def _model(model: ModelSpec, data: ImageSet, spec: Spec, data_dir: Path | None, device: str | torch.device) -> Model:
-    density = load_density(str(locate(model.model, spec, data_dir) or model.model), data_dir, device)
+def _model(model: ModelSpec, data: ImageSet, spec: Spec, device: str | torch.device) -> Model:
+    density = load_density(str(spec.files.get(model.model, model.model)), spec.data_dir, device)
     _check_space(model.name, density, data)
     kind = kind_of(density.model)
     keys: tuple[tuple[str, object, Kind], ...] = (
@@ -154,7 +152,7 @@ def _model(model: ModelSpec, data: ImageSet, spec: Spec, data_dir: Path | None, 
                 "leave it out"
             )
     bounds = (model.bounds or DEFAULT_BOUNDS) if kind == "latent" else ()
-    held_out = _held_out(model.kde or KdeSpec(), spec, data, data_dir) if kind == "implicit" else None
+    held_out = _held_out(model.kde or KdeSpec(), spec, data) if kind == "implicit" else None
     return Model(model, density, kind, None, bounds, held_out)
 
 
@@ -171,19 +169,19 @@ def _check_space(name: str, density: LoadedDensity, data: ImageSet) -> None:
         raise MixedSpaces(f"{name} is a model of images of {sizes[0]}, and the data are of {sizes[1]}: no table holds both")
 
 
-def _held_out(kde: KdeSpec, spec: Spec, data: ImageSet, data_dir: Path | None) -> Tensor | None:
+def _held_out(kde: KdeSpec, spec: Spec, data: ImageSet) -> Tensor | None:
     """The data that choose a bandwidth: those that the spec names, else the end of the training split of a set that has one
     (the part that is usually kept from training, as our own models' was)."""
     wanted, last = kde.held_out, 0
     if wanted is None:
-        if spec.data.images.split != "test" or locate(spec.data.images.images, spec, data_dir):
+        if spec.data.images.split != "test" or spec.data.images.images in spec.files:
             return None
         wanted, last = ImagesSpec(spec.data.images.images, "train"), LAST_OF_TRAIN
     apart = spec.data if spec.data.binarise_seed is None else spec.data._replace(binarise_seed=spec.data.binarise_seed + 1)
-    found = _images(wanted, spec._replace(data=apart), data_dir)
-    if (found.n_dims, found.levels) != (data.n_dims, data.levels):
+    others = _images(wanted, spec._replace(data=apart))
+    if (others.n_dims, others.levels) != (data.n_dims, data.levels):
         raise MixedSpaces(
-            f"held-out images have {found.n_dims} pixels and {found.tags.describe()}, and the data {data.n_dims} pixels and "
-            f"{data.tags.describe()}: name images of the same kind"
+            f"held-out images have {others.n_dims} pixels and {others.tags.describe()}, and the data {data.n_dims} pixels "
+            f"and {data.tags.describe()}: name images of the same kind"
         )
-    return found.x[-last:].float()
+    return others.x[-last:].float()

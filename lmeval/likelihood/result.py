@@ -19,11 +19,13 @@ MIXING = 4.0  # what moves cost that do not mix at once, as a factor of the gap
 
 class Batch(NamedTuple):
     """Data that are scored together: `x` [batch, *event], their places `ids` in the caller's x (for messages), the `keys`
-    that seed their streams of random numbers."""
+    that seed their streams of random numbers, and how many `rows` (data times particles) may go through the model at
+    once."""
 
     x: Tensor
     ids: tuple[int, ...]
     keys: list[Key]
+    rows: int
 
 
 class DatumResult(NamedTuple):

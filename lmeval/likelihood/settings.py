@@ -1,11 +1,11 @@
 """How log p(x) is bounded: the settings that a caller gives, and the same checked, with every default filled in."""
 
 from numbers import Integral
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 from lmeval.errors import InputError
-from lmeval.likelihood.schedules import Schedule
 
+SCHEDULES = ("thermodynamic", "sigmoid", "linear")
 STARTS = ("auto", "pilot", "encoder", "prior")
 TEMPERATURES = {"pilot": 30, "encoder": 60, "prior": 100}
 """How many temperatures are usual, by where the path starts."""
@@ -63,8 +63,8 @@ def fix_settings(given: BoundSettings, particles: int, resample_below: float = R
     """
     k = particles if given.particles is None else given.particles
     below = resample_below if given.resample_below is None else given.resample_below
-    if given.schedule not in get_args(Schedule):
-        raise InputError(f"unknown schedule '{given.schedule}': use one of {', '.join(get_args(Schedule))}")
+    if given.schedule not in SCHEDULES:
+        raise InputError(f"unknown schedule '{given.schedule}': use one of {', '.join(SCHEDULES)}")
     if isinstance(below, bool) or not isinstance(below, int | float) or not 0 <= below <= 1:
         raise InputError(f"resample_below is {below!r}: give a share of the particles from 0 (never) to 1")
     if given.start not in STARTS:

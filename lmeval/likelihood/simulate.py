@@ -14,12 +14,13 @@ from torch import Tensor
 
 from lmeval.compute.gather import as_place
 from lmeval.compute.place import Place
+from lmeval.compute.seeds import seeded
 from lmeval.densities.checks import call_foreign, refuse_training_mode
 from lmeval.densities.protocols import CheckedLatent, check_latent, kind_of
 from lmeval.errors import DensityError, InputError
 from lmeval.likelihood.annealed_run import score_both_sides
-from lmeval.likelihood.noise import Streams, own_seed
-from lmeval.likelihood.paths import is_standard_normal, rows_at_once, sample_prior
+from lmeval.likelihood.noise import Streams
+from lmeval.likelihood.paths import is_standard_normal, sample_prior
 from lmeval.likelihood.result import Advance, Batch, DatumResult, LogLikelihood, as_columns
 from lmeval.likelihood.settings import BoundSettings, fix_settings
 from lmeval.likelihood.workers import score_all
@@ -85,8 +86,7 @@ def sandwich(
     def score(batch: Batch, advance: Advance) -> list[tuple[DatumResult, DatumResult]]:
         return score_both_sides(density, fixed, batch, advance, z[list(batch.ids)])
 
-    at_once = max(1, rows_at_once(x) // fixed.particles)
-    results = score_all(score, x, at_once, place, progress.advance, k=fixed.particles)
+    results = score_all(score, x, place, progress.advance, k=fixed.particles)
     seconds, described = time.perf_counter() - began, fixed._asdict()
     lower = as_columns([lower for lower, _ in results], "lower", "smc", described, seconds)
     upper = as_columns([upper for _, upper in results], "upper", "conditional smc", described, 0.0)
@@ -102,12 +102,12 @@ def _simulate(model: Any, n: int, seed: int, device: torch.device) -> tuple[Tens
 
 def simulate_data(model: Any, n: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """x [n, *event] and the z [n, d] that made them; the first data are the same for every n."""
-    with own_seed(seed):
+    with seeded(seed, device):
         like = model.prior.sample()  # for its dtype and device
     streams = Streams(seed, "simulation", [(i, 0) for i in range(n)], like)
     (z,) = streams.normal(1, len(like)) if is_standard_normal(model.prior) else sample_prior(model.prior, 1, streams)
     made = []
     for i, chosen in enumerate(streams.torch_seeds()):
-        with own_seed(chosen):
+        with seeded(chosen, device):
             made.append(model.decode(z[i : i + 1].to(device)).sample())
     return torch.cat(made), z.to(device)

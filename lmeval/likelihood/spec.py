@@ -15,14 +15,14 @@ made. A sandwich takes the settings of its model's last annealed bound.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from lmeval.data.images import BINARISATIONS
 from lmeval.data.locate import find_in, named_spec, shipped_specs
 from lmeval.errors import TaskFileError
 from lmeval.likelihood.methods import BOUNDS
-from lmeval.likelihood.schedules import Schedule
-from lmeval.likelihood.settings import STARTS, usual_temperatures
+from lmeval.likelihood.settings import SCHEDULES, STARTS, usual_temperatures
 from lmeval.messages import nearest
 from lmeval.specs.keys import TEXT, Key, Keys, choice, is_whole, listed, mapping, mappings, needed, real, whole
 from lmeval.specs.reader import FileKind, Node, has_key, read_file
@@ -40,7 +40,7 @@ _SETTINGS: Keys = {
     "particles": whole(1),
     "temperatures": whole(1),
     "gap": real(0),
-    "schedule": choice(get_args(Schedule)),
+    "schedule": choice(SCHEDULES),
     "start": choice(STARTS),
     "leapfrogs": whole(1),
 }
@@ -81,6 +81,9 @@ KEYS: Keys = {
     "seed": whole(0),
     "paired": TEXT,
 }
+
+
+NO_FILES: Mapping[str, Path] = MappingProxyType({})
 
 
 class ImagesSpec(NamedTuple):
@@ -149,7 +152,11 @@ class ModelSpec(NamedTuple):
 
 
 class Spec(NamedTuple):
-    """A comparison of several models on one data set. `paired` names the reference model (None: the caller's choice)."""
+    """A comparison of several models on one data set. `paired` names the reference model (None: the caller's choice).
+
+    `files` says where the files and folders lie that it names, by those names; what it names beside them is bundled, or lies
+    in `data_dir` under a name of its own.
+    """
 
     name: str
     path: Path
@@ -157,6 +164,8 @@ class Spec(NamedTuple):
     models: tuple[ModelSpec, ...]
     seed: int = 0
     paired: str | None = None
+    data_dir: Path | None = None
+    files: Mapping[str, Path] = NO_FILES
 
 
 DEFAULT_BOUNDS = (
@@ -176,13 +185,17 @@ def is_spec(path: Path) -> bool:
     return has_key(path, "likelihood")
 
 
-def locate(name: str, spec: Spec, data_dir: Path | None) -> Path | None:
-    """A file or folder that a spec names: beside the spec, in the working folder, in `data_dir`; None where in none."""
-    return find_in([spec.path.parent, Path(), data_dir], name)
+def read_spec(path: Path, data_dir: Path | None = None) -> Spec:
+    """Read a spec, and find the files that it names: beside it, in the working folder, or in `data_dir`.
 
+    Args:
+        path: The YAML file.
+        data_dir: A folder with files that lie neither beside the spec nor in the working folder.
 
-def read_spec(path: Path) -> Spec:
-    """Read a spec. Raises TaskFileError with file and line, and InputNotFound."""
+    Raises:
+        TaskFileError: It names file and line.
+        InputNotFound: There is no such file.
+    """
     top = read_file(path, COMPARISON_FILE, KEYS)
     if "likelihood" not in top.values:
         raise TaskFileError(f"{path}: not a spec: it lacks the key 'likelihood' (lmeval run scores task files)")
@@ -195,7 +208,11 @@ def read_spec(path: Path) -> Spec:
     if paired is not None and paired not in names:
         raise TaskFileError(f"{top.where('paired')}: no model is called {paired!r:.60}{nearest(paired, names)}")
     name = top.values.get("likelihood") or path.stem
-    return Spec(name, path, _data(top.inner("data")), models, top.values.get("seed") or 0, paired)
+    data = _data(top.inner("data"))
+    held_out = [model.kde.held_out.images for model in models if model.kde and model.kde.held_out]
+    folders, named = [path.parent, Path(), data_dir], [data.images.images, *(model.model for model in models), *held_out]
+    files = {name: file for name in named if (file := find_in(folders, name))}
+    return Spec(name, path, data, models, top.values.get("seed") or 0, paired, data_dir, files)
 
 
 def _data(data: Node) -> DataSpec:

@@ -2,14 +2,16 @@
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from lmeval.compute.gather import gather_by_id
+from lmeval.compute.memory import PARTICLES, MemoryLimit, at_once, compute_within_memory
 from lmeval.compute.place import Place
 from lmeval.compute.threads import one_thread
 from lmeval.errors import NonFiniteScore
@@ -21,51 +23,58 @@ NUMBERS = 1 << 19  # for a thread of its own to be worth it, in one tensor of pi
 
 
 def score_all(
-    score: Score, x: Tensor, at_once: int, place: Place, advance: Advance, *, k: int = 1, threads: bool = True
+    score: Score, x: Tensor, place: Place, advance: Advance, *, k: int = 1, threads: bool = True
 ) -> list[tuple[DatumResult, ...]]:
     """Results of all data of x in order, shared out over the processes of the place.
 
     With `threads`, on a CPU, each thread takes data of its own and computes alone: a step is many short operations, and
     threads that share each of them spend their time waiting for the slowest, most of all where other programs run. Where
     `k` particles of the data would give a thread less than NUMBERS numbers to work on, there are fewer threads: they would
-    wait for the interpreter instead.
+    wait for the interpreter instead. A batch for which memory does not suffice is computed in halves.
 
     Args:
         score: Gives the results of a batch.
         x: The data [n, *event].
-        at_once: How many data a batch may hold.
-        place: The processes that share the data.
+        place: The processes that share the data, and the memory that a batch may take.
         advance: Told of the evaluations of the model just made, of all data and processes.
         k: Particles of each datum.
         threads: Whether `score` may run in several threads at once.
 
     Raises:
         NonFiniteScore: A datum's number is not finite.
+        OutOfMemory: A single datum does not fit.
         WorkerError: Another process failed.
     """
     keys, mine = keys_of(x), range(place.rank, len(x), place.size)
-    n_threads = torch.get_num_threads() if threads and x.device.type == "cpu" else 1
+    n_threads = 1 if not threads or place.on_accelerator else torch.get_num_threads()
     n_parts = max(1, min(n_threads, len(mine) * k * x[:1].numel() // NUMBERS))
-    size = max(1, min(at_once, -(-len(mine) // n_parts)))
+    rows = at_once(PARTICLES, place, 4 * x[:1].numel())
+    size = max(1, min(rows // k, -(-len(mine) // n_parts)))
     parts = [tuple(mine[first : first + size]) for first in range(0, len(mine), size)]
-    stopped = threading.Event()
+    stopped, limit = threading.Event(), MemoryLimit()
 
-    def work(ids: tuple[int, ...]) -> dict[int, tuple[DatumResult, ...]]:
+    def score_part(ids: Sequence[int]) -> Sequence[tuple[DatumResult, ...]]:
         def advance_all(n: int) -> None:
             if stopped.is_set():
                 raise CancelledError
             advance(n * len(ids) * place.size)
 
+        return score(Batch(x[list(ids)], tuple(ids), [keys[i] for i in ids], rows), advance_all)
+
+    def work(ids: tuple[int, ...]) -> dict[int, tuple[DatumResult, ...]]:
         try:
-            scored = score(Batch(x[list(ids)], ids, [keys[i] for i in ids]), advance_all)
+            halves = compute_within_memory(
+                ids, score_part, limit, size=len, too_large=lambda _: too_large, device=place.device
+            )
         except CancelledError:
             raise
         except BaseException as error:  # results are taken in order: the others must not wait for this one's turn
             failures.append(error)
             stopped.set()
             raise
-        return dict(zip(ids, scored, strict=True))
+        return dict(zip(ids, chain.from_iterable(halves), strict=True))
 
+    too_large = f"one datum with its {k:,} particles does not fit on {place.device}: take fewer, or less --memory"
     results: dict[int, tuple[DatumResult, ...]] = {}
     failures: list[BaseException] = []
     try:

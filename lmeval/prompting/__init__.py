@@ -1,8 +1,8 @@
 """Prompted tasks: which answer does the model find likeliest?
 
-`task` reads a task file, `rows` its data, `shots` chooses few-shot examples, `prompts` writes the texts, `asking` puts them
-together, `encoding` makes token ids of them, `run` scores them; `records` keeps what was found, `rules`, `measures` and
-`summary` make the report of it; `runs` and `compare` set two runs side by side.
+`task` reads a task file, `shots` chooses few-shot examples, `prompts` writes the texts, `instances` puts together all that
+is to be scored, `encoding` makes token ids of it, `run` scores it; `records` keeps what each item gave, `rules`, `measures`
+and `summary` make the report of it, and `rescoring` makes it again from a records file.
 """
 
 from typing import TYPE_CHECKING
@@ -10,28 +10,29 @@ from typing import TYPE_CHECKING
 from lmeval import lazy
 
 if TYPE_CHECKING:
-    from lmeval.prompting.asking import RunSettings
-    from lmeval.prompting.records import Record, RecordSet, ScoredChoice, read_records, write_records
-    from lmeval.prompting.run import TaskRun, run_task, task_path
-    from lmeval.prompting.runs import compare_runs
+    from lmeval.prompting.instances import RunSettings
+    from lmeval.prompting.records import Record, ScoredChoice, records_of_items
+    from lmeval.prompting.rescoring import read_old_records, rescore
+    from lmeval.prompting.rules import RULES, Rule
+    from lmeval.prompting.run import run_task
     from lmeval.prompting.summary import summarise
-    from lmeval.prompting.task import Task, read_task
-
+    from lmeval.prompting.task import STRATEGIES, Task, read_task, task_path
 
 __all__ = [
+    "RULES",
+    "STRATEGIES",
     "Record",
-    "RecordSet",
+    "Rule",
     "RunSettings",
     "ScoredChoice",
     "Task",
-    "TaskRun",
-    "compare_runs",
-    "read_records",
+    "read_old_records",
     "read_task",
+    "records_of_items",
+    "rescore",
     "run_task",
     "summarise",
     "task_path",
-    "write_records",
 ]
 
 lazy.attach(__name__)

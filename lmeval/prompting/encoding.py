@@ -1,8 +1,8 @@
-"""Prompts -> token ids, with the boundary between context and continuation found, never assumed.
+"""Prompts -> token ids. The boundary between context and continuation is looked for in the tokens, never assumed.
 
 The whole text, context and continuation together, is encoded, for that is the text that the model is asked about. Where the
 context's own tokens are the first tokens of the whole, the rest is the target. White space at the context's end moves to the
-continuation first, as in lm-evaluation-harness, since most tokenizers put a space with the word behind it.
+continuation first, as in lm-evaluation-harness, since most tokenizers put a space with the word after it.
 
 Where a token spans the boundary ("Ans" + "wer"), the harness cuts the whole at the *number* of the context's tokens: the
 target then lacks the merged token, or is empty. Here the boundary moves back to the last place where both encodings agree,
@@ -40,13 +40,21 @@ class Encoded(NamedTuple):
 def encode_prompts(model: CausalLM, prompts: Sequence[Prompt]) -> list[Encoded]:
     """The token ids of each prompt. A context without text is the BOS (else EOS) token alone.
 
-    Raises InputError where a context is empty and the tokenizer has neither.
+    Args:
+        model: Whose tokenizer is used.
+        prompts: The prompts; texts that several share are encoded once.
+
+    Returns:
+        The requests of each prompt, one for each choice.
+
+    Raises:
+        InputError: A context is empty and the tokenizer has neither BOS nor EOS, or a choice has no token.
     """
     pairs = [[_split(c, t) for c, t in zip(p.contexts, p.continuations, strict=True)] for p in prompts]
     ids = _encode([pair for group in pairs for pair in group], model)
     front = np.array(special_prefix(model.encoder), dtype=np.int64)
     contexts: dict[tuple[str, int], Ids] = {}  # the choices of an item share one array
-    found = []
+    encoded = []
     for group in pairs:
         moved = max(_moved(ids[context], ids[context + target]) for context, target in group)
         requests = []
@@ -61,8 +69,8 @@ def encode_prompts(model: CausalLM, prompts: Sequence[Prompt]) -> list[Encoded]:
             if key not in contexts:
                 contexts[key] = _context(model, front, ids[context][:kept])
             requests.append(Request(contexts[key], whole[kept:]))
-        found.append(Encoded(tuple(requests), moved))
-    return found
+        encoded.append(Encoded(tuple(requests), moved))
+    return encoded
 
 
 def _encode(pairs: Sequence[tuple[str, str]], model: CausalLM) -> dict[str, Ids]:

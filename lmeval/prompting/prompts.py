@@ -26,7 +26,7 @@ class Question(NamedTuple):
 
     `texts` is one context, or one for each choice where the choices are inside the context; `choices` the choices' own
     texts (for a `loglikelihood` task: the one target); `continuations` what follows each, without delimiter; `gold` the
-    indices of the right choices; `answer` what stands behind the text in a few-shot example.
+    indices of the right choices; `answer` what follows the text in a few-shot example.
     """
 
     texts: tuple[str, ...]
@@ -86,27 +86,33 @@ def question(task: Task, template: Template, row: Row) -> Question:
     return Question((text,), (target,), (target,), (0,), target, prefix)
 
 
-def shot_text(task: Task, asked: Question) -> str:
+def shot_text(task: Task, example: Question) -> str:
     """A few-shot example as it stands in a prompt."""
     template = task.shots.template
-    shown = asked.texts[0] if not asked.inside else asked.texts[asked.gold[0]]
-    if not asked.answer:
-        return _with_prefix(shown, asked.prefix, template.target_delimiter)
-    if asked.prefix:
-        gap = " " if _needs_space(asked.prefix, asked.answer) else ""
-        shown = _with_prefix(shown, asked.prefix, template.target_delimiter)
-        return shown + gap + asked.answer + template.fewshot_delimiter
-    return shown + template.target_delimiter + asked.answer + template.fewshot_delimiter
+    shown = example.texts[0] if not example.inside else example.texts[example.gold[0]]
+    if not example.answer:
+        return _with_prefix(shown, example.prefix, template.target_delimiter)
+    if example.prefix:
+        gap = " " if _needs_space(example.prefix, example.answer) else ""
+        shown = _with_prefix(shown, example.prefix, template.target_delimiter)
+        return shown + gap + example.answer + template.fewshot_delimiter
+    return shown + template.target_delimiter + example.answer + template.fewshot_delimiter
 
 
-def prompt(task: Task, asked: Question, head: str) -> Prompt:
-    """A question behind `head`, the description and the few-shot examples."""
+def prompt(task: Task, item: Question, head: str) -> Prompt:
+    """A question after `head`, the description and the few-shot examples.
+
+    Args:
+        task: The task that both are of.
+        item: The question.
+        head: The text before it.
+    """
     delimiter = task.template.target_delimiter
-    texts = (_with_prefix(text, asked.prefix, "" if asked.inside else delimiter) for text in asked.texts)
+    texts = (_with_prefix(text, item.prefix, "" if item.inside else delimiter) for text in item.texts)
     contexts = tuple(head + text for text in texts)
     joint = delimiter if task.output_type == CHOICE else ""
-    continuations = tuple(joint + continuation for continuation in asked.continuations)
-    return Prompt(contexts if asked.inside else contexts * len(continuations), continuations, asked.choices, asked.gold)
+    continuations = tuple(joint + continuation for continuation in item.continuations)
+    return Prompt(contexts if item.inside else contexts * len(continuations), continuations, item.choices, item.gold)
 
 
 def description(task: Task, row: Row) -> str:
@@ -115,8 +121,8 @@ def description(task: Task, row: Row) -> str:
         return ""
     where = f"{task.path}: description for item {row.id} (row {row.number})"
     if task.description in row.fields:
-        found = row.fields[task.description]
-        return "" if found is None else _text(found, where)
+        text = row.fields[task.description]
+        return "" if text is None else _text(text, where)
     return render(task.description, row.fields, where)
 
 
@@ -125,7 +131,7 @@ def _with_prefix(text: str, prefix: str, delimiter: str) -> str:
 
 
 def _needs_space(left: str, right: str) -> bool:
-    """Whether neither side has white space where they meet; nothing needs a space behind nothing."""
+    """Whether both sides have text and neither has white space where they meet."""
     return bool(left) and bool(right) and not (left[-1].isspace() or right[0].isspace())
 
 
@@ -156,70 +162,71 @@ def _is_template(field: Field, fields: Mapping[str, Any]) -> bool:
     return isinstance(field, str) and field not in fields
 
 
-def _is_number(found: Any) -> bool:
+def _is_number(text: Any) -> bool:
     """Whether text is digits, of an index at most: thousands of them are no number that Python reads."""
-    return isinstance(found, str) and found.isdecimal() and len(found) < 19
+    return isinstance(text, str) and text.isdecimal() and len(text) < 19
 
 
-def _parsed(found: str) -> Any:
+def _parse(text: str) -> Any:
     """The Python literal that the text is. Raises ValueError for text that is none."""
     try:
-        return ast.literal_eval(found)
+        return ast.literal_eval(text)
     except (SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError(first_line(error)) from error
 
 
-def _literal(found: Any, choices: tuple[str, ...] | None) -> Any:
+def _literal(rendered: Any, choices: tuple[str, ...] | None) -> Any:
     """What a template rendered: digits are an index where there are choices, [...] is a list of right ones."""
-    if not isinstance(found, str):
-        return found
-    if choices is not None and _is_number(found):
-        return int(found)
-    if len(found) > 1 and found[0] == "[" and found[-1] == "]":
+    if not isinstance(rendered, str):
+        return rendered
+    if choices is not None and _is_number(rendered):
+        return int(rendered)
+    if len(rendered) > 1 and rendered[0] == "[" and rendered[-1] == "]":
         try:
-            listed = _parsed(found)
+            listed = _parse(rendered)
         except ValueError:
-            return found
-        return listed if isinstance(listed, list) else found
-    return found
+            return rendered
+        return listed if isinstance(listed, list) else rendered
+    return rendered
 
 
 def _choices(template: Template, fields: Mapping[str, Any], where: "_Where") -> tuple[str, ...]:
-    found = _take(template.choices or "", fields, where("doc_to_choice"))
-    if isinstance(found, str):
+    listed = _take(template.choices or "", fields, where("doc_to_choice"))
+    if isinstance(listed, str):
         try:
-            found = _parsed(found)
+            listed = _parse(listed)
         except ValueError as error:
-            raise InputError(f"{where('doc_to_choice')} gives {found!r:.60}, which is no list of texts") from error
-    if isinstance(found, Mapping):
-        found = list(found.values())
-    if not isinstance(found, Sequence) or isinstance(found, str) or len(found) < 1:
-        raise InputError(f"{where('doc_to_choice')} gives {found!r:.60}, which is no list of texts")
-    odd = next((i for i, choice in enumerate(found) if not isinstance(choice, str | int | float)), None)
+            raise InputError(f"{where('doc_to_choice')} gives {listed!r:.60}, which is no list of texts") from error
+    if isinstance(listed, Mapping):
+        listed = list(listed.values())
+    if not isinstance(listed, Sequence) or isinstance(listed, str) or len(listed) < 1:
+        raise InputError(f"{where('doc_to_choice')} gives {listed!r:.60}, which is no list of texts")
+    odd = next((i for i, choice in enumerate(listed) if not isinstance(choice, str | int | float)), None)
     if odd is not None:
-        raise InputError(f"{where('doc_to_choice')}: choice {odd} is {type(found[odd]).__name__}, not text")
-    choices = tuple(choice if isinstance(choice, str) else str(choice) for choice in found)
+        raise InputError(f"{where('doc_to_choice')}: choice {odd} is {type(listed[odd]).__name__}, not text")
+    choices = tuple(choice if isinstance(choice, str) else str(choice) for choice in listed)
     if not all(choices):
         raise InputError(f"{where('doc_to_choice')}: choice {choices.index('')} is empty: there is nothing to score")
     return choices
 
 
-def _index(found: Any, choices: tuple[str, ...], where: str) -> int:
+def _index(label: Any, choices: tuple[str, ...], where: str) -> int:
     """The index of the right choice, given as a number or as the choice's text."""
-    if isinstance(found, float) and found.is_integer():
-        found = int(found)
-    if isinstance(found, int) and 0 <= found < len(choices):
-        return int(found)
-    if isinstance(found, str) and found in choices:
-        return choices.index(found)
-    hidden = ": the labels of this split may be hidden" if found in (-1, "-1") else ""
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
+    if isinstance(label, int) and 0 <= label < len(choices):
+        return int(label)
+    if isinstance(label, str) and label in choices:
+        return choices.index(label)
+    hidden = ": the labels of this split may be hidden" if label in (-1, "-1") else ""
     listed = ", ".join(map(shown, choices))
-    raise InputError(f"{where}: label {found!r:.60} is none of the {len(choices)} choices ({listed:.80}){hidden}")
+    raise InputError(f"{where}: label {label!r:.60} is none of the {len(choices)} choices ({listed:.80}){hidden}")
 
 
-def _text(found: Any, where: str) -> str:
-    if isinstance(found, str):
-        return found
-    if isinstance(found, int | float):
-        return str(found)
-    raise InputError(f"{where} gives {type(found).__name__}, not text")
+def _text(given: Any, where: str) -> str:
+    """What a key gave, as text. Raises InputError where it is neither text nor a number."""
+    if isinstance(given, str):
+        return given
+    if isinstance(given, int | float):
+        return str(given)
+    raise InputError(f"{where} gives {type(given).__name__}, not text")

@@ -15,7 +15,7 @@ for choices inside the context those of the context's option, as the harness has
 (an unconditional score, neutral inputs, the same choices for every item) is not there, rather than replaced by another.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,12 +28,21 @@ Scores = list[Float64[np.ndarray, " choices"]]
 
 
 class Rule(NamedTuple):
-    """A rule: the name of its accuracy among the results, what it is, and how its scores come from records (None: they
-    lack what it needs)."""
+    """A scoring rule.
+
+    Attributes:
+        metric: Name of its accuracy among the results, which a task file's `metric_list` may name.
+        description: What is compared, in a few words.
+        scores: Computes the scores of every item's choices from the records: one array [choices] an item, higher for
+            likelier; None where the records lack what the rule needs.
+        unconditional: Whether it needs the choices scored after no question too: then a task that names its metric has them
+            scored.
+    """
 
     metric: str
     description: str
     scores: Callable[[Sequence[Record]], Scores | None]
+    unconditional: bool = False
 
 
 def same_choices(records: Sequence[Record]) -> bool:
@@ -44,8 +53,8 @@ def same_choices(records: Sequence[Record]) -> bool:
 
 def rule_scores(records: Sequence[Record]) -> dict[str, Scores]:
     """Scores of every item under each rule that the records allow, by the rule's name."""
-    found = {name: rule.scores(records) for name, rule in RULES.items()}
-    return {name: scores for name, scores in found.items() if scores is not None}
+    by_rule = {name: rule.scores(records) for name, rule in RULES.items()}
+    return {name: scores for name, scores in by_rule.items() if scores is not None}
 
 
 def _sums(records: Sequence[Record]) -> Scores:
@@ -60,23 +69,23 @@ def _divided(length: Callable[[Record], list[int]]) -> Callable[[Sequence[Record
 
 
 def _pmi(records: Sequence[Record]) -> Scores | None:
-    found = []
+    scores = []
     for sums, record in zip(_sums(records), records, strict=True):
         free = [choice.unconditional_nats for choice in record.choices]
         if any(nats is None for nats in free):
             return None
-        found.append(sums - np.array(free, dtype=np.float64))
-    return found
+        scores.append(sums - np.array(free, dtype=np.float64))
+    return scores
 
 
 def _contextual(records: Sequence[Record]) -> Scores | None:
     if not all(record.neutral_nats for record in records):
         return None
-    found = []
+    scores = []
     for sums, record in zip(_sums(records), records, strict=True):
         neutral = _normalised(np.array(record.neutral_nats))
-        found.append(_normalised(sums) - (logsumexp(neutral, axis=0) - np.log(len(neutral))))
-    return found
+        scores.append(_normalised(sums) - (logsumexp(neutral, axis=0) - np.log(len(neutral))))
+    return scores
 
 
 def _batch(records: Sequence[Record]) -> Scores | None:
@@ -90,12 +99,14 @@ def _normalised(nats: np.ndarray) -> np.ndarray:
     return nats - logsumexp(nats, axis=-1, keepdims=True)
 
 
-RULES: Mapping[str, Rule] = {
+RULES: dict[str, Rule] = {
     "sum": Rule("acc", "log p(choice | context)", _sums),
     "per_character": Rule("acc_norm", "... per character", _divided(lambda r: [c.n_characters for c in r.choices])),
     "per_byte": Rule("acc_bytes", "... per byte", _divided(lambda r: [c.n_bytes for c in r.choices])),
     "per_token": Rule("acc_tokens", "... per token", _divided(lambda r: [len(c.ids) for c in r.choices])),
-    "pmi": Rule("acc_mutual_info", "... less log p(choice | no question)", _pmi),
+    "pmi": Rule("acc_mutual_info", "... less log p(choice | no question)", _pmi, unconditional=True),
     "contextual": Rule("acc_contextual", "calibrated by content-free inputs", _contextual),
     "batch": Rule("acc_batch", "calibrated by the mean over items", _batch),
 }
+"""The rules by name, in the order of tables. A new rule is one entry: its accuracy is then measured, compared and rescored,
+and a task file may name it."""

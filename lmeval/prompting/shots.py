@@ -40,28 +40,42 @@ class Pool:
 
 
 def draw(pool: Pool, item: Row, count: int, sampler: Sampler, seed: int) -> tuple[int, ...]:
-    """Indices into pool.rows of `count` examples for `item`. Raises InputError where the pool is too small."""
+    """Choose the examples of an item.
+
+    Args:
+        pool: The rows that they are drawn from.
+        item: The row that they stand before.
+        count: How many.
+        sampler: How they are chosen.
+        seed: Of the draw.
+
+    Returns:
+        Indices into `pool.rows`, in the order in which the examples stand.
+
+    Raises:
+        InputError: The pool has too few rows.
+    """
     if count == 0:
         return ()
     own = item.content
     equal = pool.count[own]
     if sampler == "first_n":
-        found = [i for i in range(min(len(pool.rows), count + 1 + equal)) if pool.contents[i] != own]
+        candidates = [i for i in range(min(len(pool.rows), count + 1 + equal)) if pool.contents[i] != own]
     elif sampler == "fixed":
         # One more than needed, so that an item that is itself drawn takes the next and the others keep theirs.
         order = _shuffled(pool.by_content, count + 1 + equal, _generator(seed, ""))
-        found = [i for i in order if pool.contents[i] != own]
+        candidates = [i for i in order if pool.contents[i] != own]
     elif sampler == "balanced":
-        found = _balanced(pool, own, count, equal, _generator(seed, own))
+        candidates = _balanced(pool, own, count, equal, _generator(seed, own))
     else:
         order = _shuffled(pool.by_content, count + equal, _generator(seed, own))
-        found = [i for i in order if pool.contents[i] != own]
-    if len(found) < count:
+        candidates = [i for i in order if pool.contents[i] != own]
+    if len(candidates) < count:
         raise InputError(
             f"{count} few-shot examples are wanted, but the pool has {len(pool.rows)} rows, the item itself left out: lower "
             "--num-fewshot or name a larger fewshot_split"
         )
-    return tuple(int(i) for i in found[:count])
+    return tuple(int(i) for i in candidates[:count])
 
 
 def _shuffled(indices: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
@@ -76,11 +90,11 @@ def _balanced(pool: Pool, own: str, count: int, equal: int, generator: np.random
     """Labels take turns, in an order drawn anew for each item; then the examples are shuffled."""
     groups = [[i for i in _shuffled(group, count + equal, generator) if pool.contents[i] != own] for group in pool.by_label]
     groups = [groups[g] for g in generator.permutation(len(groups))]
-    found: list[int] = []
+    examples: list[int] = []
     for turn in range(count):
-        found += [group[turn] for group in groups if turn < len(group)]
-    found = found[:count]
-    return [found[i] for i in generator.permutation(len(found))]
+        examples += [group[turn] for group in groups if turn < len(group)]
+    examples = examples[:count]
+    return [examples[i] for i in generator.permutation(len(examples))]
 
 
 def _generator(seed: int, item: str) -> np.random.Generator:

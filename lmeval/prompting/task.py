@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from lmeval.data.documents import DATA_SUFFIXES, DataSource
+from lmeval.data.locate import named_spec, shipped_specs
 from lmeval.errors import InputNotFound, TaskFileError, first_line
 from lmeval.messages import nearest, shown
 from lmeval.specs.tasks import CHOICE, LIKELIHOOD, OWN, SPLITS, TaskKeys, data_source, read_keys, scored_split
@@ -14,10 +15,9 @@ from lmeval.specs.templates import check_template
 Field = str | int | Sequence[str] | Mapping[str, str] | Callable[[Mapping[str, Any]], Any]
 """How a row becomes text, target or choices: a field's name, a template, literal values, or a function of the row."""
 
-METRICS = frozenset(
-    {"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "f1", "mcc", "brier_score", "exact_match", "perplexity"}
-)
+MEASURES = ("f1", "mcc", "brier_score", "exact_match", "perplexity")  # that a task may name, beside every rule's accuracy
 _LOCAL_SUFFIXES = {suffix: DATA_SUFFIXES[suffix] for suffix in (".jsonl", ".json", ".csv", ".parquet")}
+STRATEGIES = ("auto", "tree", "plain")
 Sampler = Literal["default", "fixed", "balanced", "first_n"]
 SAMPLERS: Mapping[str, str] = {
     "default": "drawn for each item by seed and item",
@@ -81,16 +81,35 @@ class Task:
     files: tuple[str, ...]
 
 
-def read_task(path: Path, *, data_folder: Path | None = None, allow_code: bool = False) -> Task:
-    """Read a task file. With `data_folder`, a task that names local files (`metadata.lmeval.local`) reads them there.
+def task_path(task: str | Path) -> Path:
+    """The file of a task.
 
-    Raises TaskFileError with file and line, InputNotFound for files that are not there.
+    Args:
+        task: Its path, or the name of one that ships.
+
+    Raises:
+        InputNotFound: There is none of that name.
+    """
+    return named_spec(str(task), "task", shipped_specs())
+
+
+def read_task(path: Path, *, data_folder: Path | None = None, allow_code: bool = False) -> Task:
+    """Read a task file.
+
+    Args:
+        path: The file.
+        data_folder: Where a task that names local files (`metadata.lmeval.local`) reads them; None takes the hub's data set.
+        allow_code: Whether the functions that it names by `!function` are loaded.
+
+    Raises:
+        TaskFileError: The file is wrong; the message has file and line.
+        InputNotFound: A file is not there.
     """
     return task_of(read_keys(path, allow_code=allow_code), data_folder)
 
 
 def task_of(keys: TaskKeys, data_folder: Path | None = None) -> Task:
-    """The task that the keys of a file describe."""
+    """The task that the keys of a file describe. See `read_task`."""
     ours = dict((keys.values.get("metadata") or {}).get("lmeval") or {})
     keep: Mapping[str, Mapping[str, Any]] = {}
     if data_folder is not None and "local" in ours:
@@ -146,18 +165,18 @@ def _local(
         raise TaskFileError(f"{keys.where('metadata.lmeval.local')}: data_files must map splits to file names")
     if not folder.is_dir():
         raise InputNotFound(f"no folder {folder}: --data-dir (or LMEVAL_DATA) names the folder that holds the task's files")
-    found = {split: folder / name for split, name in files.items()}
+    paths = {split: folder / name for split, name in files.items()}
     keep = local.pop("filter", None) or {}
     if not all(isinstance(wanted, dict) for wanted in keep.values()):
         raise TaskFileError(f"{keys.where('metadata.lmeval.local.filter')} must give for each split the wanted fields")
     ours = {**ours, **{name: local.pop(name) for name in OWN if name in local}}
     wanted = {s: local.get(s, keys.values.get(s)) for s in (*SPLITS, "fewshot_split")}
     scored = next((wanted[s] for s in SPLITS if wanted[s]), None)
-    if scored in found and not found[scored].is_file():
-        raise InputNotFound(f"{shown(found[scored])} is not there: {keys.path} reads it for its split {scored!r:.60}")
-    present = {split: str(file) for split, file in found.items() if file.is_file()}
+    if scored in paths and not paths[scored].is_file():
+        raise InputNotFound(f"{shown(paths[scored])} is not there: {keys.path} reads it for its split {scored!r:.60}")
+    present = {split: str(file) for split, file in paths.items() if file.is_file()}
     kept = {s: (v if v in present else None) for s, v in wanted.items() if v}
-    builders = {_LOCAL_SUFFIXES.get(file.suffix) for file in found.values()}
+    builders = {_LOCAL_SUFFIXES.get(file.suffix) for file in paths.values()}
     if len(builders) != 1 or None in builders:
         raise TaskFileError(
             f"{keys.where('metadata.lmeval.local')}: data_files must be .jsonl, .json, .csv or .parquet, all of one kind"
@@ -175,20 +194,20 @@ def _template(keys: TaskKeys, values: Mapping[str, Any], parent: Template | None
     above = "" if parent is None else "fewshot_config."
 
     def field(name: str, default: Any) -> Any:
-        found = values.get(name)
-        if found is None:
+        given = values.get(name)
+        if given is None:
             return default
         where = keys.where(above + name)
-        if isinstance(found, str):
-            return _checked(found, where)
-        if callable(found):
-            return found
-        if name == "doc_to_choice" and isinstance(found, (list, dict)):
-            listed = list(found.values()) if isinstance(found, dict) else found
+        if isinstance(given, str):
+            return _checked(given, where)
+        if callable(given):
+            return given
+        if name == "doc_to_choice" and isinstance(given, (list, dict)):
+            listed = list(given.values()) if isinstance(given, dict) else given
             if listed and all(isinstance(choice, str) for choice in listed):
                 return tuple(listed)
-            raise TaskFileError(f"{where} must list texts, not {found!r:.60}")
-        raise TaskFileError(f"{where} must be a field's name or a template, not {found!r:.60}")
+            raise TaskFileError(f"{where} must list texts, not {given!r:.60}")
+        raise TaskFileError(f"{where} must be a field's name or a template, not {given!r:.60}")
 
     names = ("doc_to_text", "doc_to_target", "doc_to_choice", "gen_prefix")
     where = {name: keys.where(above + name if above + name in keys.places else name) for name in names}
@@ -225,7 +244,7 @@ def _shots(keys: TaskKeys, template: Template, ours: Mapping[str, Any]) -> Shots
         raise TaskFileError(f"{place}: unknown sampler {sampler!r}{nearest(str(sampler), SAMPLERS)}")
     samples, indices = own.get("samples"), own.get("fewshot_indices")
     if callable(samples):
-        samples = _called(samples, keys.where("fewshot_config.samples"))
+        samples = _call(samples, keys.where("fewshot_config.samples"))
     if samples is not None and not (isinstance(samples, list) and all(map(_is_row, samples))):
         raise TaskFileError(f"{keys.where('fewshot_config.samples')} must be a list of rows")
     if indices is not None and not (isinstance(indices, list) and all(isinstance(i, int) for i in indices)):
@@ -238,17 +257,17 @@ def _shots(keys: TaskKeys, template: Template, ours: Mapping[str, Any]) -> Shots
     return Shots(sampler, source, split, samples, indices, process, _template(keys, own, template))
 
 
-def _process(keys: TaskKeys, found: Any, name: str) -> Callable[[Any], list[dict[str, Any]]] | None:
+def _process(keys: TaskKeys, given: Any, name: str) -> Callable[[Any], list[dict[str, Any]]] | None:
     """The rows that a function of the task's own makes of a data set."""
-    if found is None:
+    if given is None:
         return None
-    if not callable(found):
-        raise TaskFileError(f"{keys.where(name)} must be !function module.name, not {found!r:.60}")
+    if not callable(given):
+        raise TaskFileError(f"{keys.where(name)} must be !function module.name, not {given!r:.60}")
     where = keys.where(name if name in keys.places else name.split(".")[-1])
-    function: Callable[[Any], Any] = found
+    function: Callable[[Any], Any] = given
 
     def process(data: Any) -> list[dict[str, Any]]:
-        rows = _called(lambda: [dict(row) for row in function(data)], where)
+        rows = _call(lambda: [dict(row) for row in function(data)], where)
         if not all(map(_is_row, rows)):
             raise TaskFileError(f"{where}: its function gives rows whose columns have names that are not text")
         return rows
@@ -256,29 +275,33 @@ def _process(keys: TaskKeys, found: Any, name: str) -> Callable[[Any], list[dict
     return process
 
 
-def _called(function: Callable[[], Any], where: str) -> Any:
+def _call(function: Callable[[], Any], where: str) -> Any:
     try:
         return function()
     except Exception as error:  # the task's own code
         raise TaskFileError(f"{where}: its function failed: {type(error).__name__}: {first_line(error)}") from error
 
 
-def _is_row(found: Any) -> bool:
-    return isinstance(found, dict) and all(isinstance(name, str) for name in found)
+def _is_row(row: Any) -> bool:
+    return isinstance(row, dict) and all(isinstance(name, str) for name in row)
 
 
 def _metrics(keys: TaskKeys) -> tuple[str, ...]:
-    found = []
+    """The metrics that a task names: measures, and the accuracies of scoring rules."""
+    from lmeval.prompting.rules import RULES  # only here are numbers needed
+
+    known = frozenset({*MEASURES, *(rule.metric for rule in RULES.values())})
+    metrics = []
     for entry in keys.values.get("metric_list") or []:
         metric = entry.get("metric") if isinstance(entry, dict) else entry
         if metric is None:
-            raise TaskFileError(f"{keys.where('metric_list')}: an entry has no metric{nearest('', METRICS)}")
+            raise TaskFileError(f"{keys.where('metric_list')}: an entry has no metric{nearest('', known)}")
         if not isinstance(metric, str):
             raise TaskFileError(f"{keys.where('metric_list')}: a metric that is code of the file's own is not run here")
-        if metric not in METRICS:
-            raise TaskFileError(f"{keys.where('metric_list')}: unknown metric {metric!r}{nearest(metric, METRICS)}")
-        found.append(metric)
-    return tuple(found)
+        if metric not in known:
+            raise TaskFileError(f"{keys.where('metric_list')}: unknown metric {metric!r}{nearest(metric, known)}")
+        metrics.append(metric)
+    return tuple(metrics)
 
 
 def _check_filters(keys: TaskKeys) -> None:
@@ -290,12 +313,12 @@ def _check_filters(keys: TaskKeys) -> None:
 
 
 def _optional_text(ours: Mapping[str, Any], name: str, keys: TaskKeys) -> str | None:
-    found = ours.get(name)
-    return None if found is None else _checked(found, keys.where("metadata.lmeval." + name))
+    text = ours.get(name)
+    return None if text is None else _checked(text, keys.where("metadata.lmeval." + name))
 
 
 def _neutral(ours: Mapping[str, Any], keys: TaskKeys) -> tuple[Mapping[str, Any], ...]:
-    found = ours.get("neutral") or []
-    if not all(row and _is_row(row) for row in found):
+    rows = ours.get("neutral") or []
+    if not all(row and _is_row(row) for row in rows):
         raise TaskFileError(f"{keys.where('metadata.lmeval.neutral')} must list fields to replace, such as sentence: N/A")
-    return tuple(found)
+    return tuple(rows)

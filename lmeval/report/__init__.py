@@ -14,20 +14,17 @@ if TYPE_CHECKING:
         running_rate,
     )
     from lmeval.report.figures import check_folder, save_figures
-    from lmeval.report.tasks import compare_table, task_tables
 
 
 __all__ = [
     "Bound",
     "check_folder",
-    "compare_table",
     "compression_table",
     "image_compression_table",
     "images_table",
     "inspect_table",
     "running_rate",
     "save_figures",
-    "task_tables",
 ]
 
 lazy.attach(__name__)

@@ -14,8 +14,9 @@ import numpy as np
 
 from lmeval.errors import InputError
 from lmeval.messages import nearest
-from lmeval.results.items import ItemMetric, ItemRecord, groups
+from lmeval.results.items import ItemMetric, ItemRecord, groups, has_metric
 from lmeval.results.measurement import Measurement, Side, difference_side, label
+from lmeval.results.provenance import provenance
 from lmeval.results.report import Report, leaves
 from lmeval.results.table import Column, Table, count, words
 from lmeval.stats import paired, significance
@@ -61,7 +62,8 @@ def compare_reports(a: Report, b: Report, metrics: Sequence[str] = (), names: tu
         table "differences" has a row for each.
 
     Raises:
-        InputError: The reports are of different kinds, hold no items, or have no item or metric in common.
+        InputError: The reports are of different kinds, hold no items, hold one task twice, or have no item or metric in
+            common.
     """
     pairs = [pair for kind, part_a, part_b in _matching_parts(a, b, names) for pair in _pairs(kind, part_a, part_b, metrics)]
     if not pairs:
@@ -70,25 +72,46 @@ def compare_reports(a: Report, b: Report, metrics: Sequence[str] = (), names: tu
     p_values = [p for _, p in tests if p is not None]
     adjusted = iter(significance.holm(p_values))
     rows = [_row(pair, test, p, None if p is None else next(adjusted)) for pair, (test, p) in zip(pairs, tests, strict=True)]
-    inputs = {"a": names[0], "b": names[1]}
-    ledger = {**inputs, "compared": a.kind, "n_comparisons": len(rows), "holm_over": len(p_values)}
-    return Report("compare", tuple(map(_measurement, pairs)), {"differences": Table(COLUMNS, tuple(rows))}, ledger)
+    files = {"a": names[0], "b": names[1]}
+    ledger = {**files, "compared": a.kind, "n_comparisons": len(rows), "holm_over": len(p_values)}
+    inputs = {
+        key: {"name": files[key], "provenance": [dict(part.provenance) for part in leaves(report)]}
+        for key, report in (("a", a), ("b", b))
+    }
+    return Report(
+        kind="compare",
+        results=tuple(map(_measurement, pairs)),
+        tables={"differences": Table(COLUMNS, tuple(rows))},
+        ledger=ledger,
+        provenance=provenance("compare", inputs=inputs, settings={"metrics": list(metrics)}),
+    )
 
 
 COLUMNS = (
-    words("of", ""),
+    words("of"),
+    words("of_a"),
+    words("of_b"),
     words("metric", "measure"),
+    words("unit"),
     count("n", "items"),
+    count("n_clusters"),
+    count("n_only_a"),
+    count("n_only_b"),
     Column("a", "A", digits=4),
     Column("b", "B", digits=4),
     Column("difference", "A - B", digits=4, style="signed"),
+    Column("stderr", "standard error", digits=4),
     Column("ci95", "95% interval", digits=4),
     count("right_in_a_only", "only A right"),
     count("right_in_b_only", "only B right"),
     Column("correlation", "correlation", digits=3),
+    words("method"),
+    words("test"),
     Column("p_value", "p", style="words"),
     Column("p_holm", "p (Holm)", style="words"),
     Column("minimum_detectable_effect", "detectable", digits=4),
+    words("higher_is_better"),
+    words("side"),
     words("verdict", ""),
 )
 
@@ -108,6 +131,10 @@ def _matching_parts(a: Report, b: Report, names: tuple[str, str]) -> Iterator[tu
             f"{names[0]} is of kind {', '.join(sorted(kinds_a))} and {names[1]} of kind {', '.join(sorted(kinds_b))}: "
             "give two results of one kind"
         )
+    for name, parts in ((names[0], parts_a), (names[1], parts_b)):
+        keys = [(part.kind, _task(part)) for part in parts]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise InputError(f"{name} holds {' '.join(filter(None, twice))} twice: keep different runs in different files")
     by_task = {(part.kind, _task(part)): part for part in parts_b}
     matched = [(part, by_task[key]) for part in parts_a if (key := (part.kind, _task(part))) in by_task]
     if not matched:
@@ -129,7 +156,7 @@ def _pairs(kind: str, a: Report, b: Report, wanted: Sequence[str]) -> Iterator[P
     common = [metric for metric in a.items.metrics if metric.name in in_b]
     ordered = a.items.ordered and b.items.ordered
     for of_a, of_b, records_a, records_b in _matching_groups(a.items.records, b.items.records):
-        available = [m for m in common if _has(m, records_a) and _has(m, records_b)]
+        available = [m for m in common if has_metric(m, records_a) and has_metric(m, records_b)]
         for metric in _chosen(kind, available, wanted, label(of_a)):
             yield _pair(metric, dict(of_a), dict(of_b), records_a, records_b, ordered)
 
@@ -158,11 +185,6 @@ def _by_rest(keys: Iterator[Key]) -> dict[Key, list[Key]]:
     for key in keys:
         by_rest[tuple(pair for pair in key if pair[0] not in OF_A_RUN)].append(key)
     return by_rest
-
-
-def _has(metric: ItemMetric, records: Sequence[ItemRecord]) -> bool:
-    names = [name for name in (metric.numerator, metric.denominator) if name]
-    return all(name in record.values for record in records for name in names)
 
 
 def _chosen(kind: str, available: Sequence[ItemMetric], wanted: Sequence[str], of: str) -> Sequence[ItemMetric]:
@@ -284,7 +306,7 @@ def _row(pair: Pair, test: str | None, p: float | None, p_holm: float | None) ->
     difference, side = pair.difference, _side(pair)
     effect = None if difference.stderr is None else significance.minimum_detectable_effect(difference.stderr)
     return {
-        "of": label(pair.of),
+        "of": dict(pair.of),
         "of_a": dict(pair.of_a),
         "of_b": dict(pair.of_b),
         "metric": pair.metric.name,

@@ -20,7 +20,14 @@ from typing import IO, Any, NamedTuple
 
 from lmeval.errors import InputError, InputNotFound
 from lmeval.results.files import atomic_writer
-from lmeval.results.items import ItemMetric, ItemRecord, Items, record_as_json, record_from_json
+from lmeval.results.items import (
+    ItemMetric,
+    ItemRecord,
+    Items,
+    metric_from_json,
+    record_as_json,
+    record_from_json,
+)
 from lmeval.results.measurement import NOTHING
 from lmeval.results.report import Report, leaves
 
@@ -177,25 +184,29 @@ def _record_set(about: dict[str, Any], lines: list[str], path: Path, first: int,
             return old(about, [json.loads(line) for line in lines])
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
             raise InputError(f"{path}: line {first}: the records under this header are not complete") from error
+    header = _header(about, path, first)
     records = []
     for number, line in enumerate(lines, start=first + 1):
         try:
-            records.append(record_from_json(json.loads(line)))
+            records.append(record_from_json(json.loads(line), header.metrics))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"{path}: line {number} is no record that lmeval wrote with --records") from error
+    return RecordSet(header, tuple(records))
+
+
+def _header(about: dict[str, Any], path: Path, first: int) -> RecordHeader:
     try:
-        header = RecordHeader(
+        return RecordHeader(
             report=str(about["report"]),
             of=about["of"],
-            metrics=tuple(ItemMetric(**metric) for metric in about["metrics"]),
+            metrics=tuple(map(metric_from_json, about["metrics"])),
             ordered=bool(about["ordered"]),
             ledger=about["ledger"],
             provenance=about["provenance"],
             extra=about["extra"],
         )
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, ValueError) as error:
         raise InputError(f"{path}: line {first} is no header of records") from error
-    return RecordSet(header, tuple(records))
 
 
 def _check_whole(about: dict[str, Any], lines: list[str], path: Path, first: int) -> None:

@@ -64,8 +64,11 @@ def together(kind: str, parts: tuple[Report, ...], provenance: Mapping[str, Any]
 
 
 def with_of(report: Report, **of: str) -> Report:
-    """The report whose measurements all say in addition what the keywords say."""
-    return replace(report, results=tuple(m._replace(of={**of, **m.of}) for m in report.results))
+    """The report whose measurements and items all say in addition what the keywords say."""
+    items = report.items
+    if items is not None:
+        items = items._replace(records=tuple(record._replace(of={**of, **record.of}) for record in items.records))
+    return replace(report, results=tuple(m._replace(of={**of, **m.of}) for m in report.results), items=items)
 
 
 def leaves(report: Report) -> tuple[Report, ...]:

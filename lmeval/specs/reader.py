@@ -6,6 +6,7 @@ wrong kind and an alias that would grow without bounds are errors. Each names fi
 allowed, and the nearest known name.
 """
 
+import datetime
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -171,8 +172,8 @@ def _brief(value: Any) -> str:
     """A value for a message, cut short."""
     if value is None or isinstance(value, bool):
         return "nothing" if value is None else str(value).lower()
-    if callable(value):
-        return "a function"
+    if callable(value) or isinstance(value, datetime.date):
+        return "a function" if callable(value) else str(value)
     try:
         return f"{value!r:.60}"
     except ValueError:  # Python writes out no whole number of several thousand digits

@@ -105,7 +105,7 @@ def test_the_table_shows_what_was_found(run: Run, here: Path):
 
 
 def test_costs_are_said_before_the_work(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch):
-    def stopped(*_: object) -> None:
+    def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("lmeval.likelihood.compare.compare", stopped)

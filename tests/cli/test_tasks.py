@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 from commands import Ran, Run, assert_one_line
-from prompted import CHOICES, LABELS, ROWS, TARGETS, task_file
+from prompted import CHOICES, LABELS, ROWS, TARGETS, records_in, task_file
 from samples import ROOT, command, llama_config, save_pair
 
 from lmeval.models import load_model
 from lmeval.perplexity import perplexity
-from lmeval.prompting import RunSettings, read_records, run_task
-from lmeval.prompting.rules import RULES
+from lmeval.prompting import RULES, RunSettings, records_of_items, run_task
 from lmeval.results import as_json
+from lmeval.results.records import read_records
 from lmeval.specs.tasks import read_rolling_task, task_corpus
 
 OURS = {"neutral": [{"q": "N/A"}], "unconditional": "so"}
@@ -56,10 +56,15 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
 def read(path: Path) -> dict[str, Any]:
     """A results file less what may differ between two equal runs."""
     found = json.loads(path.read_text())
-    for part in [found, *found.get("tasks", {}).values()]:
+    for part in [found, *found.get("parts", [])]:
         for key in ("date", "seconds"):
             part["provenance"].pop(key, None)
     return found
+
+
+def without_task(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Results without the task that they are of."""
+    return [{**row, "of": {key: value for key, value in row["of"].items() if key != "task"}} for row in results]
 
 
 def succeeded(ran: Ran) -> str:
@@ -72,39 +77,33 @@ def succeeded(ran: Ran) -> str:
 
 def test_the_command_writes_what_the_function_returns(run: Run, model: Path, here: Path, tmp_path: Path):
     path = task_file(tmp_path, LABELS, lmeval=OURS, fewshot_split="test", metric_list=["acc", "exact_match"])
-    options = ["-k2", "--sampler=fixed", "--seed=5", "--shot-seeds=2", "--limit=6", "--batch-size=4", "--path=plain"]
+    options = ["-k2", "--sampler=fixed", "--seed=5", "--shot-seeds=2", "--limit=6", "--batch-size=4", "--strategy=plain"]
     succeeded(
         run("run", path, "-m", model, *options, "--dtype=float64", "--device=cpu", "--json=o.json", "--records=r.jsonl")
     )
-    settings = RunSettings(2, "fixed", 6, 5, 2, 4, path="plain")
-    found = run_task(path, load_model(str(model), dtype="float64"), settings, device="cpu")
-    expected = json.loads(json.dumps(as_json(found.report)))
+    settings = RunSettings(2, "fixed", 6, 5, 2, 4, strategy="plain")
+    found = run_task(path, load_model(str(model), dtype="float64"), settings, place="cpu")
+    expected = json.loads(json.dumps(as_json(found)))
     ours = read(here / "o.json")
-    assert list(ours) == [
-        "schema",
-        "results",
-        "ledger",
-        "provenance",
-        "rules",
-        "reliability",
-        "confusion",
-        "shot_seeds",
-        "items",
-    ]
+    assert list(ours) == ["schema", "kind", "results", "ledger", "provenance", "tables", "items"]
+    assert (ours["schema"], ours["kind"]) == (2, "run")
+    assert list(ours["tables"]) == ["rules", "reliability", "confusion", "shot_seeds"]
     for key in ours.keys() - {"provenance"}:
         assert ours[key] == expected[key], key
     assert ours["provenance"]["settings"] == expected["provenance"]["settings"]
-    assert ours["provenance"]["model"]["dtype"] == "float64"
+    assert ours["provenance"]["models"][0]["dtype"] == "float64"
     [records] = read_records(here / "r.jsonl")
-    assert records.records == found.records.records
+    assert records_of_items(records.records) == records_in(found)
 
 
 def test_results_keep_to_the_contract(run: Run, model: Path, here: Path):
     succeeded(run("run", "sentiment", "-m", model, "--limit", "12", "--json", "o.json"))
     found = json.loads((here / "o.json").read_text())
-    assert found["schema"] == 1
+    assert (found["schema"], found["kind"]) == (2, "run")
     for result in found["results"]:
-        assert list(result) == ["name", "value", "unit", "side", "stderr", "ci95", "n", "higher_is_better"]
+        assert list(result) == ["name", "value", "unit", "side", "stderr", "ci95", "n", "higher_is_better", "of"]
+        assert (result["of"]["task"], result["of"]["model"]) == ("sentiment", str(model))
+        assert result["of"]["rule"] in RULES
         assert result["side"] == "exact" and result["n"] == 12
         assert result["ci95"] is None or result["ci95"][0] <= result["value"] <= result["ci95"][1]
     names = [result["name"] for result in found["results"]]
@@ -112,9 +111,11 @@ def test_results_keep_to_the_contract(run: Run, model: Path, here: Path):
     assert {"log_loss", "brier_score", "ece", "balanced_acc", "macro_f1", "mcc", "f1"} <= set(names)
     assert len(names) == len(set(names))
     assert found["ledger"]["n_items"] == 12 and found["ledger"]["n_rows"] == 380
-    assert found["provenance"]["task"] == "sentiment"
-    assert {"versions", "model", "device", "date", "settings", "data_sha256"} <= found["provenance"].keys()
-    assert {"item", "row", "gold", "predicted", "acc", "acc_batch", "log_loss"} <= found["items"][0].keys()
+    assert found["provenance"]["inputs"]["task"] == "sentiment" and "data_sha256" in found["provenance"]["inputs"]
+    assert {"versions", "models", "device", "date", "settings"} <= found["provenance"].keys()
+    item = found["items"]["rows"][0]
+    assert list(item["detail"]) == ["row", "gold", "predicted"]
+    assert {"acc", "acc_batch", "log_loss"} <= item["values"].keys() == {m["name"] for m in found["items"]["metrics"]}
 
 
 def test_the_table_shows_what_was_found(run: Run, model: Path, here: Path):
@@ -135,7 +136,7 @@ def test_the_table_shows_what_was_found(run: Run, model: Path, here: Path):
     assert f"{cost['n_tokens']:,} tokens through the model" in out
     assert f"95%, from {ledger['interval']['n_units']} items, and seeds of few-shot examples" in out
     assert "sentiment, version 1.0, test split of" in out
-    [seeds] = [row for row in found["shot_seeds"] if row["rule"] == "sum"]
+    [seeds] = [row for row in found["tables"]["shot_seeds"]["rows"] if row["rule"] == "sum"]
     assert "".join(f"  {x:.4f}" for x in seeds["acc_by_seed"]) in out
     assert (
         ledger["n_items_too_long"] and f"{ledger['n_items_too_long']} LEFT OUT, longer than the context (first: row" in out
@@ -170,21 +171,24 @@ def test_several_tasks_are_scored_at_once(run: Run, model: Path, here: Path, tmp
     paths = [task_file(tmp_path, keys) for keys in (CHOICES, TARGETS)] + [task_file(tmp_path, CORPUS, rows)]
     out = succeeded(run("run", *paths, "-m", model, "--json", "o.json", "--records", "r.jsonl"))
     found = read(here / "o.json")
-    assert list(found["tasks"]) == ["odd_ones", "targets", "corpus"]
-    assert [row["task"] for row in found["results"]] == [t for t, part in found["tasks"].items() for _ in part["results"]]
+    assert [part["kind"] for part in found["parts"]] == ["run", "run", "perplexity"]
+    assert [row for part in found["parts"] for row in part["results"]] == found["results"]
+    parts = {part["results"][0]["of"]["task"]: part for part in found["parts"]}
+    assert list(parts) == ["odd_ones", "targets", "corpus"]
+    assert all(row["of"]["task"] == name for name, part in parts.items() for row in part["results"])
     loaded = load_model(str(model))
     for path in paths[:2]:
-        expected = json.loads(json.dumps(as_json(run_task(path, loaded).report)))
-        assert found["tasks"][path.stem]["results"] == expected["results"]
+        expected = json.loads(json.dumps(as_json(run_task(path, loaded))))
+        assert parts[path.stem]["results"] == expected["results"]
     expected = as_json(perplexity(loaded, task_corpus(read_rolling_task(paths[2]))))
-    assert found["tasks"]["corpus"]["results"] == json.loads(json.dumps(expected))["results"]
+    assert without_task(parts["corpus"]["results"]) == json.loads(json.dumps(expected))["results"]
     for words in ("odd_ones, test split", "per_character", "target_nll_nats", "bits_per_byte"):
         assert words in out
-    assert [one.header["task"] for one in read_records(here / "r.jsonl")] == ["odd_ones", "targets"]
+    assert [one.records[0].of["task"] for one in read_records(here / "r.jsonl")][:2] == ["odd_ones", "targets"]
     request.getfixturevalue("no_model")
     assert succeeded(run("rescore", "r.jsonl", "--json", "again.json")) == out[: out.index("\ntext  ")]
     again = read(here / "again.json")
-    assert again["tasks"] == {name: found["tasks"][name] for name in ("odd_ones", "targets")}
+    assert again["parts"] == [parts[name] for name in ("odd_ones", "targets")]
     shown = succeeded(run("compare", "o.json", "r.jsonl"))
     assert re.search(r"^odd_ones +acc ", shown, re.M) and re.search(r"^targets +acc ", shown, re.M)
 
@@ -193,7 +197,15 @@ def test_a_corpus_can_be_run_alone(run: Run, model: Path, here: Path, tmp_path: 
     path = task_file(tmp_path, CORPUS, [{"q": "one document"}, {"q": "two documents"}, {"q": "three"}])
     succeeded(run("run", path, "-m", model, "--json", "a.json"))
     succeeded(run("perplexity", path, "-m", model, "--json", "b.json"))
-    assert read(here / "a.json") == read(here / "b.json")
+    ours, theirs = read(here / "a.json"), read(here / "b.json")
+    assert {row["of"]["task"] for row in ours["results"]} == {"corpus"}
+    assert without_task(ours["results"]) == without_task(theirs["results"])
+    assert {**ours, "results": [], "items": None} == {**theirs, "results": [], "items": None}
+    windows = ("--context", "8", "--stride", "4")
+    for name, word in (("d", "run"), ("e", "perplexity")):
+        succeeded(run(word, path, "-m", model, "--json", f"{name}.json", *windows))
+    assert read(here / "d.json")["ledger"]["windows"]["stride"] == 4
+    assert without_task(read(here / "d.json")["results"]) == without_task(read(here / "e.json")["results"])
     succeeded(run("run", path, "-m", model, "--json", "c.json", "--limit", "2"))
     assert read(here / "c.json")["ledger"]["n_documents"] == 2
     assert_one_line(run("run", path, "-m", model, "--records", "r.jsonl"), "plain text has none")
@@ -206,17 +218,20 @@ def test_two_runs_are_compared(run: Run, model: Path, here: Path, tmp_path: Path
         succeeded(run("run", path, "-m", folder, "--json", f"{name}.json", "--records", f"{name}.jsonl"))
     shown = succeeded(run("compare", "a.json", "b.jsonl", "--json", "c.json"))
     found = json.loads((here / "c.json").read_text())
-    assert (found["schema"], found["a"], found["b"]) == (1, "a.json", "b.jsonl")
-    [row] = found["comparisons"]
+    ledger = found["ledger"]
+    assert (found["schema"], found["kind"], ledger["a"], ledger["b"]) == (2, "compare", "a.json", "b.jsonl")
+    [row] = found["tables"]["differences"]["rows"]
+    [result] = found["results"]
+    assert (result["name"], result["value"], result["ci95"]) == ("acc_difference", row["difference"], row["ci95"])
     accs = [next(r["value"] for r in read(here / f"{name}.json")["results"] if r["name"] == "acc") for name in "ab"]
     assert [row["a"], row["b"]] == pytest.approx(accs)
     assert f"{row['a']:.4f}  {row['b']:.4f}  {row['difference']:+.4f}" in shown
-    assert "A  a.json" in shown and "only A right" in shown and "Holm): adjusted" not in shown
+    assert re.search(r"^A +a.json", shown, re.M) and "only A right" in shown and "Holm): adjusted" not in shown
     both = succeeded(run("compare", "b.json", "a.json", "--metric", "log_loss", "--metric", "acc"))
     assert "log_loss: lower is better" in both and "p (Holm): adjusted for 2 comparisons" in both
     assert_one_line(run("compare", "a.json", path), "neither results JSON nor records")
     assert_one_line(run("compare", "a.json", "none"), "cannot read none")
-    assert_one_line(run("compare", "a.json", "b.json", "--metric", "accc"), "no accc in both runs")
+    assert_one_line(run("compare", "a.json", "b.json", "--metric", "accc"), "no accc in both results")
     assert_one_line(run("compare", "a.json", "b.json", "--json", "a.json"), "it is an input")
     assert sorted(p.name for p in here.iterdir()) == ["a.json", "a.jsonl", "b.json", "b.jsonl", "c.json"]
 
@@ -228,13 +243,13 @@ def test_names_are_shown_as_they_are(run: Run, model: Path, here: Path, tmp_path
     for name in ("[bold] task", *choices):
         assert name in out
     shown = succeeded(run("compare", "[b].json", "[b].json"))
-    assert "A  [b].json" in shown and "[bold] task  acc" in shown
+    assert re.search(r"^A +\[b\].json", shown, re.M) and "[bold] task  acc" in shown
 
 
 def test_ties_and_the_boundary_are_said(run: Run, model: Path, here: Path, tmp_path: Path):
     rows = [{**row, "options": ["same", "same", "other"]} for row in ROWS]
     found = run_task(task_file(tmp_path, CHOICES, rows, output_type="multiple_choice"), load_model(str(model)))
-    n_ties = found.report.ledger["n_ties"]
+    n_ties = found.ledger["n_ties"]
     assert n_ties
     assert f"{n_ties} tie" in succeeded(run("run", tmp_path / "odd_ones.yaml", "-m", model))
 
@@ -304,7 +319,8 @@ BAD_OPTIONS: dict[str, tuple[list[str], int, str]] = {
     "a bad task behind a good one": (["TASK", "sentment"], 1, "no task sentment"),
     "no examples to draw": (["TASK", "--shot-seeds", "2"], 1, "would score the same prompts again"),
     "no such sampler": (["TASK", "--sampler", "fixt"], 2, "--sampler"),
-    "no such path": (["TASK", "--path", "bush"], 2, "--path"),
+    "no such strategy": (["TASK", "--strategy", "bush"], 2, "--strategy"),
+    "a stride beyond the context": (["corpus", "--context", "8", "--stride", "9"], 1, "must lie between 1 and the context"),
     "no items": (["TASK", "--limit", "0"], 2, "--limit"),
     "no number": (["TASK", "-k", "few"], 2, "--num-fewshot"),
     "a negative number": (["TASK", "-k", "-1"], 2, "--num-fewshot"),
@@ -327,7 +343,8 @@ def test_a_bad_option_is_one_line(run: Run, model: Path, here: Path, tmp_path: P
     options, status, message = BAD_OPTIONS[kind]
     path = task_file(tmp_path, CHOICES)
     before = path.read_bytes()
-    named = [str(path) if option == "TASK" else option for option in options]
+    files = {"TASK": path, "corpus": task_file(tmp_path, CORPUS)}
+    named = [str(files.get(option, option)) for option in options]
     ran = run("run", *named, *([] if "-m" in options else ["-m", model]))
     assert_one_line(ran, message)
     assert ran.status == status
@@ -396,7 +413,7 @@ def test_two_processes_write_what_one_writes(model: Path, here: Path, tmp_path: 
         shown.append(re.sub(r"[\d.]+ s$", "", ran.stdout, flags=re.M))
     one, two = read(here / "one.json"), read(here / "two.json")
     for found, size in ((one, 1), (two, 2)):
-        for part in found["tasks"].values():
+        for part in [found, *found["parts"]]:
             assert part["provenance"].pop("n_processes") == size
     assert one == two
     assert shown[0] == shown[1]

@@ -4,6 +4,9 @@ import pytest
 import torch
 from torch.distributions import Categorical
 
+from lmeval.data.images import read_images
+from lmeval.densities.modelfile import load_density
+from lmeval.densities.networks import LayeredVAE
 from lmeval.densities.observations import DiscretizedLogistic, bernoulli, categorical, discretized_logistic
 
 
@@ -114,3 +117,42 @@ def test_a_categorical_of_two_levels_is_a_bernoulli():
     x = torch.tensor([[1.0, 0.0, 1.0]])
     two = categorical(torch.stack([torch.zeros_like(logit), logit], dim=-1))
     torch.testing.assert_close(two.log_prob(x), bernoulli(logit).log_prob(x))
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_means_are_expectations_over_the_levels(levels: int):
+    k = levels_column(levels, torch.float64)
+    location, log_scale = torch.meshgrid(EXTREME.double(), LOG_SCALES.double(), indexing="ij")
+    logistic = DiscretizedLogistic(location.flatten(), log_scale.flatten(), levels)
+    expected = (logistic.log_prob(k).exp() * k).sum(0)
+    torch.testing.assert_close(logistic.mean, expected, rtol=1e-9, atol=1e-9)
+    logits = torch.randn(6, levels, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 4
+    categories = categorical(logits)
+    probs = torch.softmax(logits, -1)
+    torch.testing.assert_close(categories.mean, (probs * k[:, 0]).sum(-1))
+    spread = (probs * (k[:, 0] - categories.mean[:, None]) ** 2).sum(-1)
+    torch.testing.assert_close(categories.variance, spread)
+
+
+def test_means_agree_with_samples():
+    torch.manual_seed(3)
+    logistic = discretized_logistic(torch.tensor([-2.0, 3.3, 15.8]), torch.tensor([1.0, 0.2, 1.5]), 17)
+    categories = categorical(torch.tensor([[0.0, 2.0, 1.0], [5.0, 0.0, 0.0]]))
+    for distribution in (logistic, categories):
+        drawn = distribution.sample((40_000,))
+        torch.testing.assert_close(distribution.mean, drawn.mean(0), rtol=0, atol=0.05)
+
+
+def test_the_mean_of_the_bundled_vae_is_a_reconstruction():
+    x = read_images("digits", split="test").x.float()
+    vae = load_density("lmeval-digits-vae-v1").model
+    assert isinstance(vae, LayeredVAE)
+    with torch.no_grad():
+        decoded = vae.decode(vae.encode(x).mean)
+    location = decoded.base_dist.mean_level  # pyright: ignore[reportAttributeAccessIssue]
+
+    def psnr(image: torch.Tensor) -> float:
+        return 10 * math.log10(16**2 / float(((image - x) ** 2).mean()))
+
+    assert psnr(decoded.mean) == pytest.approx(19.0, abs=0.3)
+    assert psnr(location) < 7

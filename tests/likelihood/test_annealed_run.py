@@ -107,14 +107,14 @@ def test_gradients_are_needed():
     model = linear(2, 4)
     density = CheckedLatent(model, LatentShape(2, True, False, False))
     with pytest.raises(DensityError, match="no finite gradient"):
-        prepare_run(density, Batch(torch.zeros(2, 4).double(), (0, 1), [(0, 0), (1, 0)]), settings_for())
+        prepare_run(density, Batch(torch.zeros(2, 4).double(), (0, 1), [(0, 0), (1, 0)], 32), settings_for())
 
 
 def test_bounded_priors_are_refused():
     model = Simple(Independent(Uniform(torch.zeros(2).double(), 1.0), 1), lambda z: Independent(Normal(z, 1.0), 1))
     density = CheckedLatent(model, LatentShape(2, True, False, True))
     with pytest.raises(DensityError, match="not on all of space"):
-        prepare_run(density, Batch(torch.zeros(2, 2).double(), (0, 1), [(0, 0), (1, 0)]), settings_for())
+        prepare_run(density, Batch(torch.zeros(2, 2).double(), (0, 1), [(0, 0), (1, 0)], 32), settings_for())
 
 
 def test_encoders_are_widened():

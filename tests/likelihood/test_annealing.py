@@ -19,17 +19,17 @@ from toy_densities import (
     silent,
 )
 
+from lmeval.densities.spaces import log_mean_exp
 from lmeval.likelihood import annealing
 from lmeval.likelihood.annealing import (
-    Ladder,
     backward,
     conditional,
     effective_size,
     forward,
-    log_mean_exp,
     log_weight_of,
 )
 from lmeval.likelihood.hmc import hmc_step
+from lmeval.likelihood.ladder import Ladder
 from lmeval.likelihood.noise import Streams
 from lmeval.likelihood.paths import Target, gaussian, sample_start
 
@@ -285,12 +285,6 @@ def test_effective_sizes():
     w = log_w.exp()
     torch.testing.assert_close(effective_size(log_w), w.sum(0) ** 2 / (w**2).sum(0))
     torch.testing.assert_close(effective_size(log_w + 1000), effective_size(log_w))
-
-
-def test_log_mean_exp():
-    w = torch.randn(7, 3, generator=torch.Generator().manual_seed(0)).double()
-    torch.testing.assert_close(log_mean_exp(w), w.exp().mean(0).log())
-    torch.testing.assert_close(log_mean_exp(w - 5000), w.exp().mean(0).log() - 5000)
 
 
 def test_weights_are_float64_whatever_the_chains_are():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from samples import ROOT, SHARED, shared
+from told import Told
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Laplace, Normal, Uniform
 from toy_densities import (
@@ -18,7 +19,6 @@ from toy_densities import (
     PRIORS,
     Amortised,
     Encoded,
-    Listening,
     Simple,
     assert_below,
     assert_mean,
@@ -28,13 +28,16 @@ from toy_densities import (
     standard,
 )
 
+from lmeval.compute.memory import PARTICLES
+from lmeval.compute.place import Place
 from lmeval.densities import read_images
 from lmeval.densities.modelfile import load_density
 from lmeval.densities.protocols import check_latent
-from lmeval.errors import DensityError, EmptyInput, InputError, LmevalError, NonFiniteScore
-from lmeval.likelihood import BoundSettings, LogLikelihood, log_likelihood, paths, workers
+from lmeval.errors import DensityError, EmptyInput, InputError, LmevalError, NonFiniteScore, OutOfMemory
+from lmeval.likelihood import BoundSettings, LogLikelihood, log_likelihood, workers
 
 METHODS = ("elbo", "iwae", "ais", "smc")
+ALONE = Place(0, 1, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("start", ["prior", "encoder", "pilot"])
@@ -139,14 +142,19 @@ def test_resampling_off_is_annealed_importance_sampling():
     assert np.isfinite(one).all() and one.mean() < truth.mean() and other.mean() < truth.mean()
 
 
-def of(model: Any, x: Tensor, method: str, **changes: Any) -> np.ndarray:
+def of(model: Any, x: Tensor, method: str, place: Place = ALONE, **changes: Any) -> np.ndarray:
     how: dict[str, Any] = {"temperatures": 6, "particles": 8} | changes
-    return log_likelihood(model, x, method, BoundSettings(**how)).nats
+    return log_likelihood(model, x, method, BoundSettings(**how), place=place).nats
+
+
+def with_rows(rows: int, x: Tensor) -> Place:
+    """A place whose memory is enough for so many data times particles at once."""
+    return ALONE._replace(memory=int(rows * 4 * x[:1].numel() / PARTICLES.share) + 1)
 
 
 @pytest.mark.parametrize("start", ["auto", "prior", "encoder"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_number_is_its_datums_own(method: str, start: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_number_is_its_datums_own(method: str, start: str):
     model = linear(3, 6, 0.2, kind=Amortised, widen=1.3)
     x = model.sample(9)
     x = torch.cat([x, x[2:3], x[:1], x[2:3]])
@@ -156,11 +164,9 @@ def test_a_number_is_its_datums_own(method: str, start: str, monkeypatch: pytest
     np.testing.assert_allclose(of(model, x[order], method, start=start), found[order], atol=1e-9)
     np.testing.assert_allclose(of(model, x[:4], method, start=start), found[:4], atol=1e-9)
     np.testing.assert_allclose(of(model, x[6:7], method, start=start), found[6:7], atol=1e-9)
-    monkeypatch.setattr(paths, "ROWS", 25)
-    np.testing.assert_allclose(of(model, x, method, start=start), found, atol=1e-9)
-    if method in ("iwae", "elbo"):
-        monkeypatch.setattr(paths, "ROWS", 3)  # fewer than the particles: in chunks
-        np.testing.assert_allclose(of(model, x, method, start=start), found, atol=1e-9)
+    np.testing.assert_allclose(of(model, x, method, with_rows(25, x), start=start), found, atol=1e-9)
+    if method in ("iwae", "elbo"):  # fewer than the particles: in chunks
+        np.testing.assert_allclose(of(model, x, method, with_rows(3, x), start=start), found, atol=1e-9)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -181,15 +187,13 @@ def test_threads_change_nothing(method: str, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("prior", ["mixture", "correlated"])
-def test_a_number_is_its_datums_own_under_any_prior(prior: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_number_is_its_datums_own_under_any_prior(prior: str):
     model = linear(3, 6, 0.2, prior=PRIORS[prior]())
     x = model.sample(5)
     for method in ("smc", "iwae"):
         found = of(model, x, method, start="prior")
         np.testing.assert_allclose(of(model, x.flip(0), method, start="prior"), found[::-1], atol=1e-9)
-        monkeypatch.setattr(paths, "ROWS", 16)
-        np.testing.assert_allclose(of(model, x, method, start="prior"), found, atol=1e-9)
-        monkeypatch.undo()
+        np.testing.assert_allclose(of(model, x, method, with_rows(16, x), start="prior"), found, atol=1e-9)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -295,10 +299,10 @@ def test_evaluations_are_counted(method: str):
 @pytest.mark.parametrize("method", METHODS)
 def test_progress_reaches_its_end(method: str):
     model = linear(3, 6, 0.3, kind=Amortised)
-    listening = Listening()
-    log_likelihood(model, model.sample(5), method, BoundSettings(particles=7, temperatures=4), progress=listening)
-    [(name, total, done)] = listening.stages
-    assert name == method and done == total > 0
+    told = Told()
+    log_likelihood(model, model.sample(5), method, BoundSettings(particles=7, temperatures=4), progress=told)
+    [(name, total, unit)] = told.stages
+    assert (name, unit) == (method, "evaluations") and sum(told.numbers) == total
 
 
 def test_exact_models():
@@ -565,6 +569,33 @@ def test_the_gap_to_be_expected_is_of_the_right_size():
 
 
 def test_large_images_go_through_fewer_at_a_time():
-    assert paths.rows_at_once(torch.zeros(1, 784)) == paths.ROWS
-    assert paths.rows_at_once(torch.zeros(1, 3, 256, 256)) == paths.PIXELS // (3 * 256 * 256)
-    assert paths.rows_at_once(torch.zeros(1, paths.PIXELS + 1)) == 1
+    sizes: list[int] = []
+
+    class Watched(Simple):
+        def decode(self, z: Tensor) -> Any:
+            sizes.append(z.shape[:-1].numel())
+            return super().decode(z)
+
+    def decoder(z: Tensor) -> Independent:
+        return Independent(Normal(z.new_zeros(1).expand(*z.shape[:-1], 1 << 18) + z[..., :1], 1.0), 1)
+
+    log_likelihood(Watched(standard(1), decoder), torch.zeros(2, 1 << 18).double(), "iwae", BoundSettings(40, start="prior"))
+    assert max(sizes) == 16  # 2^22 pixels
+
+
+def test_a_batch_that_does_not_fit_is_computed_in_halves():
+    model = linear(3, 6, 0.2, kind=Amortised)
+    x = model.sample(8)
+
+    class Small(Amortised):
+        """Has memory for 30 z at once."""
+
+        def decode(self, z: Tensor) -> Any:
+            if z.shape[:-1].numel() > 30:
+                raise RuntimeError("CUDA out of memory")
+            return super().decode(z)
+
+    small = linear(3, 6, 0.2, kind=Small)
+    np.testing.assert_allclose(of(small, x, "smc"), of(model, x, "smc"), atol=1e-9)
+    with pytest.raises(OutOfMemory, match="one datum with its 40 particles does not fit on cpu"):
+        of(small, x, "smc", particles=40)

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from lmeval.likelihood.rows import quiet_distributions
 from torch import Tensor
 from torch.distributions import Independent, Normal
 from toy_densities import ASYMMETRIC, Simple, assert_mean, linear, standard, target_for
@@ -14,6 +13,7 @@ from lmeval.likelihood import hmc
 from lmeval.likelihood.hmc import Move, hmc_step
 from lmeval.likelihood.noise import Streams
 from lmeval.likelihood.paths import State, Target, gaussian, log_prob_and_grad
+from lmeval.likelihood.quiet import quiet_distributions
 
 
 @pytest.fixture(autouse=True)

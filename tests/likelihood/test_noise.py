@@ -1,14 +1,11 @@
 """Streams of random numbers: a datum's own, whatever else there is."""
 
-import time
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from lmeval.likelihood.noise import Streams, keys_of, own_seed
+from lmeval.likelihood.noise import Streams, keys_of
 
 LIKE = torch.zeros(1, dtype=torch.float64)
 KEYS = [(11, 0), (11, 1), (12, 0), (2**63 + 5, 0)]
@@ -75,33 +72,6 @@ def test_a_uniform_number_is_never_zero(monkeypatch: pytest.MonkeyPatch):
     streams = Streams(0, "run", KEYS, LIKE)
     monkeypatch.setattr(streams, "_filled", lambda shape, fill: torch.zeros(*shape, len(KEYS), dtype=torch.float64))
     assert torch.isfinite(streams.uniform(3).log()).all()
-
-
-def test_a_seed_of_ones_own_leaves_no_trace():
-    torch.manual_seed(5)
-    before = torch.get_rng_state()
-    drawn = []
-    for _ in range(2):
-        with own_seed(7):
-            drawn.append(torch.rand(3))
-    assert torch.equal(*drawn) and torch.equal(torch.get_rng_state(), before)
-    with own_seed(8):
-        assert not torch.equal(torch.rand(3), drawn[0])
-    with pytest.raises(ZeroDivisionError), own_seed(7):
-        raise ZeroDivisionError
-    assert torch.equal(torch.get_rng_state(), before)
-    with own_seed(7):  # the lock is open again
-        pass
-
-
-def test_threads_do_not_mix_their_seeds():
-    def draw(seed: int) -> list[float]:
-        with own_seed(seed):
-            return [float(torch.rand(())) for _ in range(5) if not time.sleep(0.001)]
-
-    expected = [draw(seed) for seed in range(20)]
-    with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(draw, range(20))) == expected
 
 
 def test_nobody_elses_random_state_is_touched():

@@ -13,9 +13,10 @@ from toy_densities import Simple, assert_mean, linear, standard, target_for
 from lmeval.errors import DensityError
 from lmeval.likelihood import pilot
 from lmeval.likelihood.hmc import hmc_step
+from lmeval.likelihood.ladder import beta_at_length, move_at
 from lmeval.likelihood.noise import Streams
 from lmeval.likelihood.paths import Gaussian, Target, gaussian, log_prob_and_grad
-from lmeval.likelihood.pilot import PilotSettings, Tuning, beta_at_length, move_at, run_pilot, systematic
+from lmeval.likelihood.pilot import PilotSettings, run_pilot, systematic
 
 MORE = PilotSettings(particles=200, sweeps=2)
 
@@ -129,12 +130,6 @@ def test_a_datum_is_tuned_the_same_in_any_company():
                 torch.testing.assert_close(beta_at_length(found, share)[0], beta_at_length(together, share)[i])
 
 
-def tuning_with(scale: Tensor, nodes: int, batch: int) -> Tuning:
-    beta = torch.linspace(0, 1, nodes).double()[:, None].expand(nodes, batch) ** 2
-    fitted = gaussian(torch.zeros(batch, 2).double(), torch.ones(batch, 2).double())
-    return Tuning(beta, 3 * beta, -3 + beta, scale, False, fitted, 0)
-
-
 def test_a_factor_is_never_taken_for_scales_by_node():
     n = 5  # nodes, data and latents alike
     factor = torch.linalg.cholesky(torch.eye(n) + torch.ones(n, n)).double().expand(n, n, n)
@@ -145,32 +140,6 @@ def test_a_factor_is_never_taken_for_scales_by_node():
     forced = found._replace(beta=beta, length=beta, log_step=beta - 3)
     move = move_at(forced, torch.full((n,), 0.3).double(), 5)
     assert torch.equal(move.scale, factor)
-
-
-def test_moves_between_nodes():
-    scale = torch.rand(4, 3, 2, generator=torch.Generator().manual_seed(0)).double()
-    tuning = tuning_with(scale, 4, 3)
-    for node in range(4):
-        move = move_at(tuning, tuning.beta[node], 5)
-        torch.testing.assert_close(move.step, tuning.log_step[node].exp())
-        torch.testing.assert_close(move.scale, scale[node])
-        assert torch.equal(move.beta, tuning.beta[node]) and move.leapfrogs == 5
-    middle = (tuning.beta[1] + tuning.beta[2]) / 2
-    move = move_at(tuning, middle, 5)
-    torch.testing.assert_close(move.step, ((tuning.log_step[1] + tuning.log_step[2]) / 2).exp())
-    torch.testing.assert_close(move.scale, (scale[1] + scale[2]) / 2)
-    mixed = move_at(tuning, torch.stack([tuning.beta[0, 0], middle[1], tuning.beta[3, 2]]), 5)
-    torch.testing.assert_close(mixed.scale, torch.stack([scale[0, 0], (scale[1, 1] + scale[2, 1]) / 2, scale[3, 2]]))
-    for share in (0.2, 0.5, 0.83):  # length is 3 beta here
-        torch.testing.assert_close(beta_at_length(tuning, share), torch.full((3,), share).double())
-
-
-def test_an_orbit_has_a_longest_length():
-    scale = torch.ones(4, 3, 2).double()
-    tuning = tuning_with(scale, 4, 3)._replace(log_step=torch.full((4, 3), 2.0).double())
-    for leapfrogs in (1, 5, 20):
-        move = move_at(tuning, torch.full((3,), 0.4).double(), leapfrogs)
-        torch.testing.assert_close(move.step * leapfrogs, torch.full((3,), pilot.LONGEST_ORBIT).double())
 
 
 def test_systematic_resampling_draws_by_weight():

@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def prepared(folder: Path, *models: dict[str, Any], data: dict[str, Any] | None = None, **changes: Any) -> Prepared:
-    return prepare(read_spec(write_spec(folder / "spec.yaml", list(models), data, **changes)), folder / "data")
+    return prepare(read_spec(write_spec(folder / "spec.yaml", list(models), data, **changes), folder / "data"))
 
 
 def refusal(kind: type[LmevalError], folder: Path, *models: dict[str, Any], data: dict[str, Any] | None = None) -> str:
@@ -70,7 +70,7 @@ def test_a_limit_changes_no_pixel(folder: Path):
 
 def test_the_anchor_data_are_those_of_the_published_vae():
     file = shared("images/mnist/t10k-images-idx3-ubyte.gz")
-    found = prepare(read_spec(spec_path("bbans")), file.parents[2])
+    found = prepare(read_spec(spec_path("bbans"), file.parents[2]))
     expected = torch.rand(10000, 784, generator=torch.Generator().manual_seed(0)) < read_images(file).x / 255
     assert torch.equal(found.x.bool(), expected[:100]) and found.data.n_source == 10000
 

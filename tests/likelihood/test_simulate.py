@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 from samples import ROOT, SHARED, shared
+from told import Told
 from torch import Tensor
 from torch.distributions import Independent, Normal
-from toy_densities import ASYMMETRIC, PRIORS, Amortised, Listening, assert_below, assert_mean, linear, quadrature, standard
+from toy_densities import ASYMMETRIC, PRIORS, Amortised, assert_below, assert_mean, linear, quadrature, standard
 
+from lmeval.compute.memory import PARTICLES
+from lmeval.compute.place import Place
 from lmeval.densities.modelfile import load_density
 from lmeval.errors import DensityError, InputError
-from lmeval.likelihood import BoundSettings, log_likelihood, paths, sandwich
+from lmeval.likelihood import BoundSettings, log_likelihood, sandwich
 from lmeval.likelihood.simulate import simulate_data
 from lmeval.stats import paired_difference
 
@@ -118,12 +121,12 @@ def test_the_callers_random_state_stays():
     assert (sandwich(model, 3, BoundSettings(temperatures=3, particles=2)).upper.nats == first.upper.nats).all()
 
 
-def test_neither_batches_nor_their_number_change_it(monkeypatch: pytest.MonkeyPatch):
+def test_neither_batches_nor_their_number_change_it():
     model = linear(3, 6, 0.2)
     given: dict[str, Any] = {"temperatures": 5, "particles": 6}
     found, few = sandwich(model, 7, BoundSettings(**given)), sandwich(model, 4, BoundSettings(**given))
-    monkeypatch.setattr(paths, "ROWS", 12)
-    small = sandwich(model, 7, BoundSettings(**given))
+    place = Place(0, 1, CPU, int(12 * 4 * 6 / PARTICLES.share) + 1)  # for 12 data times particles at once
+    small = sandwich(model, 7, BoundSettings(**given), place=place)
     for side in ("lower", "upper"):
         a, b, c = (getattr(s, side).nats for s in (found, few, small))
         np.testing.assert_allclose(b, a[:4], atol=1e-9)
@@ -139,11 +142,11 @@ def test_the_lower_side_is_what_anyone_would_get():
 
 def test_both_sides_cost_the_same_and_are_told():
     model = linear(3, 6, 0.2)
-    listening = Listening()
-    found = sandwich(model, 4, BoundSettings(temperatures=6, particles=5), progress=listening)
+    told = Told()
+    found = sandwich(model, 4, BoundSettings(temperatures=6, particles=5), progress=told)
     assert found.lower.n_gradients == found.upper.n_gradients
-    [(name, total, done)] = listening.stages
-    assert name == "sandwich" and done == total > 0
+    [(name, total, _)] = told.stages
+    assert name == "sandwich" and sum(told.numbers) == total
     assert found.upper.method == "conditional smc" and found.lower.method == "smc"
     assert found.x.shape == (4, 6) and found.z.shape == (4, 3)
     assert found.gap == paired_difference(found.upper.nats, found.lower.nats)

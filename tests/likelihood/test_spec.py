@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from samples import ROOT
 
 from lmeval.errors import InputNotFound, LmevalError, TaskFileError
-from lmeval.likelihood.spec import BoundSpec, ImagesSpec, KdeSpec, ModelSpec, Spec, is_spec, locate, read_spec, spec_path
+from lmeval.likelihood.spec import BoundSpec, ImagesSpec, KdeSpec, ModelSpec, is_spec, read_spec, spec_path
 
 SHIPPED = ("bbans", "digits", "mnist")
 FULL = """\
@@ -84,7 +84,7 @@ def test_what_a_spec_leaves_out(tmp_path: Path):
     path = write(tmp_path, "likelihood:\ndata: {images: digits}\nmodels: [{model: m, kde: }, {name: n, model: m}]\n")
     found = read_spec(path)
     assert found.data.images == ImagesSpec("digits", None, None)
-    assert found[0:2] == ("spec", path) and found[4:] == (0, None)
+    assert found[0:2] == ("spec", path) and found[4:] == (0, None, None, {})
     assert found.models == (ModelSpec("m", "m", None, 0, KdeSpec()), ModelSpec("n", "m"))
     assert found.data[1:] == (None, None, None, None)
 
@@ -233,12 +233,13 @@ def test_files_are_looked_for_beside_the_spec_then_here_then_in_the_data_folder(
     for folder in ("beside", "here", "data"):
         (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    spec = Spec("s", tmp_path / "beside/s.yaml", read_spec(spec_path("digits")).data, ())
-    assert locate("x", spec, tmp_path / "data") is None
-    for folder, found in (("data", tmp_path / "data/x"), ("here", Path("x")), ("beside", tmp_path / "beside/x")):
+    spec = write(tmp_path / "beside", 'likelihood: s\ndata: {images: x}\nmodels: [{model: m}, {model: "nul\\0l"}]\n')
+    assert read_spec(spec, tmp_path / "data").files == {}
+    for folder, path in (("data", tmp_path / "data/x"), ("here", Path("x")), ("beside", tmp_path / "beside/x")):
         (tmp_path / folder / "x").write_text("")
-        assert locate("x", spec, tmp_path / "data") == found
-    assert locate("nul\0l", spec, None) is None
+        assert read_spec(spec, tmp_path / "data").files == {"x": path}
+    (tmp_path / "here" / "m").mkdir()
+    assert read_spec(spec).files == {"x": tmp_path / "beside/x", "m": Path("m")}
 
 
 VALUES = st.one_of(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.distributions import Normal
 
+from lmeval.compute.memory import PARTICLES
 from lmeval.compute.place import Place
 from lmeval.errors import NonFiniteScore, WorkerError
 from lmeval.likelihood import workers
@@ -18,6 +19,11 @@ from lmeval.likelihood.workers import score_all
 
 ALONE = Place(0, 1, torch.device("cpu"))
 X = torch.arange(11.0)[:, None] ** 2
+
+
+def at(at_once: int, rank: int = 0, size: int = 1) -> Place:
+    """A place with the memory for so many data of one number at once."""
+    return Place(rank, size, torch.device("cpu"), int(4 * at_once / PARTICLES.share) + 1)
 
 
 def first_value(batch: Batch, advance: Advance) -> list[tuple[DatumResult, ...]]:
@@ -36,7 +42,7 @@ def test_rows_come_in_order(at_once: int):
         return first_value(batch, advance)
 
     ticks: list[int] = []
-    found = score_all(score, X, at_once, ALONE, ticks.append)
+    found = score_all(score, X, at(at_once), ticks.append)
     assert [row[0].nats for row in found] == X[:, 0].tolist()
     assert [row[1].nats for row in found] == (-X[:, 0]).tolist()
     assert sorted(seen) == list(range(11)) and sum(ticks) == 33
@@ -54,13 +60,13 @@ def as_group(monkeypatch: pytest.MonkeyPatch, size: int, score: Any) -> list[Any
         with monkeypatch.context() as patch:
             patch.setattr(accelerate.utils, "gather_object", catch)
             with pytest.raises(InterruptedError):
-                score_all(score, X, 2, Place(rank, size, torch.device("cpu")), lambda _: None)
+                score_all(score, X, at(2, rank, size), lambda _: None)
     got = []
     for rank in range(size):
         with monkeypatch.context() as patch:
             patch.setattr(accelerate.utils, "gather_object", lambda _: sent)
             try:
-                got.append(score_all(score, X, 2, Place(rank, size, torch.device("cpu")), lambda _: None))
+                got.append(score_all(score, X, at(2, rank, size), lambda _: None))
             except Exception as error:
                 got.append(error)
     return got
@@ -78,7 +84,7 @@ def test_keys_do_not_depend_on_the_processes(monkeypatch: pytest.MonkeyPatch):
     def score(batch: Batch, advance: Advance) -> list[tuple[DatumResult, ...]]:
         return [(DatumResult(float(key[0] % 1000 + key[1] * 1e6)),) for key in batch.keys]
 
-    expected = [row[0].nats for row in score_all(score, x, 4, ALONE, lambda _: None)]
+    expected = [row[0].nats for row in score_all(score, x, at(4), lambda _: None)]
     assert expected[11] == expected[0] + 1e6
     sent = []
 
@@ -87,7 +93,7 @@ def test_keys_do_not_depend_on_the_processes(monkeypatch: pytest.MonkeyPatch):
         return sent if len(sent) == 2 else [(None, {i: (DatumResult(0.0),) for i in range(0, 22, 2)}), mine[0]]
 
     monkeypatch.setattr(accelerate.utils, "gather_object", gather)
-    score_all(score, x, 4, Place(1, 2, torch.device("cpu")), lambda _: None)
+    score_all(score, x, at(4, 1, 2), lambda _: None)
     assert {i: rows[0].nats for i, rows in sent[0][1].items()} == {i: expected[i] for i in range(1, 22, 2)}
 
 
@@ -98,7 +104,7 @@ def test_a_failure_is_everybodys(monkeypatch: pytest.MonkeyPatch):
         return first_value(batch, advance)
 
     with pytest.raises(NonFiniteScore, match="datum 3"):
-        score_all(score, X, 2, ALONE, lambda _: None)
+        score_all(score, X, at(2), lambda _: None)
     found = as_group(monkeypatch, 2, score)
     assert isinstance(found[0], WorkerError) and "process 1 of 2 failed: datum 3: no weight" in str(found[0])
     assert isinstance(found[1], NonFiniteScore)
@@ -115,7 +121,7 @@ def test_a_number_that_is_none_never_enters_a_mean(bad: float, which: int):
         ]
 
     with pytest.raises(NonFiniteScore, match=rf"2 of 11 data have log p\(x\) = {bad} \(the first is datum 5\)"):
-        score_all(score, X, 3, ALONE, lambda _: None)
+        score_all(score, X, at(3), lambda _: None)
 
 
 @pytest.fixture
@@ -137,7 +143,7 @@ def test_threads_share_the_data(n: int, threads: Any):
         return first_value(batch, advance)
 
     ticks: list[int] = []
-    found = score_all(score, X, 2, ALONE, ticks.append)
+    found = score_all(score, X, at(2), ticks.append)
     assert [row[0].nats for row in found] == X[:, 0].tolist() and sum(ticks) == 33
     assert {size for _, size in within} == {1} and len(within) <= n
     assert n == 1 or len(within) > 1
@@ -159,7 +165,7 @@ def test_a_failure_in_a_thread_stops_all(n: int, threads: Any):
         return first_value(batch, advance)
 
     with pytest.raises(NonFiniteScore, match="datum 0: no weight"):
-        score_all(score, X, 1, ALONE, lambda _: None)
+        score_all(score, X, at(1), lambda _: None)
     assert len(begun) < 11
     assert torch.get_num_threads() == n
     with pytest.raises(ValueError, match="loc"):
@@ -184,7 +190,7 @@ def test_the_user_can_stop_it(threads: Any):
 
     began = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
-        score_all(score, X, 1, ALONE, tick)
+        score_all(score, X, at(1), tick)
     assert time.perf_counter() - began < 10
     assert torch.get_num_threads() == 2
 
@@ -204,5 +210,5 @@ def test_a_failure_in_a_later_part_is_not_waited_for(n: int, threads: Any):
 
     began = time.perf_counter()
     with pytest.raises(NonFiniteScore, match="datum 1: no weight"):
-        score_all(score, X, 1, ALONE, lambda _: None)
+        score_all(score, X, at(1), lambda _: None)
     assert time.perf_counter() - began < 10

@@ -15,12 +15,14 @@ import yaml
 from lm_eval import evaluator
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
+from prompted import records_in
 from samples import gpt2_config, gpt2_tokenizer, network, shared, stories_folder
 
 from lmeval.errors import InputError
 from lmeval.models import CausalLM, from_pair, load_model
-from lmeval.prompting import RunSettings, TaskRun, read_task, run_task
-from lmeval.prompting.asking import ask
+from lmeval.prompting import RunSettings, read_task, run_task
+from lmeval.prompting.instances import build_instances
+from lmeval.results import Report
 
 TASKS: dict[str, dict[str, Any]] = {
     "arc_easy": {
@@ -118,19 +120,19 @@ def theirs(model: CausalLM, path: Path, n_shots: int, limit: int | None) -> dict
 
 def both(
     tmp_path: Path, model: CausalLM, name: str, n_shots: int, limit: int | None, **changes: Any
-) -> tuple[TaskRun, dict[str, Any]]:
+) -> tuple[Report, dict[str, Any]]:
     path = tmp_path / "task.yaml"
     path.write_text(yaml.safe_dump(config_of(name, shared(f"tasks/{name}.jsonl"), **changes)))
     ours = run_task(path, model, RunSettings(num_fewshot=n_shots, limit=limit))
     return ours, theirs(model, path, n_shots, limit)
 
 
-def assert_parity(ours: TaskRun, theirs: dict[str, Any]) -> None:
+def assert_parity(ours: Report, theirs: dict[str, Any]) -> None:
     ((name, samples),) = theirs["samples"].items()
     samples = sorted(samples, key=lambda sample: sample["doc_id"])
-    fits = {record.number for record in ours.records.records}
-    assert len(fits) + ours.report.ledger["n_items_too_long"] == len(samples)  # theirs cuts what ours leaves out
-    for record, sample in zip(ours.records.records, [s for s in samples if s["doc_id"] in fits], strict=True):
+    fits = {record.number for record in records_in(ours)}
+    assert len(fits) + ours.ledger["n_items_too_long"] == len(samples)  # theirs cuts what ours leaves out
+    for record, sample in zip(records_in(ours), [s for s in samples if s["doc_id"] in fits], strict=True):
         assert record.number == sample["doc_id"]
         pairs = [response[0] for response in sample["resps"]]
         for choice, (nats, greedy) in zip(record.choices, pairs[: len(record.choices)], strict=True):
@@ -151,10 +153,10 @@ def assert_parity(ours: TaskRun, theirs: dict[str, Any]) -> None:
         "perplexity",
     ):
         if metric in figures:
-            assert ours.report[metric] == pytest.approx(float(figures[metric]), rel=1e-4, abs=1e-6), metric
+            assert ours[metric] == pytest.approx(float(figures[metric]), rel=1e-4, abs=1e-6), metric
     for metric in ("acc", "acc_norm", "acc_bytes", "exact_match"):
         if f"{metric}_stderr" in figures:
-            measured = next(m for m in ours.report.results if m.name == metric)
+            measured = next(m for m in ours.results if m.name == metric)
             assert f"{measured.stderr:.4f}" == f"{float(figures[f'{metric}_stderr']):.4f}", metric
 
 
@@ -200,11 +202,11 @@ def test_a_token_across_the_boundary(tmp_path: Path):
     path = write_task(tmp_path, [{"q": "hello wor", "gold": 0}], target_delimiter="")
     (sample,) = theirs(random_gpt2(), path, 0, None)["samples"]["own"]
     assert sample["resps"][0][0][0] == 0.0
-    (record,) = run_task(path, random_gpt2()).records.records
+    (record,) = records_in(run_task(path, random_gpt2()))
     tokenizer = random_gpt2().encoder.tokenizer
     assert record.n_moved == len(tokenizer("hello wor").input_ids) - 1
     assert [tokenizer.decode(list(choice.ids)) for choice in record.choices] == [" world", " worrm"]
-    assert run_task(path, random_gpt2()).report.ledger["n_items_boundary_moved"] == 1
+    assert run_task(path, random_gpt2()).ledger["n_items_boundary_moved"] == 1
 
 
 def shots_of(path: Path, rank: int, world_size: int) -> dict[int, str]:
@@ -223,8 +225,8 @@ def test_examples_do_not_depend_on_the_processes_and_are_never_the_item(tmp_path
     assert any(alone[i] != prompt for i, prompt in second_of_two.items())  # theirs
     assert any(prompt.count(f"row {i} hello") > 1 for i, prompt in alone.items())
     task = read_task(path)
-    whole = ask(task, RunSettings(num_fewshot=2))
-    part = ask(task, RunSettings(num_fewshot=2, limit=5))
+    whole = build_instances(task, RunSettings(num_fewshot=2))
+    part = build_instances(task, RunSettings(num_fewshot=2, limit=5))
     assert [item.shots for item in whole.items[:5]] == [item.shots for item in part.items]
     for item in whole.items:
         assert whole.prompts[item.main].contexts[0].count(item.row.fields["q"]) == 1
@@ -234,7 +236,7 @@ def test_what_is_too_long_is_left_out_and_not_cut(tmp_path: Path):
     rows = [{"q": "short", "gold": 0}, {"q": "long " * 3000, "gold": 1}]
     path = write_task(tmp_path, rows)
     assert theirs(random_gpt2(), path, 0, None)["n-samples"]["own"]["effective"] == 2  # its prompt lost its beginning
-    ledger = run_task(path, random_gpt2()).report.ledger
+    ledger = run_task(path, random_gpt2()).ledger
     assert (ledger["n_items"], ledger["n_items_scored"], ledger["n_items_too_long"]) == (2, 1, 1)
     assert ledger["too_long"][0]["row"] == 1
 
@@ -243,7 +245,7 @@ def test_words_that_yaml_takes_for_booleans_stay_words(tmp_path: Path):
     path = write_task(tmp_path, [{"q": "Is it?", "gold": 0}])
     path.write_text(path.read_text().replace("doc_to_choice:\n- ld\n- rm\n", "doc_to_choice: [no, yes]\n"))
     assert yaml.safe_load(path.read_text())["doc_to_choice"] == [False, True]  # as theirs reads it
-    (record,) = run_task(path, random_gpt2()).records.records
+    (record,) = records_in(run_task(path, random_gpt2()))
     assert [choice.text for choice in record.choices] == ["no", "yes"]
 
 

@@ -18,8 +18,8 @@ from samples import ROOT
 
 from lmeval.data.rows import with_ids
 from lmeval.errors import InputError, LmevalError
-from lmeval.prompting import RunSettings, Task, asking, read_task
-from lmeval.prompting.asking import Asking, ask
+from lmeval.prompting import RunSettings, Task, instances, read_task
+from lmeval.prompting.instances import TaskInstances, build_instances
 from lmeval.prompting.task import task_of
 from lmeval.specs.tasks import TASK_FILE, TaskKeys, read_keys
 
@@ -41,11 +41,11 @@ BASE: Config = {
 ROW = {"q": "Is it?", "opts": ["no", "yes"], "label": 1, "word": "yes"}
 
 
-def asked(task: Task, rows: list[Config], n: int = 0, **changes: Any) -> Asking:
+def asked(task: Task, rows: list[Config], n: int = 0, **changes: Any) -> TaskInstances:
     """Our prompts of rows that are at hand."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(asking, "load_rows", lambda *_: with_ids(rows))
-        return ask(task, RunSettings(num_fewshot=n, **changes))
+        patch.setattr(instances, "load_rows", lambda *_: with_ids(rows))
+        return build_instances(task, RunSettings(num_fewshot=n, **changes))
 
 
 def task_from(config: Mapping[str, Any], path: Path = Path("folder/tiny.yaml")) -> Task:
@@ -194,7 +194,7 @@ def test_a_file_with_all_keys_is_asked_as_by_the_harness(tmp_path: Path):
     config = BASE | {"dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}}, "gen_prefix": "A:"}
     config |= {"description": "Yes or no?\n\n", "doc_to_target": 0, "doc_to_choice": ["1", "true"], "target_delimiter": "\t"}
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(config))
-    found = ask(read_task(tmp_path / "task.yaml"), RunSettings(num_fewshot=2))
+    found = build_instances(read_task(tmp_path / "task.yaml"), RunSettings(num_fewshot=2))
     pairs = [list(zip(found.prompts[i].contexts, found.prompts[i].continuations, strict=True)) for i in range(4)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,7 +1,6 @@
 import json
 import math
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,44 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prompted import CHOICES, TARGETS, chain, random_records, record, record_set, task_file
+from prompted import CHOICES, TARGETS, chain, random_records, record, records_in, report_of, task_file
 
-from lmeval.errors import InputError, InputNotFound, LmevalError
-from lmeval.prompting import RecordSet, read_records, run_task, summarise, write_records
-from lmeval.prompting.records import ids_sha256
-from lmeval.results import as_json
+from lmeval.errors import InputError
+from lmeval.prompting import records_of_items, run_task
+from lmeval.prompting.records import RECORDS_ONLY, as_item, ids_sha256
+from lmeval.results import ItemRecord, Report, as_json
+from lmeval.results.records import read_records, records_of, write_records
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[RecordSet]]:
-    """Records of two tasks in one file."""
-    folder = tmp_path_factory.mktemp("records")
-    model, _ = chain()
-    keys = CHOICES | {"task": "größe", "lmeval": {"neutral": [{"q": "N/A"}], "unconditional": "so", "cluster": "topic"}}
-    sets = [run_task(task_file(folder, made), model).records for made in (keys, TARGETS)]
-    write_records(sets, folder / "r.jsonl")
-    return folder / "r.jsonl", sets
-
-
-def test_records_read_back_as_they_were(written: tuple[Path, list[RecordSet]]):
-    path, sets = written
-    found = read_records(path)
-    assert [dict(one.header) for one in found] == [json.loads(json.dumps(one.header)) for one in sets]
-    assert [one.records for one in found] == [one.records for one in sets]
-    assert [one.header["task"] for one in found] == ["größe", "targets"]
-    lines = path.read_text().splitlines()
-    assert all(line.isascii() for line in lines)
-    first = json.loads(lines[0])
-    assert (first["kind"], first["schema"], first["n_records"]) == ("lmeval.records", 1, 7)
-    assert len(lines) == 2 + sum(len(one.records) for one in sets)
-
-
-def test_what_was_read_can_be_written_again(written: tuple[Path, list[RecordSet]], tmp_path: Path):
-    path, _ = written
-    write_records(read_records(path), tmp_path / "again")
-    assert (tmp_path / "again").read_bytes() == path.read_bytes()
 
 
 @given(st.lists(FLOATS, min_size=1, max_size=3), FLOATS, st.text(min_size=1))
@@ -56,123 +26,61 @@ def test_numbers_read_back_to_the_bit(tmp_path_factory: pytest.TempPathFactory, 
     made = record("i0", [-1.0, -2.0], texts=[text, "\u2028\r\n\x1c\x85"], free=[free, -0.0], neutral=[nats[:1] * 2])
     made = made._replace(choices=(made.choices[0]._replace(nats=tuple(nats)), made.choices[1]))
     path = tmp_path_factory.getbasetemp() / "bits.jsonl"
-    write_records([record_set([made])], path)
-    [found] = read_records(path)
+    report = report_of([record("i1", [-1.0])], "loglikelihood")
+    assert report.items is not None
+    item = as_item(made, {"task": "t"}, {"acc": 1.0})
+    write_records(records_of(Report("run", items=report.items._replace(records=(item,)))), path)
+    [read] = read_records(path)
+    [again] = records_of_items(read.records)
 
     def bits(values: Any) -> list[bytes]:
         return [struct.pack("<d", x) for x in values]
 
-    assert found.records == (made,)
-    assert bits(found.records[0].choices[0].nats) == bits(nats)
-    assert bits([found.records[0].choices[0].unconditional_nats or 0.0]) == bits([free or 0.0])
-    assert bits(found.records[0].neutral_nats[0]) == bits(made.neutral_nats[0])
+    assert again == made
+    assert bits(again.choices[0].nats) == bits(nats)
+    assert bits([again.choices[0].unconditional_nats or 0.0]) == bits([free or 0.0])
+    assert bits(again.neutral_nats[0]) == bits(made.neutral_nats[0])
 
 
-def test_the_report_of_read_records_is_that_of_the_run(written: tuple[Path, list[RecordSet]]):
-    path, sets = written
-    for found, original in zip(read_records(path), sets, strict=True):
-        assert json.dumps(as_json(summarise(found))) == json.dumps(as_json(summarise(original)))
+def test_a_report_s_items_hold_its_records(tmp_path: Path):
+    keys = CHOICES | {"task": "größe", "lmeval": {"neutral": [{"q": "N/A"}], "unconditional": "so", "cluster": "topic"}}
+    for made in (keys, TARGETS):
+        report = run_task(task_file(tmp_path, made), chain()[0])
+        write_records(records_of(report), tmp_path / "r.jsonl")
+        [read] = read_records(tmp_path / "r.jsonl")
+        assert read.items == report.items._replace(records_only=()) if report.items else None
+        assert records_of_items(read.records) == records_in(report)
 
 
-@given(st.integers(0, 10**9), st.integers(0, 255), st.sampled_from(["set", "insert", "delete", "cut", "swap"]))
-def test_a_changed_file_is_refused_or_reads_as_it_was(
-    written: tuple[Path, list[RecordSet]], tmp_path_factory: pytest.TempPathFactory, place: int, byte: int, kind: str
-):
-    path, sets = written
-    data = bytearray(path.read_bytes())
-    at = place % len(data)
-    if kind == "set":
-        data[at] = byte
-    elif kind == "insert":
-        data.insert(at, byte)
-    elif kind == "delete":
-        del data[at]
-    elif kind == "cut":
-        del data[at:]
-    else:
-        lines = data.split(b"\n")
-        lines[at % 15], lines[byte % 15] = lines[byte % 15], lines[at % 15]
-        data = bytearray(b"\n".join(lines))
-    changed = tmp_path_factory.getbasetemp() / "changed.jsonl"
-    changed.write_bytes(data)
-    try:
-        found = read_records(changed)
-    except LmevalError as error:
-        assert "changed.jsonl" in str(error) and "\n" not in str(error)
-    else:
-        assert [one.records for one in found] in ([one.records for one in sets], [sets[0].records])  # cut between tasks
+def test_json_keeps_the_scores_and_records_the_rest():
+    report = report_of(random_records(0, 3))
+    [row, *_] = as_json(report)["items"]["rows"]
+    assert row["detail"].keys() == {"row", "gold", "predicted"}
+    assert report.items is not None
+    assert set(RECORDS_ONLY) < report.items.records[0].detail.keys()
 
 
-def edited(lines: list[str], number: int, change: Callable[[dict[str, Any]], object]) -> list[str]:
-    row = json.loads(lines[number])
-    change(row)
-    return [*lines[:number], json.dumps(row), *lines[number + 1 :]]
-
-
-EDITS: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
-    "empty": (lambda lines: [], "it is empty"),
-    "no header": (lambda lines: lines[1:], "line 1 is no record"),
-    "header alone": (lambda lines: lines[:1], "should have 7 records and has 0: the file was cut"),
-    "a record less": (lambda lines: lines[:3] + lines[4:], "should have 7 records and has 6"),
-    "a record twice": (lambda lines: lines[:4] + lines[3:], "should have 7 records and has 8"),
-    "cut": (lambda lines: [*lines[:5], lines[5][:40]], "line 6 is no record"),
-    "another order": (lambda lines: [lines[0], lines[2], lines[1], *lines[3:]], "were changed since they were written"),
-    "another number": (
-        lambda lines: edited(lines, 2, lambda row: row["choices"][0]["nats"].__setitem__(0, -1.0)),
-        "were changed since they were written",
-    ),
-    "another answer": (
-        lambda lines: edited(lines, 2, lambda row: row.update(gold=[(row["gold"][0] + 1) % 3])),
-        "were changed",
-    ),
-    "no such answer": (lambda lines: edited(lines, 2, lambda row: row["gold"].__setitem__(0, 9)), "line 3 is no record"),
-    "no choices": (lambda lines: edited(lines, 2, lambda row: row["choices"].clear()), "line 3 is no record"),
-    "a key too many": (lambda lines: edited(lines, 2, lambda row: row.update(more=1)), "line 3 is no record"),
-    "a key less": (lambda lines: edited(lines, 2, lambda row: row.pop("shots")), "line 3 is no record"),
-    "another task": (lambda lines: edited(lines, 0, lambda row: row.update(task="other")), "were changed"),
-    "no checksum": (lambda lines: edited(lines, 0, lambda row: row.pop("sha256")), "were changed"),
-    "another schema": (
-        lambda lines: edited(lines, 0, lambda row: row.update(schema=2)),
-        "records of schema 2; this reads 1",
-    ),
-    "NaN in the header": (lambda lines: [lines[0].replace("0.", "NaN, 0.", 1), *lines[1:]], "r.jsonl"),
-    "twice": (lambda lines: lines * 2, "holds records of task größe twice"),
-    "JSON of another kind": (lambda lines: ["[1, 2]"], "line 1 is no record"),
-    "a number": (lambda lines: [lines[0], "5"], "line 2 is no record"),
-    "nested": (lambda lines: [lines[0], "[" * 100_000], "line 2 is no record"),
-}
-
-
-@pytest.mark.parametrize("kind", EDITS)
-def test_what_is_wrong_with_a_file_is_said(written: tuple[Path, list[RecordSet]], tmp_path: Path, kind: str):
-    change, message = EDITS[kind]
-    lines = written[0].read_text().splitlines()[:8]
-    (tmp_path / "r.jsonl").write_text("\n".join(change(lines)))
-    with pytest.raises(InputError) as caught:
-        read_records(tmp_path / "r.jsonl")
-    assert message in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_files_that_cannot_be_read_are_named(tmp_path: Path):
-    with pytest.raises(InputNotFound, match=r"cannot read records .*absent: No such file"):
-        read_records(tmp_path / "absent")
-    with pytest.raises(InputNotFound, match="Is a directory"):
-        read_records(tmp_path)
-    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match="not UTF-8"):
-        read_records(tmp_path / "bytes")
-
-
-def test_line_ends_of_other_systems_do_not_matter(written: tuple[Path, list[RecordSet]], tmp_path: Path):
-    (tmp_path / "dos").write_bytes(written[0].read_bytes().replace(b"\n", b"\r\n"))
-    assert [one.records for one in read_records(tmp_path / "dos")] == [one.records for one in written[1]]
-
-
-def test_a_number_that_json_lacks_is_never_written(tmp_path: Path):
-    for bad in (math.nan, -math.inf):
-        with pytest.raises(ValueError, match="JSON"):
-            write_records([record_set([*random_records(0, 2), record("i9", [bad, -1.0])])], tmp_path / "r.jsonl")
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"choices": []},
+        {"gold": [9]},
+        {"gold": None},
+        {"choices": None},
+        {"choices": [{"text": "a"}]},
+        {"neutral_nats": [["x"]]},
+        {"shots": None},
+    ],
+    ids=json.dumps,
+)
+def test_an_item_without_its_choices_cannot_be_scored_again(changes: dict[str, Any]):
+    item = as_item(record("i0", [-1.0, -2.0]), {"task": "t"}, {"acc": 1.0})
+    with pytest.raises(
+        InputError, match=r"item i0 has no choices to score again: give the file that `lmeval run --records`"
+    ):
+        records_of_items([item._replace(detail={**item.detail, **changes})])
+    with pytest.raises(InputError, match="item i0 has no choices"):
+        records_of_items([ItemRecord("i0", {}, {"acc": 1.0})])
 
 
 def test_ids_are_hashed_as_numbers_whatever_their_type():

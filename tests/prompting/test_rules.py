@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prompted import CHOICES, LABELS, ROWS, TARGETS, chain, random_records, record, task_file
+from prompted import CHOICES, LABELS, ROWS, TARGETS, chain, random_records, record, records_in, task_file
 
-from lmeval.prompting import RunSettings, run_task
-from lmeval.prompting.rules import RULES, rule_scores, same_choices
+from lmeval.errors import TaskFileError
+from lmeval.prompting import Record, RunSettings, run_task
+from lmeval.prompting.rules import RULES, Rule, rule_scores, same_choices
+from lmeval.results import as_json, find
+from lmeval.results.compare import compare_reports
+from lmeval.results.report import from_json
 
 NEUTRAL = ["N/A", "", "[MASK]"]
 
@@ -58,30 +62,28 @@ def test_every_rule_is_its_formula_on_an_exact_model(tmp_path: Path, keys: dict[
         mean = [math.fsum(q[c] for q in shares) / len(shares) for c in range(3)]
         for row, q in zip(expected, shares, strict=True):
             row["batch"] = [math.log(a / b) for a, b in zip(q, mean, strict=True)]
-    found = rule_scores(run.records.records)
+    found = rule_scores(records_in(run))
     assert list(found) == [*RULES][: 7 if labels else 6]
     for name, scores in found.items():
         for i, row in enumerate(scores):
             assert row.tolist() == pytest.approx(expected[i][name], rel=1e-9, abs=1e-12), (name, i)
         right = [int(np.argmax(expected[i][name])) == row["label"] for i, row in enumerate(ROWS)]
-        assert run.report[RULES[name].metric] == pytest.approx(sum(right) / len(ROWS))
+        assert run[RULES[name].metric] == pytest.approx(sum(right) / len(ROWS))
 
 
 def test_tasks_that_do_not_name_what_a_rule_needs_do_without_it(tmp_path: Path):
     plain = run_task(task_file(tmp_path, CHOICES), chain()[0])
-    assert list(rule_scores(plain.records.records)) == ["sum", "per_character", "per_byte", "per_token"]
+    assert list(rule_scores(records_in(plain))) == ["sum", "per_character", "per_byte", "per_token"]
     asked = run_task(task_file(tmp_path, CHOICES), chain()[0], RunSettings(unconditional=True))
-    assert list(rule_scores(asked.records.records))[-1] == "pmi"
+    assert list(rule_scores(records_in(asked)))[-1] == "pmi"
     refused = task_file(tmp_path, CHOICES, lmeval={"unconditional": "?"})
-    assert "acc_mutual_info" not in [
-        m.name for m in run_task(refused, chain()[0], RunSettings(unconditional=False)).report.results
-    ]
+    assert "acc_mutual_info" not in [m.name for m in run_task(refused, chain()[0], RunSettings(unconditional=False)).results]
 
 
 def test_choices_without_a_question_stand_behind_the_bos(tmp_path: Path):
     model, logs = chain()
     run = run_task(task_file(tmp_path, CHOICES, metric_list=["acc", "acc_mutual_info"]), model)
-    for row, made in zip(ROWS, run.records.records, strict=True):
+    for row, made in zip(ROWS, records_in(run), strict=True):
         free = [choice.unconditional_nats for choice in made.choices]
         assert free == pytest.approx([log_p(logs, "", choice) for choice in row["options"]], rel=1e-12)
 
@@ -90,7 +92,7 @@ def test_choices_inside_the_context_are_scored_by_what_follows(tmp_path: Path):
     model, logs = chain()
     rows = [{"options": ["The cat", "The größe"], "end": "  sat.", "label": 1}]
     path = task_file(tmp_path, CHOICES, rows, doc_to_text="label", doc_to_target="end", metric_list=["acc_mutual_info"])
-    [made] = run_task(path, model).records.records
+    [made] = records_in(run_task(path, model))
     sums = [log_p(logs, option, "  sat.") for option in rows[0]["options"]]
     assert [choice.total_nats for choice in made.choices] == pytest.approx(sums, rel=1e-12)
     found = rule_scores([made])
@@ -104,8 +106,8 @@ def test_a_target_alone_has_the_chain_s_probability(tmp_path: Path):
     model, logs = chain()
     run = run_task(task_file(tmp_path, TARGETS), model)
     nats = [log_p(logs, row["q"], row["options"][row["label"]]) for row in ROWS]
-    assert [made.choices[0].total_nats for made in run.records.records] == pytest.approx(nats, rel=1e-12)
-    assert run.report["perplexity"] == pytest.approx(math.exp(-sum(nats) / len(nats)), rel=1e-9)
+    assert [made.choices[0].total_nats for made in records_in(run)] == pytest.approx(nats, rel=1e-12)
+    assert run["perplexity"] == pytest.approx(math.exp(-sum(nats) / len(nats)), rel=1e-9)
 
 
 @given(st.integers(0, 10**6), st.integers(1, 6), st.integers(2, 4))
@@ -141,3 +143,24 @@ def test_labels_are_the_same_choices_in_the_same_order():
     assert same_choices([a, a]) and not same_choices([a, b])
     assert not same_choices([record("i0", [-1.0])])  # nothing to choose from
     assert "batch" not in rule_scores([a, b])
+
+
+def test_a_rule_is_one_registration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def shortest(records: Sequence[Record]) -> list[np.ndarray]:
+        return [-np.array([float(choice.n_characters) for choice in record.choices]) for record in records]
+
+    path = task_file(tmp_path, CHOICES, metric_list=["correct_if_shortest"])
+    with pytest.raises(TaskFileError, match="unknown metric 'correct_if_shortest'"):
+        run_task(path, chain()[0])
+    monkeypatch.setitem(RULES, "shortest", Rule("correct_if_shortest", "the fewest characters", shortest))
+    report = run_task(path, chain()[0])
+    expected = np.mean([np.argmin([len(option) for option in row["options"]]) == row["label"] for row in ROWS])
+    assert find(report, "correct_if_shortest", rule="shortest").value == pytest.approx(expected)
+    assert report.tables["rules"].column("rule")[-1] == "shortest"
+    compared = compare_reports(report, report, ["correct_if_shortest"])
+    assert compared["correct_if_shortest_difference"] == 0.0 and compared.tables["differences"][0]["test"] == "mcnemar"
+    data = as_json(report)
+    assert from_json(data).items is not None
+    data["items"]["rows"][0]["values"]["correct_if_shortest"] = 7.0
+    with pytest.raises(ValueError, match=r"correct_if_shortest is 7.0, which is no share"):
+        from_json(data)

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prompted import random_records, record, record_set
+from prompted import random_records, record, report_of
 from scipy import stats
 from sklearn import metrics
 
 from lmeval.errors import InputError, NonFiniteScore
-from lmeval.prompting import Record, summarise
+from lmeval.prompting import RULES, Record
 from lmeval.results import Measurement, Report, as_json, find
+from lmeval.results.reduction import measure_items
 from lmeval.stats import mean_estimate, wilson_interval
 
 f1_score: Any = metrics.f1_score  # its types know no zero_division=0
@@ -22,9 +23,16 @@ RIGHT, WRONG = [-1.0, -3.0], [-3.0, -1.0]
 
 def report(records: Sequence[Record], kind: str = "multiple_choice", names: Sequence[str] = ("acc",)) -> Report:
     """The report, which can always be written: finite, and JSON."""
-    found = summarise(record_set(records, kind, names))
-    assert json.loads(json.dumps(as_json(found), allow_nan=False))["schema"] == 1
+    found = report_of(records, kind, names)
+    assert json.loads(json.dumps(as_json(found), allow_nan=False))["schema"] == 2
+    assert all(m.of["task"] == "made" and m.of["model"] == "maker" for m in found.results)
     return found
+
+
+def scores(found: Report, name: str) -> list[float]:
+    """One of the items' values, in their order."""
+    assert found.items is not None
+    return [item.values[name] for item in found.items.records]
 
 
 def interval(found: Report, name: str) -> tuple[float, float]:
@@ -61,7 +69,7 @@ def test_one_item_is_shown_without_intervals():
     assert found["log_loss"] == pytest.approx(math.log(1 + math.exp(-2)))
     assert all(m.stderr is None and m.ci95 is None for m in found.results)
     assert found.ledger["interval"] == {"method": "items", "n_units": 1}
-    assert len(found.tables["items"]) == 1
+    assert found.items is not None and len(found.items.records) == 1
 
 
 def test_two_items_have_wilson_s_interval():
@@ -82,7 +90,7 @@ def test_any_of_several_right_choices_counts():
     total = sum(math.exp(-x) for x in (1, 2, 3))
     assert found["acc"] == 0.5
     losses = [math.log(total / (math.exp(-3) + math.exp(-x))) for x in (1, 2)]
-    assert [row["log_loss"] for row in found.tables["items"]] == pytest.approx(losses)
+    assert scores(found, "log_loss") == pytest.approx(losses)
     assert found["log_loss"] == pytest.approx(sum(losses) / 2)
     assert "confusion" not in found.tables
     assert "macro_f1" not in [m.name for m in found.results]
@@ -96,10 +104,14 @@ def test_items_add_up_to_the_results(seed: int, scale: float):
         for made in random_records(seed, 6)
     ]
     found = report(records)
-    items = found.tables["items"]
+    assert found.items is not None
+    items = found.items.records
     for name in ("acc", "acc_norm", "acc_mutual_info", "acc_contextual", "acc_batch", "log_loss"):
-        assert found[name] == pytest.approx(sum(row[name] for row in items) / len(items), rel=1e-9, abs=1e-12)
-    assert [row["acc"] for row in items] == [int(row["predicted"] in row["gold"]) for row in items]
+        assert found[name] == pytest.approx(sum(scores(found, name)) / len(items), rel=1e-9, abs=1e-12)
+    assert scores(found, "acc") == [float(item.detail["predicted"] in item.detail["gold"]) for item in items]
+    assert {m.name for m in found.items.metrics} == {rule.metric for rule in RULES.values()} | {"log_loss"}
+    for m in measure_items(found.items):  # what any records are reduced to
+        assert m.value == pytest.approx(found[m.name], rel=1e-9, abs=1e-12)
     counts = sum(sum(value for key, value in row.items() if key != "gold") for row in found.tables["confusion"])
     assert counts == sum(row["n"] for row in found.tables["reliability"]) == len(items)
 
@@ -175,8 +187,8 @@ def test_a_target_is_right_where_it_is_greedy():
     assert perplexity.stderr == pytest.approx(math.exp(9.5 / 4) * mean.stderr)
     assert perplexity.ci95 == pytest.approx(tuple(math.exp(end) for end in mean.ci95))
     assert (perplexity.side, perplexity.higher_is_better) == ("exact", False)
-    assert [row["target_nll_nats"] for row in found.tables["items"]] == [1.0, 2.0, 6.0, 0.5]
-    assert list(found.tables) == ["items"]
+    assert scores(found, "target_nll_nats") == [1.0, 2.0, 6.0, 0.5]
+    assert not found.tables
 
 
 @pytest.mark.parametrize("nats", [[-5000.0, -6000.0], [-10.0, -1300.0], [-700.0, -700.0], [-800.0]])

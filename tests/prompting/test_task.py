@@ -14,7 +14,7 @@ from samples import ROOT
 
 from lmeval.data.rows import load_rows, with_ids
 from lmeval.errors import InputNotFound, LmevalError, TaskFileError
-from lmeval.prompting import RunSettings, Task, asking, read_task, task
+from lmeval.prompting import RunSettings, Task, instances, read_task, task
 from lmeval.specs.tasks import ROLLING, read_keys, rolling_task
 
 BASE: dict[str, Any] = {
@@ -239,7 +239,7 @@ def with_code(folder: Path, lines: str, drop: tuple[str, ...] = ()) -> Path:
 
 
 def texts_of(found: Task, n: int = 0) -> list[str]:
-    asked = asking.ask(found, RunSettings(num_fewshot=n))
+    asked = instances.build_instances(found, RunSettings(num_fewshot=n))
     return [asked.prompts[item.main].contexts[0] for item in asked.items]
 
 
@@ -368,8 +368,8 @@ def read_and_ask(path: Path, data_folder: Path | None) -> None:
         row = dict.fromkeys(FIELDS, "Some words") | {"label": 1, "gold": 0, "choices": ["a", "b"], "answer": True}
         rows = with_ids([row, row | {"label": 0, "query": "Other words"}, row | {"text": "Third"}])
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(asking, "load_rows", lambda *_: rows)
-            asking.ask(found, RunSettings(limit=1, num_fewshot=min(found.n_shots, 2)))
+            patch.setattr(instances, "load_rows", lambda *_: rows)
+            instances.build_instances(found, RunSettings(limit=1, num_fewshot=min(found.n_shots, 2)))
     except LmevalError as error:
         is_one_line_of_ours(error, path)
 

@@ -121,6 +121,7 @@ def test_every_value_has_its_place(tmp_path: Path):
         ("menu:", "key 'menu' must be given, as text"),
         ("menu: a\ndishes:\n- price: 3", "line 3: key 'name' must be given, as text"),
         ("menu: 3", "line 1: menu must be text, not 3: put it in quotes"),
+        ("menu: 2024-01-31", "line 1: menu must be text, not 2024-01-31: put it in quotes"),
         ("menu: true", "line 1: menu must be text, not true: put it in quotes"),
         ("menu: [a]", "line 1: menu must be text, not ['a']"),
         ("table: 0\nmenu: 3", "line 1: table must be a whole number"),  # in the file's order

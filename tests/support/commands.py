@@ -1,5 +1,10 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
+
+from rich.console import Console
+
+from lmeval.report.blocks import Block
+from lmeval.report.terminal import draw
 
 
 class Ran(NamedTuple):
@@ -19,3 +24,11 @@ def assert_one_line(ran: Ran, *words: str) -> None:
     assert "Traceback" not in ran.err
     for word in words:
         assert word in ran.err
+
+
+def text_of(blocks: Iterable[Block]) -> str:
+    """What a wide terminal shows of blocks."""
+    console = Console(width=400, highlight=False)
+    with console.capture() as captured:
+        console.print(draw(blocks))
+    return captured.get()

@@ -12,7 +12,8 @@ from samples import markov_transitions
 
 from lmeval.models import CausalLM, from_pair
 from lmeval.models.toys import byte_tokenizer, markov_model, uniform_model
-from lmeval.prompting import Record, RecordSet, ScoredChoice
+from lmeval.prompting import Record, ScoredChoice, records_of_items, summarise
+from lmeval.results import Report
 
 ROWS: list[dict[str, Any]] = [
     {"q": "one and one", "options": ["two", "seven", "größe"], "label": 0, "topic": "sums"},
@@ -96,20 +97,47 @@ def record(
     return Record(item, int(item.strip("i") or 0), seed, tuple(gold), (), cluster, "0" * 64, 5, 0, choices, rows)
 
 
-def record_set(records: Sequence[Record], kind: str = "multiple_choice", metrics: Sequence[str] = ("acc",)) -> RecordSet:
-    header = {"task": "made", "output_type": kind, "metrics": list(metrics), "ledger": {}, "provenance": {"task": "made"}}
-    return RecordSet(header, tuple(records))
+LEDGER = {  # of a run that scored everything
+    **dict.fromkeys(("n_rows", "n_items", "n_items_scored"), 1),
+    **dict.fromkeys(("n_items_too_long", "n_items_boundary_moved", "n_shots"), 0),
+    "too_long": [],
+    "split": "test",
+    "seeds": [0],
+    "prompt_tokens": {"mean": 5.0, "longest": 5},
+    "cost": {"n_tokens": 1, "n_padded": 1, "n_positions": 1, "n_tokens_plain": 1, "path": "plain"},
+}
+
+
+def report_of(
+    records: Sequence[Record],
+    kind: str = "multiple_choice",
+    metrics: Sequence[str] = ("acc",),
+    task: str = "made",
+    model: str = "maker",
+) -> Report:
+    """The report of records made by hand."""
+    ledger = {"output_type": kind, "metrics": list(metrics), **LEDGER}
+    inputs = {"task": task, "task_version": "", "data": "made"}
+    described = {"name": model, "n_parameters": 1, "dtype": "float32"}
+    provenance = {"kind": "run", "inputs": inputs, "models": [described], "device": "cpu", "seconds": 1.0}
+    return summarise(records, {"model": model, "task": task}, ledger, provenance)
+
+
+def records_in(report: Report) -> tuple[Record, ...]:
+    """The records that a report's items hold."""
+    assert report.items is not None
+    return records_of_items(report.items.records)
 
 
 def random_records(seed: int, n: int, n_choices: int = 3, seeds: int = 1, clusters: int | None = None) -> list[Record]:
     """Records of items that differ in difficulty, with everything that a rule may need."""
     rng = np.random.default_rng(seed)
-    found = []
+    records = []
     for i in range(n):
         hard, gold = rng.normal(0, 2, n_choices), int(rng.integers(n_choices))
         for s in range(seeds):
             nats = -10 + hard + rng.normal(0, 1, n_choices)
-            found.append(
+            records.append(
                 record(
                     f"i{i}",
                     nats.tolist(),
@@ -120,4 +148,4 @@ def random_records(seed: int, n: int, n_choices: int = 3, seeds: int = 1, cluste
                     neutral=rng.normal(-9, 1, (2, n_choices)).tolist(),
                 )
             )
-    return found
+    return records

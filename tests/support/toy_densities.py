@@ -22,7 +22,7 @@ from torch.distributions import (
 
 from lmeval.densities.protocols import check_latent
 from lmeval.likelihood.annealed_run import FrozenRun, prepare_run
-from lmeval.likelihood.annealing import Ladder
+from lmeval.likelihood.ladder import Ladder
 from lmeval.likelihood.noise import Key
 from lmeval.likelihood.paths import Gaussian, Target, is_standard_normal
 from lmeval.likelihood.result import Batch
@@ -224,7 +224,7 @@ def settings_for(**changes: Any) -> FixedSettings:
 def ready_for(model: Any, x: Tensor, **changes: Any) -> FrozenRun:
     """Through the pilot, with what a caller would get."""
     keys = [(i, 0) for i in range(len(x))]
-    return prepare_run(check_latent(model, x), Batch(x, tuple(range(len(x))), keys), settings_for(**changes))
+    return prepare_run(check_latent(model, x), Batch(x, tuple(range(len(x))), keys, 4096), settings_for(**changes))
 
 
 def copies(ready: FrozenRun, n: int) -> tuple[Target, Ladder, list[Key]]:
@@ -242,20 +242,6 @@ def copies(ready: FrozenRun, n: int) -> tuple[Target, Ladder, list[Key]]:
 
 def silent(_: int) -> None:
     pass
-
-
-class Listening:
-    """A progress that remembers what it was told: of each stage its name, its total, and how far it came."""
-
-    def __init__(self) -> None:
-        self.stages: list[list[Any]] = []
-
-    def stage(self, name: str, total: int | None, unit: str) -> None:
-        self.stages.append([name, total, 0])
-
-    def advance(self, n: int, note: str = "") -> None:
-        assert n > 0
-        self.stages[-1][2] += n
 
 
 def mean_and_se(values: Any) -> tuple[float, float]:

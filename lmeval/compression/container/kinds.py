@@ -1,8 +1,8 @@
 """The registry of archive kinds: which blocks there are, and which module knows how to read each.
 
 A new kind is one line of `REGISTRY`, its rows in compression/FORMAT.md, and a module with its arithmetic, whose `KINDS`
-holds a `Kind` of that name. Modules are imported when a block of theirs is met, so a file is read without the parts of the library
-that it does not need.
+holds a `Kind` of that name. Modules are imported when a block of theirs is met, so a file is read without the parts of the
+library that it does not need.
 """
 
 import functools

@@ -30,6 +30,7 @@ from lmeval.compression.images.imagefile import ImageFile, bytes_of, levels_of, 
 from lmeval.compression.images.integer_vae import ROWS, IntegerVAE, chosen_step_bits, particle_numbers
 from lmeval.compression.images.kinds import BITSBACK
 from lmeval.compression.images.latent_tables import FEWEST_STEP_BITS
+from lmeval.compute.seeds import seeded
 from lmeval.densities.networks import LayeredVAE
 from lmeval.errors import InputError, ModelError
 from lmeval.stats import Estimate, mean_estimate
@@ -320,8 +321,7 @@ def bound_draws(model: LayeredVAE, images: UInt8[np.ndarray, "n dims"], seed: in
     """Draws of log p(x, z) - log q(z|x), z from q, of the float model: unbiased for the evidence lower bound, in nats."""
     found = np.empty((BOUND_SAMPLES, len(images)))
     device = model.mean.bias.device
-    with torch.random.fork_rng(devices=[]), torch.inference_mode():
-        torch.manual_seed(seed)
+    with seeded(seed, device), torch.inference_mode():
         for first in range(0, len(images), _ROWS):
             x = torch.from_numpy(images[first : first + _ROWS].astype(np.float32)).to(device)
             q = model.encode(x)

@@ -16,6 +16,7 @@ VIEWS: dict[str, str] = {
     "inspect": "lmeval.report.views.inspect",
     "likelihood": "lmeval.report.views.likelihood",
     "perplexity": "lmeval.report.views.perplexity",
+    "rescore": "lmeval.report.views.rescore",
     "run": "lmeval.report.views.run",
 }
 """The module of each kind's `view(report) -> list[Block]`."""

@@ -67,7 +67,7 @@ def _of(row: Row, bound: str, side: str) -> str:
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
-    sides, kinds = {row["side"] for row in rows}, {row["kind"] for row in rows}
+    sides, bounds = {row["side"] for row in rows}, {row["bound"] for row in rows}
     notes = ["intervals: 95%, over data (another draw of images from the same source)"]
     if "lower" in sides:
         notes.append(
@@ -89,7 +89,7 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         )
     if any(row["n_evaluations"] is not None for row in rows):
         notes.append("evaluations: of the model for each datum, every particle counted, and the pilot's")
-    if "flow" in kinds:
+    if "dequantised" in bounds:
         notes.append("dequantised: a flow is a density of real numbers; of levels it gives a lower bound, not log p")
     return notes + [_kde_note(row) for row in rows if row["bound"] == "KDE"]
 

@@ -8,7 +8,8 @@ from lmeval.errors import InputError, InputNotFound
 from lmeval.messages import nearest
 from lmeval.prompting import shots
 from lmeval.prompting.prompts import Prompt, Question, description, prompt, question, shot_text
-from lmeval.prompting.task import SAMPLERS, Sampler, Task
+from lmeval.prompting.rules import RULES
+from lmeval.prompting.task import SAMPLERS, STRATEGIES, Sampler, Task
 from lmeval.specs.templates import value
 
 
@@ -17,7 +18,8 @@ class RunSettings(NamedTuple):
     automatic, `unconditional` where the task asks for it.
 
     `shot_seeds` > 1 scores every item under that many seeds (`seed`, `seed` + 1, ...), to show what the choice of examples
-    is worth. `path` is "auto", "tree" (shared prefixes) or "plain" (each prompt by itself).
+    is worth. `strategy` is "auto", "tree" (shared prefixes are computed once) or "plain" (each prompt by itself); both give
+    the same scores.
     """
 
     num_fewshot: int | None = None
@@ -27,12 +29,16 @@ class RunSettings(NamedTuple):
     shot_seeds: int = 1
     batch_size: int | None = None
     unconditional: bool | None = None
-    path: str = "auto"
+    strategy: str = "auto"
 
 
-class Asked(NamedTuple):
-    """One item under one seed: indices into `Asking.prompts` of its own prompt, of its choices behind no question, and of
-    its content-free ones."""
+class Instance(NamedTuple):
+    """One item under one seed of few-shot examples.
+
+    `row` is the item, `shots` are the ids of the rows shown before it, `cluster` names what it shares with other items.
+    `main`, `unconditional` and `neutral` are indices into `TaskInstances.prompts`: of its own prompt, of its choices after
+    no question, and of its content-free prompts.
+    """
 
     row: Row
     seed: int
@@ -43,18 +49,30 @@ class Asked(NamedTuple):
     neutral: tuple[int, ...]
 
 
-class Asking(NamedTuple):
-    """All that is to be scored; equal prompts stand once. `n_rows` counts the split's rows before any limit."""
+class TaskInstances(NamedTuple):
+    """All that is to be scored. Equal prompts stand once in `prompts`; `n_rows` counts the split's rows before any limit."""
 
-    items: tuple[Asked, ...]
+    items: tuple[Instance, ...]
     prompts: tuple[Prompt, ...]
     n_shots: int
     sampler: Sampler
     n_rows: int
 
 
-def ask(task: Task, settings: RunSettings) -> Asking:
-    """Read the task's rows and write its prompts. Raises InputError and its kin, naming file and item."""
+def build_instances(task: Task, settings: RunSettings) -> TaskInstances:
+    """Read the task's rows and write its prompts.
+
+    Args:
+        task: The task, whose data are read here.
+        settings: How many items and examples, from which seeds.
+
+    Returns:
+        Every item under every seed, and the prompts that have to be scored, each once.
+
+    Raises:
+        InputError: A setting, a row or a label does not fit; the message names file and item.
+        InputNotFound: The data cannot be read.
+    """
     rows = _scored_rows(task)
     n_shots = task.n_shots if settings.num_fewshot is None else settings.num_fewshot
     sampler = settings.sampler or task.shots.sampler
@@ -62,19 +80,19 @@ def ask(task: Task, settings: RunSettings) -> Asking:
     assert sampler == "default" or sampler == "fixed" or sampler == "balanced" or sampler == "first_n"
     pool = _pool(task, sampler) if n_shots else None
     numbers: dict[Prompt, int] = {}
-    shown = _shown_by(task, pool)
+    shown = _shot_texts(task, pool)
     items = []
     for row in rows[: settings.limit]:
         own, before, cluster = question(task, task.template, row), description(task, row), _cluster(task, row)
-        free_of_content = _neutral(task, row)
+        without_content = _neutral(task, row)
         for seed in range(settings.seed, settings.seed + settings.shot_seeds):
-            drawn = _drawn(task, pool, row, n_shots, sampler, seed) if pool else ()
+            drawn = _draw_shots(task, pool, row, n_shots, sampler, seed) if pool else ()
             head = before + "".join(map(shown, drawn))
             main = prompt(task, own, head)
-            neutral = [prompt(task, asked, head)._replace(gold=()) for asked in free_of_content]
+            neutral = [prompt(task, replaced, head)._replace(gold=()) for replaced in without_content]
             free = _unconditional(task, main, own) if _wants_unconditional(task, settings) else None
             items.append(
-                Asked(
+                Instance(
                     row=row,
                     seed=seed,
                     shots=tuple(pool.rows[i].id for i in drawn) if pool else (),
@@ -84,7 +102,7 @@ def ask(task: Task, settings: RunSettings) -> Asking:
                     neutral=tuple(numbers.setdefault(one, len(numbers)) for one in neutral),
                 )
             )
-    return Asking(tuple(items), tuple(numbers), n_shots, sampler, len(rows))
+    return TaskInstances(tuple(items), tuple(numbers), n_shots, sampler, len(rows))
 
 
 def _scored_rows(task: Task) -> list[Row]:
@@ -98,14 +116,14 @@ def _scored_rows(task: Task) -> list[Row]:
 
 
 def _check(settings: RunSettings, n_shots: int, sampler: str) -> None:
-    if settings.path not in ("auto", "tree", "plain"):
-        raise InputError(f"unknown path '{settings.path}': use auto, tree or plain")
+    if settings.strategy not in STRATEGIES:
+        raise InputError(f"unknown strategy '{settings.strategy}': use {', '.join(STRATEGIES)}")
     if sampler not in SAMPLERS:
         raise InputError(f"unknown sampler '{sampler}'{nearest(sampler, SAMPLERS)}")
     for name, least in (("limit", 1), ("shot_seeds", 1), ("num_fewshot", 0), ("batch_size", 1)):
-        found = getattr(settings, name)
-        if found is not None and (not isinstance(found, int) or found < least):
-            raise InputError(f"{name} must be a whole number of at least {least}, not {found!r}")
+        number = getattr(settings, name)
+        if number is not None and (not isinstance(number, int) or number < least):
+            raise InputError(f"{name} must be a whole number of at least {least}, not {number!r}")
     if settings.shot_seeds > 1 and (n_shots == 0 or sampler == "first_n"):
         why = "there are no few-shot examples" if n_shots == 0 else "the sampler first_n does not draw"
         raise InputError(f"--shot-seeds {settings.shot_seeds} would score the same prompts again: {why}")
@@ -130,47 +148,49 @@ def _pool(task: Task, sampler: str) -> shots.Pool:
     return shots.Pool(rows, labels)
 
 
-def _drawn(task: Task, pool: shots.Pool, row: Row, count: int, sampler: Sampler, seed: int) -> tuple[int, ...]:
+def _draw_shots(task: Task, pool: shots.Pool, row: Row, count: int, sampler: Sampler, seed: int) -> tuple[int, ...]:
     try:
         return shots.draw(pool, row, count, sampler, seed)
     except InputError as error:
         raise InputError(f"{task.path}: item {row.id} (row {row.number}): {error}") from None
 
 
-def _shown_by(task: Task, pool: shots.Pool | None) -> Callable[[int], str]:
-    """The text of an example by its index in the pool, made once."""
-    made: dict[int, str] = {}
+def _shot_texts(task: Task, pool: shots.Pool | None) -> Callable[[int], str]:
+    """A function that gives the text of an example by its index in the pool; each is written once."""
+    texts: dict[int, str] = {}
 
     def shown(index: int) -> str:
         assert pool is not None
-        if index not in made:
-            made[index] = shot_text(task, question(task, task.shots.template, pool.rows[index]))
-        return made[index]
+        if index not in texts:
+            texts[index] = shot_text(task, question(task, task.shots.template, pool.rows[index]))
+        return texts[index]
 
     return shown
 
 
 def _neutral(task: Task, row: Row) -> list[Question]:
     """The item with its content replaced by content-free inputs."""
-    found = []
+    questions = []
     for replaced in task.neutral:
         unknown = sorted(set(replaced) - set(row.fields))
         if unknown:
             raise InputError(
                 f"{task.path}: metadata.lmeval.neutral: no column '{unknown[0]}'{nearest(unknown[0], row.fields)}"
             )
-        found.append(question(task, task.template, row._replace(fields={**row.fields, **replaced})))
-    return found
+        questions.append(question(task, task.template, row._replace(fields={**row.fields, **replaced})))
+    return questions
 
 
 def _wants_unconditional(task: Task, settings: RunSettings) -> bool:
     if settings.unconditional is not None:
         return settings.unconditional
-    return task.unconditional is not None or "acc_mutual_info" in task.metrics
+    return task.unconditional is not None or any(
+        rule.unconditional and rule.metric in task.metrics for rule in RULES.values()
+    )
 
 
 def _unconditional(task: Task, main: Prompt, own: Question) -> Prompt | None:
-    """The choices behind no question. Choices inside the context have the same continuation, and no such score."""
+    """The choices after no question; None where the choices are inside the context, and what follows them is the same."""
     if own.inside:
         return None
     return main._replace(gold=(), contexts=(task.unconditional or "",) * len(main.contexts))

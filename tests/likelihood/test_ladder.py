@@ -7,9 +7,8 @@ import torch
 from toy_densities import linear
 
 from lmeval.errors import InputError
+from lmeval.likelihood.ladder import LONGEST_ORBIT, Tuning, beta_at_length, move_at, sigmoid_at, temperatures_of
 from lmeval.likelihood.paths import Gaussian, gaussian
-from lmeval.likelihood.pilot import Tuning
-from lmeval.likelihood.schedules import sigmoid_at, temperatures_of
 
 NONE = gaussian(torch.zeros(2, 1).double(), torch.ones(2, 1).double())
 
@@ -73,3 +72,35 @@ def test_unknown_schedules(name: str):
 def test_no_temperatures(n: int):
     with pytest.raises(InputError, match="needs at least 1"):
         temperatures_of("linear", n, simple())
+
+
+def tuning_with(scale: torch.Tensor, nodes: int, batch: int) -> Tuning:
+    beta = torch.linspace(0, 1, nodes).double()[:, None].expand(nodes, batch) ** 2
+    fitted = gaussian(torch.zeros(batch, 2).double(), torch.ones(batch, 2).double())
+    return Tuning(beta, 3 * beta, -3 + beta, scale, False, fitted, 0)
+
+
+def test_moves_between_nodes():
+    scale = torch.rand(4, 3, 2, generator=torch.Generator().manual_seed(0)).double()
+    tuning = tuning_with(scale, 4, 3)
+    for node in range(4):
+        move = move_at(tuning, tuning.beta[node], 5)
+        torch.testing.assert_close(move.step, tuning.log_step[node].exp())
+        torch.testing.assert_close(move.scale, scale[node])
+        assert torch.equal(move.beta, tuning.beta[node]) and move.leapfrogs == 5
+    middle = (tuning.beta[1] + tuning.beta[2]) / 2
+    move = move_at(tuning, middle, 5)
+    torch.testing.assert_close(move.step, ((tuning.log_step[1] + tuning.log_step[2]) / 2).exp())
+    torch.testing.assert_close(move.scale, (scale[1] + scale[2]) / 2)
+    mixed = move_at(tuning, torch.stack([tuning.beta[0, 0], middle[1], tuning.beta[3, 2]]), 5)
+    torch.testing.assert_close(mixed.scale, torch.stack([scale[0, 0], (scale[1, 1] + scale[2, 1]) / 2, scale[3, 2]]))
+    for share in (0.2, 0.5, 0.83):  # length is 3 beta here
+        torch.testing.assert_close(beta_at_length(tuning, share), torch.full((3,), share).double())
+
+
+def test_an_orbit_has_a_longest_length():
+    scale = torch.ones(4, 3, 2).double()
+    tuning = tuning_with(scale, 4, 3)._replace(log_step=torch.full((4, 3), 2.0).double())
+    for leapfrogs in (1, 5, 20):
+        move = move_at(tuning, torch.full((3,), 0.4).double(), leapfrogs)
+        torch.testing.assert_close(move.step * leapfrogs, torch.full((3,), LONGEST_ORBIT).double())
