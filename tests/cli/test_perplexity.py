@@ -108,6 +108,13 @@ def test_each_document_can_be_had_as_a_record(run: Run, model: Path, tmp_path: P
     assert [(record.item, record.values["nll_nats"]) for record in records] == [(r["name"], r["nll_nats"]) for r in rows]
 
 
+def test_a_limit_scores_the_first_documents(run: Run, model: Path, tmp_path: Path):
+    (tmp_path / "t.jsonl").write_text('{"body": "one"}\n{"body": "two"}\n{"body": "three"}\n')
+    options = ["--text-column", "body", "--limit", "2", "--json", tmp_path / "o"]
+    assert run("perplexity", "-m", model, tmp_path / "t.jsonl", *options).status == 0
+    assert figures(read(tmp_path / "o")) == figures(json.loads(json.dumps(as_json(perplexity(str(model), ["one", "two"])))))
+
+
 def test_a_memory_budget_reaches_the_run(run: Run, model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     places = []
     inner = importlib.import_module("lmeval.perplexity").perplexity
