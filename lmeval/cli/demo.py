@@ -69,10 +69,8 @@ def _try(model: "models.CausalLM", name: str, read: Callable[[], Corpus], place:
         score = perplexity(model, read(), windows, place=place, progress=progress)
         data = b"".join(piece.encode() for document in read().documents for piece in document.pieces)
         settings = compression.CompressSettings(verify=False)
-        progress.stage("compressing", len(data), "bytes")
-        archive = compression.compress(data, model, settings, progress=lambda _, n, __: progress.advance(n))
-        progress.stage("decoding", len(data), "bytes")
-        decoded = compression.decompress(archive, model, progress=progress.advance) == data
+        archive = compression.compress(data, model, settings, progress=progress)
+        decoded = compression.decompress(archive, model, progress=progress) == data
     size = compression.CompressedSize("archive", len(data), len(archive))
     return _Tried(name, score, decoded, size, compression.compressed_sizes([data], compression.STANDARD_LIBRARY))
 

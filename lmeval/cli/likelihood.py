@@ -56,16 +56,16 @@ def likelihood_command(
         from lmeval.compute.gather import as_place, disconnect
         from lmeval.likelihood.compare import compare
         from lmeval.likelihood.cost import cost_lines
-        from lmeval.likelihood.prepare import plan_gaps, prepare, with_overrides
-        from lmeval.likelihood.spec import read_spec, spec_path
-    wanted = with_overrides(read_spec(spec_path(spec), data_dir), limit, seed)
+        from lmeval.likelihood.prepare import prepare
+        from lmeval.likelihood.spec import read_spec, spec_path, with_overrides
+    path = spec_path(spec)
+    wanted = with_overrides(read_spec(path, data_dir), limit, seed)
     check_outputs([path for path in (json_path, records_path) if path], (str(wanted.path), *map(str, wanted.files.values())))
     if folder:
         check_folder(folder)
     place = as_place(device, memory)
     with loading("the models"):
         prepared = prepare(wanted, place)
-    prepared = plan_gaps(prepared, place)
     if place.is_first:
         for line in cost_lines(prepared):
             click.echo(line, err=True)

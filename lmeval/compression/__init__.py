@@ -1,4 +1,4 @@
-"""Text as compressed bytes: archives that prove a model's bits per byte, beside general-purpose compressors.
+"""Lossless coding by probabilistic models: text by language models, images by bits-back; one container.
 
     bytes -> tokens -> lanes -> log-odds of decisions (encode: parallel; decode: stepwise) -> grid -> online models -> coder
     images -> latents popped from the stack -> networks in exact integers -> pixels and latents pushed (bitsback) -> archive
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from lmeval.compression.decompress import DecompressSettings, Gap, decompress, decompress_range, decompress_to, salvage
     from lmeval.compression.images.encode import ImageCompression, ImageSettings, compress_images_to, first_images
     from lmeval.compression.inspect import inspect
-    from lmeval.compression.text.account import Compression
     from lmeval.compression.text.encode import CodeLength
     from lmeval.compression.text.online.recipes import LEVELS
     from lmeval.compression.text.plan import CompressSettings
@@ -34,7 +33,6 @@ __all__ = [
     "CodeLength",
     "CompressSettings",
     "CompressedSize",
-    "Compression",
     "DecompressSettings",
     "Gap",
     "ImageCompression",
