@@ -82,10 +82,10 @@ def from_pythae(model: Any, observation: Observation, *, encoder: bool = True) -
     def decode(z: Tensor) -> Distribution:
         output = model.decoder(z)
         try:
-            found = output["reconstruction"]
+            reconstruction = output["reconstruction"]
         except (KeyError, TypeError, IndexError) as error:
             raise DensityError(f"{name}.decoder(z) has no 'reconstruction': is it a decoder of pythae's?") from error
-        return _per_image(noise(found), found)
+        return _per_image(noise(reconstruction), reconstruction)
 
     def encode(x: Tensor) -> Distribution:
         output = model.encoder(x)
@@ -101,11 +101,11 @@ def from_pythae(model: Any, observation: Observation, *, encoder: bool = True) -
 def _noise(observation: Observation) -> Callable[[Tensor], Distribution]:
     match observation:
         case "bernoulli_probs":
-            return lambda found: Bernoulli(probs=found)
+            return lambda output: Bernoulli(probs=output)
         case "bernoulli_logits":
-            return lambda found: Bernoulli(logits=found)
+            return lambda output: Bernoulli(logits=output)
         case ("gaussian", int() | float() as sigma) if 0 < sigma < math.inf:
-            return lambda found: Normal(found, float(sigma))
+            return lambda output: Normal(output, float(sigma))
         case _:
             raise InputError(
                 f"observation is {observation!r}: say what the decoder's output is, 'bernoulli_probs', 'bernoulli_logits' "
@@ -113,8 +113,8 @@ def _noise(observation: Observation) -> Callable[[Tensor], Distribution]:
             )
 
 
-def _per_image(distribution: Distribution, found: Tensor) -> Distribution:
-    return Independent(distribution, found.ndim - 1)
+def _per_image(distribution: Distribution, values: Tensor) -> Distribution:
+    return Independent(distribution, values.ndim - 1)
 
 
 def from_autoencoder_kl(vae: Any, sigma: float, image_shape: Sequence[int] | None = None) -> WrappedVAE:
@@ -144,16 +144,16 @@ def from_autoencoder_kl(vae: Any, sigma: float, image_shape: Sequence[int] | Non
     latent_shape = moments.mean.shape[1:]
 
     def decode(z: Tensor) -> Distribution:
-        found = vae.decode(z.reshape(len(z), *latent_shape)).sample
-        return _per_image(Normal(found, sigma), found)
+        images = vae.decode(z.reshape(len(z), *latent_shape)).sample
+        return _per_image(Normal(images, sigma), images)
 
     def encode(x: Tensor) -> Distribution:
         if float(x.abs().max()) > 1 + 1e-6:
             raise DensityError(
                 f"{name} takes x in [-1, 1], and x reaches {float(x.abs().max()):g}: give 2 * level / 255 - 1"
             )
-        found = vae.encode(x).latent_dist
-        return Independent(Normal(found.mean.flatten(1), found.std.flatten(1)), 1)
+        posterior = vae.encode(x).latent_dist
+        return Independent(Normal(posterior.mean.flatten(1), posterior.std.flatten(1)), 1)
 
     return WrappedVAE(name, vae, math.prod(latent_shape), decode, encode)
 
@@ -179,8 +179,8 @@ class Flow:
     def sample(self, n: int) -> Data:
         """`n` samples [n, *event]."""
         flow = self._distribution()
-        found = flow.sample((n,)) if isinstance(flow, Distribution) else flow.sample(n)
-        return found[0] if isinstance(found, tuple) else found  # normflows adds their log-probabilities
+        samples = flow.sample((n,)) if isinstance(flow, Distribution) else flow.sample(n)
+        return samples[0] if isinstance(samples, tuple) else samples  # normflows adds their log-probabilities
 
 
 def from_flow(flow: Any) -> Flow:
@@ -198,10 +198,10 @@ def from_flow(flow: Any) -> Flow:
         if not callable(flow):
             raise DensityError(f"{name} is no flow: it has no log_prob(x) and gives no distribution when called")
         with torch.no_grad():
-            found = call_foreign(flow, f"{name}()", None)
-        if not isinstance(found, Distribution):
+            distribution = call_foreign(flow, f"{name}()", None)
+        if not isinstance(distribution, Distribution):
             raise DensityError(
-                f"{name}() gives {type(found).__name__}, not a torch Distribution, and {name} has no log_prob(x)"
+                f"{name}() gives {type(distribution).__name__}, not a torch Distribution, and {name} has no log_prob(x)"
             )
     return Flow(flow, name)
 

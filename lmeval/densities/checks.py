@@ -109,18 +109,18 @@ def probe_rows(x: Data) -> Data:
     return torch.cat([rows, backwards.expand(N_TRIED - len(rows), *x.shape[1:])])
 
 
-def check_distribution(found: Any, shape: tuple[int, tuple[int, ...]], name: str, of_what: str) -> Distribution:
+def check_distribution(returned: Any, shape: tuple[int, tuple[int, ...]], name: str, of_what: str) -> Distribution:
     """The distribution, whose batch and event must be `shape`, the event that of `of_what`."""
     n, event = shape
-    if not isinstance(found, Distribution):
-        kind = "a tensor" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+    if not isinstance(returned, Distribution):
+        kind = "a tensor" if isinstance(returned, Tensor) else f"a {type(returned).__name__}"
         such = "Bernoulli(logits=...)" if of_what == "x" else "Normal(mean, std)"
         raise DensityError(f"{name} returns {kind}, not a torch Distribution: return one, such as Independent({such}, 1)")
-    batch, has = tuple(found.batch_shape), tuple(found.event_shape)
+    batch, has = tuple(returned.batch_shape), tuple(returned.event_shape)
     whole = batch + has
     if batch == (n,) and has == event:
-        check_parameters(found, name)
-        return found
+        check_parameters(returned, name)
+        return returned
     remedy = f"they must be ({n},) and {event}, those of {of_what}"
     if whole == (n, *event) and len(has) < len(event):
         remedy = f"dimensions count as separate distributions: wrap it in Independent(..., {len(event) - len(has)})"
@@ -151,33 +151,34 @@ def check_parameters(distribution: Distribution, name: str) -> None:
             )
 
 
-def check_log_prob(found: Any, data: Data, name: str) -> Tensor:
+def check_log_prob(log_probs: Any, data: Data, name: str) -> Tensor:
     """Log-probabilities [n] in float64, one for each of the data."""
     n = len(data)
-    if not isinstance(found, Tensor):
-        raise DensityError(f"{name} returns {type(found).__name__}, not a tensor [{n}]")
-    if found.shape != (n,):
+    if not isinstance(log_probs, Tensor):
+        raise DensityError(f"{name} returns {type(log_probs).__name__}, not a tensor [{n}]")
+    if log_probs.shape != (n,):
         remedy = "one number for every datum"
-        if found.shape[:1] == (n,):
-            remedy = (
-                f"dimensions count as separate distributions: wrap the distribution in Independent(..., {found.ndim - 1})"
-            )
-        elif found.ndim == 0:
+        if log_probs.shape[:1] == (n,):
+            n_dims = log_probs.ndim - 1
+            remedy = f"dimensions count as separate distributions: wrap the distribution in Independent(..., {n_dims})"
+        elif log_probs.ndim == 0:
             remedy = "it is summed or averaged over the batch: return one number for every datum"
-        raise DensityError(f"{name} of {n} data has shape {list(found.shape)}, not [{n}]: {remedy}")
-    return found.double()
+        raise DensityError(f"{name} of {n} data has shape {list(log_probs.shape)}, not [{n}]: {remedy}")
+    return log_probs.double()
 
 
-def check_values(found: Tensor, name: str, *, discrete: bool, levels: int | None = None) -> None:
+def check_values(log_probs: Tensor, name: str, *, discrete: bool, levels: int | None = None) -> None:
     """Raise DensityError where log-probabilities are NaN or +inf, all -inf, or above 0 although x is discrete."""
-    if torch.isnan(found).any() or (found == math.inf).any():
-        raise DensityError(f"{name} is {float(found[~(found < math.inf)][0])}: check the weights and the scale of the data")
-    if (found == -math.inf).all():
+    if torch.isnan(log_probs).any() or (log_probs == math.inf).any():
+        raise DensityError(
+            f"{name} is {float(log_probs[~(log_probs < math.inf)][0])}: check the weights and the scale of the data"
+        )
+    if (log_probs == -math.inf).all():
         raise DensityError(
             f"{name} is -inf for all data tried: the model holds them impossible; check the scale of the data"
         )
-    if discrete and (found > ROUNDING).any():
-        worst = float(found.max())
+    if discrete and (log_probs > ROUNDING).any():
+        worst = float(log_probs.max())
         if levels is None:
             raise DensityError(f"{name} is {worst:.4g}, and no probability exceeds 1: the distribution is not normalised")
         raise DensityError(

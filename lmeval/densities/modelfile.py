@@ -96,9 +96,16 @@ def load_density(name: str | Path, data_dir: str | Path | None = None, device: s
     weights = {name: tensor.float() for name, tensor in _weights_of(keys, data_dir).items()}
     model = build_density(keys, weights, device)
     values = keys.values
-    found = tensors_sha256(weights.items())
+    fingerprint = tensors_sha256(weights.items())
     return LoadedDensity(
-        str(name), values["density"], model, values["levels"], tuple(values["shape"]), values["binarisation"], found, path
+        str(name),
+        values["density"],
+        model,
+        values["levels"],
+        tuple(values["shape"]),
+        values["binarisation"],
+        fingerprint,
+        path,
     )
 
 

@@ -55,8 +55,8 @@ class UniformLevels:
         flat = x.flatten(1)
         inside = ((flat >= 0) & (flat <= self.levels - 1) & (flat == flat.round())).all(1)
         value = -self.n_dims * math.log(self.levels) if flat.shape[1] == self.n_dims else -math.inf
-        found = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
-        return found.masked_fill(inside, value)
+        log_probs = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+        return log_probs.masked_fill(inside, value)
 
 
 def uniform_levels(levels: int, n_dims: int) -> UniformLevels:
@@ -302,6 +302,6 @@ def _integral(model: Exact, n_dims: int, box: tuple[float, float] | None, like: 
     total = 0.0
     with seeded(0, like.device), torch.no_grad():
         for x, log_volume in zip(grid.split(_ROWS), volume.split(_ROWS), strict=True):
-            found = _density_at(model, x.to(like)).cpu()
-            total += float((found + log_volume).exp().sum())
+            log_probs = _density_at(model, x.to(like)).cpu()
+            total += float((log_probs + log_volume).exp().sum())
     return total
