@@ -68,8 +68,14 @@ def from_pythae(model: Any, observation: Observation, *, encoder: bool = True) -
     sigma. pythae's own get_nll takes sigma = 1 for "mse", whatever the pixels' scale: a density, and no rate of bits a
     dimension. torch keeps Bernoulli probabilities 1e-7 away from 0 and 1 in float32.
 
-    `encoder` False leaves out an encoder that gives no log_covariance. Raises DensityError for models that have another
-    prior, and InputError for another observation.
+    Args:
+        model: The pythae model, in evaluation mode.
+        observation: What its decoder's output is.
+        encoder: False leaves out an encoder that gives no log_covariance.
+
+    Raises:
+        DensityError: The model has another prior, or is none of pythae's.
+        InputError: There is no such observation.
     """
     name = getattr(model, "model_name", type(model).__name__)
     if name in _OTHER_PRIORS:
@@ -126,7 +132,14 @@ def from_autoencoder_kl(vae: Any, sigma: float, image_shape: Sequence[int] | Non
     perceptual and adversarial losses and next to no weight on the divergence from N(0, I): under that prior their likelihood
     is poor, which is what the number then says. `scaling_factor` belongs to the diffusion model and is not applied.
 
-    `image_shape` is that of x without n; by default what the configuration says (in_channels, sample_size, sample_size).
+    Args:
+        vae: The autoencoder, in evaluation mode.
+        sigma: Standard deviation of the noise of x, above 0.
+        image_shape: Of x without n; by default what the configuration says (in_channels, sample_size, sample_size).
+
+    Raises:
+        InputError: sigma is not positive, or the configuration tells no size.
+        DensityError: It is no AutoencoderKL.
     """
     if not 0 < sigma < math.inf:
         raise InputError(f"sigma is {sigma}: the noise of x in [-1, 1] has a standard deviation above 0")
@@ -184,12 +197,16 @@ class Flow:
 
 
 def from_flow(flow: Any) -> Flow:
-    """A flow as an exact density of real numbers. Raises DensityError for what is none.
-
-    It is whatever has log_prob(x), as nflows' and normflows' flows and torch's distributions have, or gives a torch
-    Distribution when it is called, as zuko's do.
+    """A flow as an exact density of real numbers.
 
     Flows with a context or with classes are densities given those: fix them first, e.g. from_flow(flow(context)) of zuko.
+
+    Args:
+        flow: Whatever has log_prob(x), as nflows' and normflows' flows and torch's distributions have, or gives a torch
+            Distribution when it is called, as zuko's do.
+
+    Raises:
+        DensityError: It is neither.
     """
     name = type(flow).__name__
     if isinstance(flow, type):
@@ -233,12 +250,19 @@ def from_causal_lm(
 
         log P(x) = sum over pixels i of log p(id(x_i) | start, id(x_1), .., id(x_{i-1}))
 
-    `start_id` stands before the first pixel (None: the model's BOS), level k is the token ids[k] (None: the id k). The
-    probabilities are the model's own over its whole vocabulary, not renormalised over the levels: what it gives to tokens
-    that are no levels counts as loss, and the probabilities of all images then sum to less than 1.
+    The probabilities are the model's own over its whole vocabulary, not renormalised over the levels: what it gives to tokens
+    that are no levels counts as loss, and the probabilities of all images then sum to less than 1. Where tokens are a palette,
+    as ImageGPT's 512 colours are, this is the likelihood of the palette image, and no number of bits for the picture that it
+    was made from.
 
-    Where tokens are a palette, as ImageGPT's 512 colours are, this is the likelihood of the palette image, and no number of
-    bits for the picture that it was made from. Raises InputError for ids that the model does not know.
+    Args:
+        model: A causal language model.
+        start_id: The token before the first pixel; None for the model's BOS.
+        levels: How many levels a pixel has.
+        ids: The token of each level; None for the ids 0 .. levels - 1.
+
+    Raises:
+        InputError: The model does not know an id, or two levels share one.
     """
     start = model.bos_id if start_id is None else start_id
     chosen = tuple(range(levels)) if ids is None else tuple(int(i) for i in ids)

@@ -98,9 +98,9 @@ def call_foreign(function: Callable[[], Any], what: str, given: Tensor | None) -
 
 
 def probe_rows(x: Data) -> Data:
-    """The data that tell most, N_TRIED of them: the first, and those with the least and the greatest value of all.
+    """Rows to try a model on, N_TRIED of them: the first, and those with the least and the greatest value.
 
-    Where these are fewer, the last and the middle one; where there are no others, the first one read backwards.
+    Where these are the same, the last row and the middle one follow; where there are no others, the first one backwards.
     """
     flat = x.flatten(1)
     places = dict.fromkeys([0, int(flat.amin(1).argmin()), int(flat.amax(1).argmax()), len(x) - 1, len(x) // 2])

@@ -116,7 +116,16 @@ CheckedDensity = CheckedLatent | CheckedExact
 
 def kind_of(model: object) -> Kind:
     """Which kind of density an object is: latent if it has prior and decode, else exact if it has log_prob, else implicit if
-    it has sample. Raises DensityError that says what is missing.
+    it has sample.
+
+    Args:
+        model: Any object.
+
+    Returns:
+        "latent", "exact" or "implicit".
+
+    Raises:
+        DensityError: It says what is missing.
 
     >>> kind_of(torch.distributions.Normal(0.0, 1.0))
     'exact'
@@ -167,8 +176,17 @@ def check_density(model: Any, x: Data, levels: int | None = None) -> CheckedDens
 def check_latent(model: Any, x: Data, levels: int | None = None) -> CheckedLatent:
     """Try a latent variable model on a few data of `x` and a few z from its prior.
 
-    `levels` says that x holds levels 0 .. levels - 1 of discrete data: then p(x | z) must be a probability, not a density.
-    Raises DensityError in one line for parts, shapes and values that cannot be used, EmptyInput and InputError for such x.
+    Args:
+        model: An object with `prior` and `decode(z)`, perhaps `encode(x)`.
+        x: The data [n, *event], float32 or float64.
+        levels: Says that x holds levels 0 .. levels - 1 of discrete data: p(x | z) must then be a probability, no density.
+
+    Returns:
+        The model with its shape.
+
+    Raises:
+        DensityError: In one line, for parts, shapes and values that cannot be used.
+        InputError: x is no such tensor, or (EmptyInput) holds no data.
     """
     check_data(x, levels)
     refuse_training_mode(model)
@@ -185,10 +203,19 @@ def check_latent(model: Any, x: Data, levels: int | None = None) -> CheckedLaten
 
 
 def check_exact(model: Any, x: Data, levels: int | None = None) -> CheckedExact:
-    """Try a model with log_prob on a few data of `x`. Its numbers are "exact", or "lower" where it says so.
+    """Try a model with log_prob on a few data of `x`.
 
-    `levels` says that x holds levels 0 .. levels - 1 of discrete data: then no log_prob may be above 0. Raises as
-    `check_latent` does.
+    Args:
+        model: An object with `log_prob(x)`; its attribute `side` says "lower" where that is a bound.
+        x: The data [n, *event], float32 or float64.
+        levels: Says that x holds levels 0 .. levels - 1 of discrete data: then no log_prob may be above 0.
+
+    Returns:
+        The model with the side of its numbers, "exact" or "lower".
+
+    Raises:
+        DensityError: In one line, for shapes and values that cannot be used.
+        InputError: x is no such tensor, or (EmptyInput) holds no data.
     """
     check_data(x, levels)
     refuse_training_mode(model)
@@ -225,9 +252,19 @@ KINDS: Mapping[Kind, KindOfDensity] = {
 
 
 def draw(model: Any, n: int, seed: int, device: torch.device | str = "cpu") -> Data:
-    """`n` samples of anything with sample(n) or, as torch's distributions have it, sample(torch.Size), from a seed.
+    """Samples of a model, from a seed; the caller's random state stays as it is.
 
-    The caller's random state stays as it is. Raises DensityError where samples are no finite float tensor [n, *event].
+    Args:
+        model: Anything with sample(n) or, as torch's distributions have it, sample(torch.Size).
+        n: How many.
+        seed: Of torch's generators.
+        device: Where the model lies.
+
+    Returns:
+        Samples [n, *event].
+
+    Raises:
+        DensityError: Samples are no finite float tensor [n, *event].
     """
     name, is_torch = name_of(model), isinstance(model, Distribution)
     with seeded(seed, device), torch.no_grad():

@@ -65,6 +65,9 @@ def sandwich(
         place: A device, or the place of this process among several, which share the data.
         progress: Told of one stage, in evaluations of the model.
 
+    Returns:
+        Both bounds, and the data with what made them.
+
     Raises:
         DensityError: The model is no latent variable model, or cannot be annealed.
         InputError: `n` or a setting cannot be used.
