@@ -250,10 +250,10 @@ def from_causal_lm(
 
         log P(x) = sum over pixels i of log p(id(x_i) | start, id(x_1), .., id(x_{i-1}))
 
-    The probabilities are the model's own over its whole vocabulary, not renormalised over the levels: what it gives to tokens
-    that are no levels counts as loss, and the probabilities of all images then sum to less than 1. Where tokens are a palette,
-    as ImageGPT's 512 colours are, this is the likelihood of the palette image, and no number of bits for the picture that it
-    was made from.
+    The probabilities are the model's own over its whole vocabulary, not renormalised over the levels: what it gives to
+    tokens that are no levels counts as loss, and the probabilities of all images then sum to less than 1. Where tokens are a
+    palette, as ImageGPT's 512 colours are, this is the likelihood of the palette image, and no number of bits for the
+    picture that it was made from.
 
     Args:
         model: A causal language model.

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, constraints
 
+from lmeval.compute.seeds import seeded
 from lmeval.errors import DensityError, EmptyInput, InputError, first_line
 
 Data = Float[Tensor, "n *event"]
@@ -95,6 +96,32 @@ def call_foreign(function: Callable[[], Any], what: str, given: Tensor | None) -
         elif "within the support" in line:
             remedy = "that lies outside the values that the distribution allows"
         raise DensityError(f"{what} fails{shown}: {line:.200}; {remedy}") from error
+
+
+def draw(model: Any, n: int, seed: int, device: torch.device | str = "cpu") -> Data:
+    """Samples of a model, from a seed; the caller's random state stays as it is.
+
+    Args:
+        model: Anything with sample(n) or, as torch's distributions have it, sample(torch.Size).
+        n: How many.
+        seed: Of torch's generators.
+        device: Where the model lies.
+
+    Returns:
+        Samples [n, *event].
+
+    Raises:
+        DensityError: Samples are no finite float tensor [n, *event].
+    """
+    name, is_torch = name_of(model), isinstance(model, Distribution)
+    with seeded(seed, device), torch.no_grad():
+        samples = call_foreign(lambda: model.sample((n,) if is_torch else n), f"{name}.sample({n})", None)
+    if not isinstance(samples, Tensor) or samples.shape[:1] != (n,) or samples.ndim < 2 or not samples.is_floating_point():
+        shown = f"{samples.dtype} {list(samples.shape)}" if isinstance(samples, Tensor) else type(samples).__name__
+        raise DensityError(f"{name}.sample({n}) gives {shown}, and must give a float tensor [{n}, *event]")
+    if not torch.isfinite(samples).all():
+        raise DensityError(f"{name}.sample({n}) gives numbers that are not finite: check the model's weights")
+    return samples
 
 
 def probe_rows(x: Data) -> Data:

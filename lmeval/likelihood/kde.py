@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lmeval.compute.gather import as_place, gather_by_id
 from lmeval.compute.place import Place
-from lmeval.densities.protocols import draw
+from lmeval.densities.checks import draw
 from lmeval.densities.spaces import dequantise_values
 from lmeval.errors import DensityError, EmptyInput, InputError, NonFiniteScore
 from lmeval.progress import SILENT, Progress
