@@ -6,17 +6,18 @@ import click
 
 from lmeval.cli.progress import drawn_progress
 from lmeval.cli.shared import (
+    STDOUT,
     check_outputs,
     data_dir_option,
     device_option,
     json_option,
     loading,
     memory_option,
-    print_report,
     records_option,
     write_report,
 )
 from lmeval.report.figures import check_folder, save_figures
+from lmeval.report.terminal import print_blocks
 from lmeval.report.views import view
 
 
@@ -72,8 +73,9 @@ def likelihood_command(
     with drawn_progress(show=place.is_first) as progress:
         report = compare(prepared, place=place, progress=progress)
     if place.is_first:
-        print_report(report, json_path)
-        write_report(report, None, records_path)
-        for file in save_figures(view(report), folder) if folder else ():
+        blocks = view(report)
+        print_blocks(blocks, to_stderr=json_path == STDOUT)
+        write_report(report, json_path, records_path)
+        for file in save_figures(blocks, folder) if folder else ():
             click.echo(f"wrote {file}", err=True)
     disconnect(place)
