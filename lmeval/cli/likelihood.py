@@ -58,9 +58,8 @@ def likelihood_command(
         from lmeval.likelihood.compare import compare
         from lmeval.likelihood.cost import cost_lines
         from lmeval.likelihood.prepare import prepare
-        from lmeval.likelihood.spec import read_spec, spec_path, with_overrides
-    path = spec_path(spec)
-    wanted = with_overrides(read_spec(path, data_dir), limit, seed)
+        from lmeval.likelihood.spec import read_spec, with_overrides
+    wanted = with_overrides(read_spec(spec, data_dir), limit, seed)
     check_outputs([path for path in (json_path, records_path) if path], (str(wanted.path), *map(str, wanted.files.values())))
     if folder:
         check_folder(folder)
