@@ -203,9 +203,9 @@ def read_spec(name: str | Path, data_dir: Path | None = None) -> Spec:
     blocks, paired = top.entries("models"), top.values.get("paired")
     models = tuple(map(_model, blocks))
     names = [model.name for model in models]
-    for block, (i, name) in zip(blocks, enumerate(names), strict=True):
-        if name in names[:i]:
-            raise TaskFileError(f"{block.line_of()}: two models are called {name}: give each its own name")
+    for block, (i, called) in zip(blocks, enumerate(names), strict=True):
+        if called in names[:i]:
+            raise TaskFileError(f"{block.line_of()}: two models are called {called}: give each its own name")
     if paired is not None and paired not in names:
         raise TaskFileError(f"{top.where('paired')}: no model is called {paired!r:.60}{nearest(paired, names)}")
     title = top.values.get("likelihood") or path.stem
