@@ -222,6 +222,6 @@ def test_threads_share_a_memory_budget(threads: Any):
         sizes.append(len(batch.ids))
         return first_value(batch, advance)
 
-    score_all(score, X, at(8), lambda _: None)
+    score_all(score, X, at(9), lambda _: None)
     assert max(sizes) == 2
 
