@@ -1,39 +1,50 @@
 """`lmeval compress`, `decompress` and `inspect`."""
 
-import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from lmeval import compression, densities, likelihood, models, report
+from lmeval import compression, densities, likelihood, models
+from lmeval.cli.progress import drawn_progress
 from lmeval.cli.shared import (
-    byte_progress,
+    STDOUT,
     check_new,
     check_outputs,
     device_option,
     dtype_option,
     force_option,
     input_bytes,
+    json_option,
     lanes_option,
     lanes_per_pass_option,
     loading,
+    memory_option,
     one_process,
     output_bytes,
-    print_table,
+    print_report,
+    write_report,
 )
 from lmeval.errors import ArchiveError, InputError
+from lmeval.results import Report
+from lmeval.results.report import with_of
+
+if TYPE_CHECKING:
+    from lmeval.compute.place import Place
 
 SUFFIX = ".lmz"
-BOUND_EVALUATIONS = 1 << 20  # of a decoder, for the importance-weighted bound beside the code length of images
 
-_adapt_help = "Online models that learn from the data behind the model: full is smallest, light faster."
-_data_dir = click.option("--data-dir", help="Where a density file's weights lie, if not beside it.", metavar="DIR")
+_adapt_help = "Let online models adapt to the file: full (smallest archive), light (faster), none."
+_data_dir = click.option(
+    "--data-dir",
+    envvar="LMEVAL_DATA",
+    show_envvar=True,
+    help="Where a density file's weights lie, if not beside it.",
+    metavar="DIR",
+)
 
 
 @click.command("compress")
@@ -68,7 +79,9 @@ _data_dir = click.option("--data-dir", help="Where a density file's weights lie,
 @lanes_per_pass_option
 @_data_dir
 @device_option
+@memory_option
 @dtype_option
+@json_option
 @force_option
 @click.pass_context
 def compress_command(
@@ -86,7 +99,9 @@ def compress_command(
     lanes_per_pass: int | None,
     data_dir: str | None,
     device: str,
+    memory: int | None,
     dtype: str,
+    json_path: Path | None,
     force: bool,
 ) -> None:
     """Compress a file with a language model, or a set of images with a density.
@@ -102,31 +117,40 @@ def compress_command(
     output = _named(output)
     with ExitStack() as stack:
         data = stack.enter_context(input_bytes(source))
-        if output is not None:
-            check_new(output, force=force)
-            check_outputs([output], (source,))
-        elif sys.stdout.isatty():
+        _check_outputs(source, output, json_path, force=force)
+        if output is None and sys.stdout.isatty():
             raise InputError("an archive would go to the terminal: name a file with -o, or redirect standard output")
         if images:
             with loading(f"model {model}"):
                 settings = compression.ImageSettings(particles, not no_verify)
                 density = densities.load_density(model, data_dir)
-            _compress_images(source, data, output, density, settings)
+                place = one_process("cpu", memory)
+            report = _compress_images(source, data, output, density, settings, place)
+            print_report(report, json_path, to_stderr=output is None)
             return
         with loading(f"model {model}"):
-            place = one_process(device)
+            place = one_process(device, memory)
             loaded = models.load_model(model, device=place.device, dtype=dtype)
             settings = compression.CompressSettings(lanes, tolerance, context, overlap, not no_verify, lanes_per_pass, adapt)
-        on_progress = stack.enter_context(_two_bars(len(data), verify=not no_verify))
+        progress = stack.enter_context(drawn_progress())
         with output_bytes(output) as out:
-            found = compression.compress_to(out, data, loaded, settings, progress=on_progress)
-    print_table(report.compression_table(source, found), to_stderr=output is None)
-    if found.n_not_verified:
+            report = compression.compress_to(out, data, loaded, settings, place=place, progress=progress)
+    print_report(with_of(report, file=source), json_path, to_stderr=output is None)
+    if n := report.ledger["n_not_verified"]:
         click.echo(
-            f"lmeval: {found.n_not_verified} blocks did not decode here and were coded without the model: the archive is "
-            "sound but larger than it need be; give a larger --tolerance",
+            f"lmeval: {n} blocks did not decode here and were coded without the model: the archive is sound but larger than "
+            "it need be; give a larger --tolerance",
             err=True,
         )
+
+
+def _check_outputs(source: str, output: Path | None, json_path: Path | None, *, force: bool) -> None:
+    """Refuse at the start what could not be written at the end."""
+    if output is None and json_path == STDOUT:
+        raise InputError("--json - and the output would both go to standard output: name a file for one of them")
+    if output is not None:
+        check_new(output, force=force)
+    check_outputs([path for path in (output, json_path) if path is not None], (source,))
 
 
 _TEXT_ONLY = ("lanes", "tolerance", "context", "overlap", "adapt", "lanes_per_pass", "dtype", "device")
@@ -151,50 +175,16 @@ def _compress_images(
     output: Path | None,
     density: "densities.LoadedDensity",
     settings: "compression.ImageSettings",
-) -> None:
-    with _two_bars(len(data), verify=settings.verify) as on_progress, output_bytes(output) as out:
-        found = compression.compress_images_to(out, data, density, settings, progress=on_progress)
-    bounds = _bounds(density, data, found)
-    print_table(report.image_compression_table(source, found, bounds), to_stderr=output is None)
-
-
-def _bounds(
-    density: "densities.LoadedDensity", data: memoryview, found: "compression.ImageCompression"
-) -> "list[report.Bound]":
-    """The bound that several particles come near to, on as many images as do not take long."""
-    particles = found.settings.n_particles
-    if particles == 1:
-        return []
-    import torch  # `lmeval inspect` is in this module, and needs none
-
-    x = torch.from_numpy(compression.first_images(data, found, BOUND_EVALUATIONS // particles)).to(torch.float32)
-    settings = likelihood.BoundSettings(particles=particles)
-    bound = likelihood.log_likelihood(density.model, x, "iwae", settings).mean if len(x) else None
-    return [] if bound is None else [report.Bound(f"-IWAE, {particles} samples", bound.value, bound.stderr, len(x))]
-
-
-@contextmanager
-def _two_bars(n_bytes: int, *, verify: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Bars on standard error for encoding and verifying, with the ratio so far; nothing where that is no terminal."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[rate]}"),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        stages = ("encoding", "verifying") if verify else ("encoding",)
-        tasks = {stage: bars.add_task(stage, total=n_bytes, rate="") for stage in stages}
-
-        def on_progress(stage: str, n: int, n_written: int) -> None:
-            bars.advance(tasks[stage], n)
-            done = bars.tasks[0].completed
-            bars.update(tasks["encoding"], rate=report.running_rate(n_written, int(done)))
-
-        yield on_progress
+    place: "Place",
+) -> Report:
+    with drawn_progress() as progress, output_bytes(output) as out:
+        report = compression.compress_images_to(out, data, density, settings, place=place, progress=progress)
+    particles = report.provenance["settings"]["particles"]
+    images = compression.bounded_images(data, report)
+    if particles == 1 or images is None:
+        return with_of(report, file=source)
+    bound = likelihood.log_likelihood(density.model, images, "iwae", likelihood.BoundSettings(particles=particles)).mean
+    return with_of(compression.with_bound(report, f"-IWAE, {particles} samples", bound), file=source)
 
 
 @click.command("decompress")
@@ -208,6 +198,8 @@ def _two_bars(n_bytes: int, *, verify: bool) -> Iterator[Callable[[str, int, int
 @lanes_per_pass_option
 @_data_dir
 @device_option
+@memory_option
+@json_option
 @force_option
 def decompress_command(
     source: str,
@@ -218,6 +210,8 @@ def decompress_command(
     lanes_per_pass: int | None,
     data_dir: str | None,
     device: str,
+    memory: int | None,
+    json_path: Path | None,
     force: bool,
 ) -> None:
     """Decompress an archive; '-' reads standard input and writes standard output.
@@ -234,24 +228,33 @@ def decompress_command(
     output = _named(output)
     with ExitStack() as stack:
         data = stack.enter_context(input_bytes(source))
-        if output is not None:
-            check_new(output, force=force)
-            check_outputs([output], (source,))
+        _check_outputs(source, output, json_path, force=force)
         with loading("PyTorch"):
-            settings = compression.DecompressSettings(str(one_process(device).device), lanes_per_pass, data_dir)
-        on_progress = stack.enter_context(byte_progress("decoding", None, show=True))
+            place, settings = one_process(device, memory), compression.DecompressSettings(lanes_per_pass, data_dir)
+        progress = stack.enter_context(drawn_progress())
         with output_bytes(output) as out:
             if salvage:
-                gaps = compression.salvage(out, data, model, settings, progress=on_progress)
+                report = compression.salvage(out, data, model, settings, place=place, progress=progress)
             elif span:
-                gaps = []
-                compression.decompress_range(out, data, first, stop, model, settings, progress=on_progress)
+                report = compression.decompress_range(
+                    out, data, first, stop, model, settings, place=place, progress=progress
+                )
             else:
-                gaps = []
-                compression.decompress_to(out, data, model, settings, progress=on_progress)
-    if gaps:
-        lost = ", ".join(f"{gap.first:,} to {gap.stop:,}" for gap in gaps)
-        raise ArchiveError(f"salvaged what was whole; these bytes are lost and were written as zeros: {lost}")
+                report = compression.decompress_to(out, data, model, settings, place=place, progress=progress)
+    write_report(with_of(report, file=source), json_path)
+    if salvage and report.tables["gaps"]:
+        raise ArchiveError(_what_is_lost(report))
+
+
+def _what_is_lost(report: Report) -> str:
+    gaps = report.tables["gaps"]
+    lost = ", ".join(f"{gap['first']:,} to {gap['stop']:,}" for gap in gaps)
+    if all(gap["n_zeros"] for gap in gaps):
+        return f"salvaged what was whole; these bytes are lost and were written as zeros: {lost}"
+    return (
+        f"salvaged what was whole; these bytes are lost: {lost}; the last of them are more than the archive can have held, "
+        "and nothing was written for them"
+    )
 
 
 def _named(output: Path | None) -> Path | None:
@@ -262,22 +265,21 @@ def _named(output: Path | None) -> Path | None:
 def _range(span: str) -> tuple[int, int | None]:
     first, colon, stop = span.partition(":")
     try:
-        found = (int(first or 0), int(stop) if stop else None)
+        begin, end = int(first or 0), int(stop) if stop else None
     except ValueError:
-        found = (-1, None)
-    if not colon or found[0] < 0 or (found[1] is not None and found[1] < found[0]):
+        begin, end = -1, None
+    if not colon or begin < 0 or (end is not None and end < begin):
         raise InputError(f"range '{span}' is not A:B with whole numbers 0 <= A <= B (B may be left out)")
-    return found
+    return begin, end
 
 
 @click.command("inspect")
 @click.argument("source", metavar="ARCHIVE")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-def inspect_command(source: str, as_json: bool) -> None:
+@json_option
+def inspect_command(source: str, json_path: Path | None) -> None:
     """Everything an archive says of itself; no model is loaded."""
+    if json_path:
+        check_outputs([json_path], (source,))
     with input_bytes(source) as data:
-        found = compression.inspect(data)
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-    else:
-        print_table(report.inspect_table(found))
+        report = compression.inspect(data)
+    print_report(with_of(report, file=source), json_path)

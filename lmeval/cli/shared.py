@@ -23,6 +23,8 @@ from lmeval.data.documents import Corpus, DataSource, column, dataset_corpus, fi
 from lmeval.data.locate import find_spec
 from lmeval.errors import EmptyInput, InputError, InputNotFound, OutputError
 from lmeval.models.dtypes import DTYPES
+from lmeval.report.terminal import print_blocks
+from lmeval.report.views import view
 from lmeval.results.records import records_of, write_records
 from lmeval.specs.tasks import read_rolling_task, task_corpus
 
@@ -41,7 +43,13 @@ data_dir_option = click.option(
     metavar="DIR",
     help="Folder where the files that a task, comparison or density names may lie. Without it tasks read data from the hub.",
 )
-json_option = click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the results here as JSON.")
+STDOUT = Path("-")
+json_option = click.option(
+    "--json",
+    "json_path",
+    type=click.Path(path_type=Path),
+    help="Write the results here as JSON; '-' is standard output, and tables then go to standard error.",
+)
 records_option = click.option(
     "--records", "records_path", type=click.Path(path_type=Path), help="Write every item here, one JSON object a line."
 )
@@ -49,7 +57,7 @@ lanes_option = click.option(
     "--lanes", type=click.IntRange(min=1), help="Stretches of a block coded side by side.  [default: from the input's size]"
 )
 lanes_per_pass_option = click.option(
-    "--batch-size", "lanes_per_pass", type=click.IntRange(min=1), help="Lanes that go through the network at once."
+    "--lanes-per-pass", type=click.IntRange(min=1), help="Lanes that go through the network at once."
 )
 force_option = click.option("--force", "-f", is_flag=True, help="Overwrite the output if it exists.")
 
@@ -125,6 +133,8 @@ def check_outputs(outputs: list[Path], inputs: tuple[str, ...]) -> None:
     """Refuse at the start what could not be written at the end, or would overwrite an input or another output."""
     taken = {Path(name).resolve() for name in inputs}
     for output in outputs:
+        if output == STDOUT:
+            continue
         results.check_writable(output)
         if output.resolve() in taken:
             raise OutputError(f"cannot write {output}: it is an input or another output of this run; name a new file")
@@ -136,9 +146,17 @@ def write_json_data(data: Any, path: Path) -> None:
     results.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", path)
 
 
-def write_report(report: results.Report, json_path: Path | None, records_path: Path | None) -> None:
+def print_report(report: results.Report, json_path: Path | None, *, to_stderr: bool = False) -> None:
+    """Print a report's tables, on standard error where its JSON goes to standard output, and write what --json asks for."""
+    print_blocks(view(report), to_stderr=to_stderr or json_path == STDOUT)
+    write_report(report, json_path)
+
+
+def write_report(report: results.Report, json_path: Path | None, records_path: Path | None = None) -> None:
     """Write what --json and --records ask for: the report, and its items with all details."""
-    if json_path:
+    if json_path == STDOUT:
+        click.echo(json.dumps(results.as_json(report), indent=2, allow_nan=False))
+    elif json_path:
         results.write_json(report, json_path)
     if records_path:
         write_records(records_of(report), records_path)
@@ -245,9 +263,9 @@ def check_new(path: Path, *, force: bool) -> None:
     results.check_writable(path)
 
 
-def one_process(device: str) -> Place:
+def one_process(device: str, memory: int | None = None) -> Place:
     """The place of a command that one process runs alone. Raises InputError where a launcher started several."""
-    place = gather.connect(device)
+    place = gather.as_place(device, memory)
     if place.size > 1:
         raise InputError(
             f"archives are written and read by one process, not by {place.size}: start lmeval without a launcher"

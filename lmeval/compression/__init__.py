@@ -1,4 +1,4 @@
-"""Text as compressed bytes: archives that prove a model's bits per byte, beside general-purpose compressors.
+"""Lossless coding by probabilistic models: text by language models, images by bits-back; one container.
 
     bytes -> tokens -> lanes -> log-odds of decisions (encode: parallel; decode: stepwise) -> grid -> online models -> coder
     images -> latents popped from the stack -> networks in exact integers -> pixels and latents pushed (bitsback) -> archive
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from lmeval.compression.benchmark.run import benchmark
     from lmeval.compression.compress import code_length, compress, compress_to
     from lmeval.compression.decompress import DecompressSettings, Gap, decompress, decompress_range, decompress_to, salvage
-    from lmeval.compression.images.encode import ImageCompression, ImageSettings, compress_images_to, first_images
+    from lmeval.compression.images.account import with_bound
+    from lmeval.compression.images.bounds import bounded_images
+    from lmeval.compression.images.encode import ImageSettings, compress_images_to
     from lmeval.compression.inspect import inspect
-    from lmeval.compression.text.account import Compression
     from lmeval.compression.text.encode import CodeLength
     from lmeval.compression.text.online.recipes import LEVELS
     from lmeval.compression.text.plan import CompressSettings
@@ -34,12 +35,11 @@ __all__ = [
     "CodeLength",
     "CompressSettings",
     "CompressedSize",
-    "Compression",
     "DecompressSettings",
     "Gap",
-    "ImageCompression",
     "ImageSettings",
     "benchmark",
+    "bounded_images",
     "check_codable",
     "code_length",
     "compress",
@@ -49,10 +49,10 @@ __all__ = [
     "decompress",
     "decompress_range",
     "decompress_to",
-    "first_images",
     "inspect",
     "measure_adapted",
     "salvage",
+    "with_bound",
 ]
 
 lazy.attach(__name__)

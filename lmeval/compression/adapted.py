@@ -44,10 +44,8 @@ def measure_adapted(
         raise EmptyInput("no text to code: all are empty")
     settings = CompressSettings(adapt=level)
     progress.stage("coding", n_bytes, "bytes")
-    coded = [
-        code_length(text, model, settings, progress=lambda _, n, __: progress.advance(n)) for text in texts if len(text)
-    ]
-    n_payload = sum(one.n_payload_bytes for one in coded)
+    coded = [code_length(text, model, settings, progress=_Counted(progress)).ledger for text in texts if len(text)]
+    n_payload = sum(one["n_payload_bytes"] for one in coded)
     value = 8 * n_payload / n_bytes
     ledger = {
         "adapt": level,
@@ -56,7 +54,21 @@ def measure_adapted(
         "n_documents": len(coded),
         "n_bytes": n_bytes,
         "n_payload_bytes": n_payload,
-        "model_bytes": sum(one.model_bytes for one in coded),
-        "bits_of_model_bytes": {name: float(sum(getattr(one.length, name) for one in coded)) for name in CodeLength._fields},
+        "model_bytes": sum(one["model_bytes"] for one in coded),
+        "bits_of_model_bytes": {name: float(sum(one["length_bits"][name] for one in coded)) for name in CodeLength._fields},
     }
     return AdaptedLength(Measurement("adapted_bits_per_byte", value, "bits/byte", "exact", n=len(coded)), ledger)
+
+
+class _Counted:
+    """Passes on what was done, as part of a stage that is open already."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def stage(self, name: str, total: int | None, unit: str) -> None:
+        """Stay in the stage."""
+
+    def advance(self, n: int, note: str = "") -> None:
+        """Count, without a rate: it is that of one text."""
+        self.progress.advance(n)

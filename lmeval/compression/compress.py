@@ -2,11 +2,12 @@
 
 import hashlib
 import io
+import itertools
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import torch
 
@@ -14,76 +15,134 @@ from lmeval import results
 from lmeval.compression.container import archive
 from lmeval.compression.images.density_header import DensityLike
 from lmeval.compression.images.encode import ImageSettings, compress_images_to
-from lmeval.compression.text.account import Compression, Tally
-from lmeval.compression.text.blocks import Coded, Job, Progress, code_block, verified
+from lmeval.compression.text.account import DECODED_TO_VERIFY, Tally, compression_report
+from lmeval.compression.text.blocks import Coded, Job, code_block, verify_blocks
 from lmeval.compression.text.encode import BY_MODEL
 from lmeval.compression.text.model_header import as_meta
 from lmeval.compression.text.plan import CompressSettings, check_settings, cuts, grouped, plan_blocks
 from lmeval.compression.text.survey import Survey, survey
-from lmeval.densities.modelfile import names_density
+from lmeval.compute.gather import as_place
+from lmeval.compute.memory import settled
+from lmeval.compute.place import Place, describe_place
+from lmeval.densities.modelfile import LoadedDensity, names_density
 from lmeval.errors import InputError
-from lmeval.models import CausalLM, ModelLike, as_model
+from lmeval.models import CausalLM, ModelLike, as_model, describe_model
+from lmeval.progress import SILENT, Progress
+from lmeval.results import Report
 
 
 def compress(
     data: bytes,
     model: ModelLike | DensityLike = "bundled",
-    settings: CompressSettings | ImageSettings = CompressSettings(),  # noqa: B008 (immutable)
-    **options: Any,
+    settings: CompressSettings | ImageSettings | None = None,
+    *,
+    place: Place | str = "auto",
+    dtype: str = "float32",
+    progress: Progress = SILENT,
 ) -> bytes:
-    """An archive of the data, as bytes, by `compress_to`; by `compress_images_to` where the model is a density of images (or
-    the name of one, a folder or a file). Settings and `options` as for those.
+    """Compress bytes by a language model, or the file of a set of images by a density.
+
+    Args:
+        data: The bytes; for a density, those of a .npy or idx file.
+        model: A language model, as for `compress_to`, or a density, as for `compress_images_to`.
+        settings: How to compress: CompressSettings for a language model, ImageSettings for a density.
+        place: Where the language model computes.
+        dtype: Precision of a language model that is given by name.
+        progress: Is told of the stages "encoding" and "verifying", in bytes.
+
+    Returns:
+        The archive.
+
+    Raises:
+        InputError: The settings cannot be, or are those of another kind of model.
+        ModelError: The model cannot code.
+        NumericalDrift: The model reads token by token something else than it does in parallel.
 
     >>> from lmeval.compression import decompress
     >>> decompress(compress(b"to be or not to be"))
     b'to be or not to be'
     """
     out = io.BytesIO()
-    if names_density(model):
-        images = settings if isinstance(settings, ImageSettings) else ImageSettings(verify=settings.verify)
-        compress_images_to(out, memoryview(data), cast(Any, model), images, **options)
+    if isinstance(model, LoadedDensity) or (isinstance(model, str | Path) and names_density(model)):
+        if isinstance(settings, CompressSettings):
+            raise InputError("a density takes ImageSettings: CompressSettings are for language models")
+        compress_images_to(out, memoryview(data), model, settings or ImageSettings(), place=place, progress=progress)
     else:
-        compress_to(out, memoryview(data), cast(Any, model), cast(Any, settings), **options)
+        if isinstance(settings, ImageSettings):
+            raise InputError("a language model takes CompressSettings: ImageSettings are for densities")
+        settings = settings or CompressSettings()
+        compress_to(out, memoryview(data), model, settings, place=place, dtype=dtype, progress=progress)
     return out.getvalue()
 
 
 def compress_to(
     out: BinaryIO,
     data: memoryview,
-    model: ModelLike = "bundled",
+    model: ModelLike | LoadedDensity = "bundled",
     settings: CompressSettings = CompressSettings(),  # noqa: B008 (immutable)
     *,
-    device: str = "cpu",
+    place: Place | str = "auto",
     dtype: str = "float32",
-    progress: Progress | None = None,
-) -> Compression:
+    progress: Progress = SILENT,
+) -> Report:
     """Write an archive of `data` to `out`.
 
-    Every input can be coded: what the model's tokens cannot spell or the model does not shorten is coded without it. Memory
-    does not grow with the input. Raises InputError, ModelError and NumericalDrift.
+    Every input can be coded: what the model's tokens cannot spell, or the model does not shorten, is coded without it.
+    Memory does not grow with the input.
+
+    Args:
+        out: Where the archive goes.
+        data: The input.
+        model: "bundled", a folder, a hub id, a loaded model, or a pair of network and tokenizer.
+        settings: How to compress.
+        place: Where the model computes; a model that is given loaded stays where it is.
+        dtype: Precision of a model that is given by name.
+        progress: Is told of the stages "encoding" and "verifying", in bytes of the input.
+
+    Returns:
+        A report of kind "compress": see `text.account.compression_report`.
+
+    Raises:
+        InputError: The settings cannot be.
+        ModelError: The model cannot code: its tokens' bytes are not known, or it has no cache.
+        NumericalDrift: The model reads token by token something else than it does in parallel.
     """
     check_settings(settings)
-    if names_density(model):
+    if names_density(model) or isinstance(model, LoadedDensity):
         raise InputError("a density codes images and no text: compress_images_to writes archives of those")
     began = time.perf_counter()
-    loaded = as_model(model, device, dtype)
-    found = _surveyed(loaded, data, settings)
-    plan = plan_blocks(found, len(data), settings, loaded)
-    tally = Tally(settings.adapt, time.perf_counter() - began)
-    job = Job(loaded, found, data, plan, settings, tally, progress)
+    loaded = as_model(model, as_place(place).device, dtype)
+    place = settled(as_place(place)._replace(device=loaded.device))
+    surveyed = _surveyed(loaded, data, settings)
+    survey_seconds, tally = time.perf_counter() - began, Tally()
+    job = Job(loaded, surveyed, data, plan_blocks(surveyed, len(data), settings, place), settings, tally, progress)
     groups = _coded_groups(job)
     first = next(groups, [])
     if settings.adapting and not _needs_model(first, len(data)):
-        found = None
-    header = archive.write_header(out, _meta(data, found, loaded, settings.adapt))
-    if found is not None:
-        tally.settings, tally.n_lanes = found.settings, plan.n_lanes
+        surveyed = None
+    meta = _meta(data, surveyed, loaded, settings.adapt)
+    header = archive.write_header(out, meta)
     tally.n_header_bytes = archive.header_bytes(header)
-    for coded in _chained(first, groups):
+    for coded in itertools.chain([first], groups):
         for block, length in coded:
             tally.add(archive.write_block(out, block, header.seed), block, length)
-    end = archive.write_end(out, tally.lines, tally.n_header_bytes, header.seed)
-    return tally.finished(len(data), end, verify=settings.verify)
+    n_archive_bytes = archive.write_end(out, tally.lines, tally.n_header_bytes, header.seed)
+    ledger = {
+        "n_lanes": job.plan.n_lanes if surveyed else 0,
+        "adapt": settings.adapt,
+        "verified": settings.verify and any(tally.n_blocks[kind] for kind in DECODED_TO_VERIFY),
+        "survey_seconds": survey_seconds,
+    }
+    provenance = results.provenance(
+        "compress",
+        inputs={"data": {"n_bytes": len(data), "sha256": meta["sha256"]}},
+        models=[describe_model(loaded)],
+        place=describe_place(place),
+        settings=settings._asdict(),
+        seconds=time.perf_counter() - began,
+    )
+    model_settings = surveyed.settings if surveyed else None
+    return compression_report(tally, len(data), n_archive_bytes, model_settings, ledger, provenance)
 
 
 def code_length(
@@ -91,11 +150,24 @@ def code_length(
     model: ModelLike = "bundled",
     settings: CompressSettings = CompressSettings(),  # noqa: B008 (immutable)
     *,
-    progress: Progress | None = None,
-) -> Compression:
-    """What `compress_to` does with the data, without an archive, and without decoding it."""
+    place: Place | str = "auto",
+    progress: Progress = SILENT,
+) -> Report:
+    """Find out what `compress_to` does with the data, without an archive, and without decoding it.
+
+    Args:
+        data: The input.
+        model: As for `compress_to`.
+        settings: As for `compress_to`; `verify` is not used.
+        place: Where the model computes.
+        progress: Is told of the stage "encoding".
+
+    Returns:
+        The report of `compress_to`.
+    """
     with Path(os.devnull).open("wb") as out:
-        return compress_to(out, memoryview(data), model, settings._replace(verify=False), progress=progress)
+        settings = settings._replace(verify=False)
+        return compress_to(out, memoryview(data), model, settings, place=place, progress=progress)
 
 
 def _surveyed(model: CausalLM, data: memoryview, settings: CompressSettings) -> Survey | None:
@@ -108,17 +180,13 @@ def _coded_groups(job: Job) -> Iterator[list[Coded]]:
     """Blocks, coded and verified, as many at a time as the plan says; the next are begun when these are taken."""
     for group in grouped(cuts(job.data, job.plan.block_bytes), job.plan.blocks_at_once):
         began = time.perf_counter()
+        job.progress.stage("encoding", len(job.data), "bytes")
         coded = [code_block(job, cut) for cut in group]
         job.tally.encode_seconds += time.perf_counter() - began
         began = time.perf_counter()
-        coded = verified(job, coded)
+        coded = verify_blocks(job, coded)
         job.tally.verify_seconds += time.perf_counter() - began
         yield coded
-
-
-def _chained(first: list[Coded], rest: Iterator[list[Coded]]) -> Iterator[list[Coded]]:
-    yield first
-    yield from rest
 
 
 def _needs_model(first: list[Coded], n_bytes: int) -> bool:
@@ -128,12 +196,12 @@ def _needs_model(first: list[Coded], n_bytes: int) -> bool:
     return not whole or any(block.kind in BY_MODEL for block, _ in first)
 
 
-def _meta(data: memoryview, found: Survey | None, model: CausalLM, adapt: str) -> dict[str, Any]:
+def _meta(data: memoryview, surveyed: Survey | None, model: CausalLM, adapt: str) -> dict[str, Any]:
     versions = {name: results.versions()[name] for name in ("lmeval", "torch", "transformers")}
     meta: dict[str, Any] = {"n_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "versions": versions}
     if adapt != "none":
         meta["adapt"] = adapt
-    if found is not None:
-        meta["model"] = as_meta(found.settings)
+    if surveyed is not None:
+        meta["model"] = as_meta(surveyed.settings)
         meta["made_on"] = {"device": str(model.device), "n_threads": torch.get_num_threads()}
     return meta

@@ -1,47 +1,64 @@
 """Archives back to bytes: whole, a range, or what damage has left."""
 
+import contextlib
 import hashlib
 import io
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO, NamedTuple
 
+from lmeval import results
 from lmeval.compression.container import archive
 from lmeval.compression.container.frame import Block
 from lmeval.compression.container.header import Header
 from lmeval.compression.container.kinds import Advance, Decoder, Holder, Lost, kind_of
 from lmeval.compression.images.density_header import DensityLike
-from lmeval.errors import CorruptArchive, InputError
+from lmeval.compute.gather import as_place
+from lmeval.compute.memory import settled
+from lmeval.compute.place import Place, describe_place
+from lmeval.errors import ArchiveError, CorruptArchive, InputError
 from lmeval.models import ModelLike
+from lmeval.progress import SILENT, Progress
+from lmeval.results import Measurement, Report
+from lmeval.results.table import count, from_rows
 
 FULL = 1 + 1e-9  # shares of what is decoded at a time; they add up to 1 but for rounding
 LEAST_ZEROS = 1 << 24
 ZEROS_PER_BYTE = 1 << 8  # of an archive: hardly any data but zeros themselves are shortened by more
+GAP_COLUMNS = (count("first", "from byte"), count("stop", "to byte"), count("n_zeros", "written as zeros"))
 
 
 class DecompressSettings(NamedTuple):
-    """How to decompress: `lanes_per_pass` lanes go through the network at a time (None: as many as memory suggests).
-    `data_dir` is where a density file's weights are looked for."""
+    """How to decompress.
 
-    device: str = "cpu"
+    `lanes_per_pass` lanes go through the network at a time (None: as many as memory suggests). `data_dir` is where else a
+    density file's weights are looked for.
+    """
+
     lanes_per_pass: int | None = None
     data_dir: str | None = None
 
 
 class Gap(NamedTuple):
-    """Bytes [first, stop) of the original that could not be recovered."""
+    """Bytes [first, stop) of the original that could not be recovered; `n_zeros` zeros stand for them in the output."""
 
     first: int
     stop: int
+    n_zeros: int
 
 
-Progress = Callable[[int], None]
-
-
-def decompress(archive_bytes: bytes, model: ModelLike | DensityLike | None = None, **options: Any) -> bytes:
-    """The data of an archive, or of several one behind the other; `options` as for `decompress_to`."""
+def decompress(
+    archive_bytes: bytes,
+    model: ModelLike | DensityLike | None = None,
+    settings: DecompressSettings = DecompressSettings(),  # noqa: B008 (immutable)
+    *,
+    place: Place | str = "auto",
+    progress: Progress = SILENT,
+) -> bytes:
+    """The data of an archive, or of several one after the other. Arguments and errors are those of `decompress_to`."""
     out = io.BytesIO()
-    decompress_to(out, memoryview(archive_bytes), model, **options)
+    decompress_to(out, memoryview(archive_bytes), model, settings, place=place, progress=progress)
     return out.getvalue()
 
 
@@ -51,34 +68,45 @@ def decompress_to(
     model: ModelLike | DensityLike | None = None,
     settings: DecompressSettings = DecompressSettings(),  # noqa: B008 (immutable)
     *,
-    progress: Progress | None = None,
-) -> int:
-    """Write the data of an archive to `out`; their number of bytes.
+    place: Place | str = "auto",
+    progress: Progress = SILENT,
+) -> Report:
+    """Write the data of an archive, or of several one after the other, to `out`.
 
-    `model` is the model that encoded; None finds a bundled one by its fingerprint. Raises NotAnArchive, CorruptArchive,
-    ModelMismatch and NumericalDrift; what was written to `out` before must then be thrown away.
+    Args:
+        out: Where the data go. What was written before an error must be thrown away.
+        data: The archive.
+        model: The model that encoded; None finds a bundled one by its fingerprint.
+        settings: How to decompress.
+        place: Where the model computes; a model that is given loaded stays where it is.
+        progress: Is told of the stage "decoding", in bytes of data.
+
+    Returns:
+        A report of kind "decompress": how many bytes there are, of how many, and how fast they came.
+
+    Raises:
+        NotAnArchive: The bytes are no archive.
+        CorruptArchive: A checksum does not match, or a length cannot be.
+        ModelMismatch: Another model encoded, or none is to be found.
+        NumericalDrift: The model's numbers here differ from the encoder's by more than the archive tolerates.
     """
-    position = total = 0
-    holder = _holder(model, settings)
+    began = time.perf_counter()
+    position = n_bytes = 0
+    hashes: list[str] = []
+    holder = _holder(model, settings, place)
+    progress.stage("decoding", _n_bytes(data), "bytes")
     while position < len(data) or position == 0:
         header, position = archive.read_header(data, position)
-        sha256 = hashlib.sha256()
-        n_blocks_end = position
-
-        def located(blocks: Iterator[Block]) -> Iterator[Block]:
-            nonlocal n_blocks_end
-            for block in blocks:
-                n_blocks_end += archive.BLOCK_OVERHEAD + len(block.payload)
-                yield block
-
-        for piece in _whole(_decoded(located(archive.read_blocks(data, position, header)), header, holder, progress)):
+        sha256, blocks = hashlib.sha256(), archive.Blocks(data, position, header)
+        for piece in _whole(_decoded(blocks, header, holder, progress)):
             sha256.update(piece)
             out.write(piece)
-            total += len(piece)
+            n_bytes += len(piece)
         if sha256.hexdigest() != header.meta.get("sha256"):
             raise CorruptArchive("the decoded data do not match the archive's SHA-256")
-        position = archive.read_end(data, n_blocks_end, header)
-    return total
+        position = archive.read_end(data, blocks.position, header)
+        hashes.append(sha256.hexdigest())
+    return _report(data, holder, n_bytes, began, {"n_archives": len(hashes), "sha256": hashes})
 
 
 def decompress_range(
@@ -89,15 +117,36 @@ def decompress_range(
     model: ModelLike | DensityLike | None = None,
     settings: DecompressSettings = DecompressSettings(),  # noqa: B008 (immutable)
     *,
-    progress: Progress | None = None,
-) -> int:
-    """Write bytes [first, stop) of the original (stop None: to its end), decoding only the blocks that hold them."""
+    place: Place | str = "auto",
+    progress: Progress = SILENT,
+) -> Report:
+    """Write bytes [first, stop) of the original, decoding only the blocks that hold them.
+
+    Args:
+        out: Where they go.
+        data: The archive.
+        first: The first byte.
+        stop: The byte after the last; None for the end of the data.
+        model: As for `decompress_to`.
+        settings: As for `decompress_to`.
+        place: As for `decompress_to`.
+        progress: As for `decompress_to`.
+
+    Returns:
+        The report of `decompress_to`.
+
+    Raises:
+        InputError: The range does not lie within the data.
+        ArchiveError: As for `decompress_to`.
+    """
+    began = time.perf_counter()
     parts = archive.read_index(data)
     n_bytes = sum(part.header.n_bytes for part in parts)
     end = n_bytes if stop is None else stop
     if not 0 <= first <= end <= n_bytes:
         raise InputError(f"range {first}:{'' if stop is None else stop} does not lie within the archive's {n_bytes:,} bytes")
-    holder = _holder(model, settings)
+    holder = _holder(model, settings, place)
+    progress.stage("decoding", None, "bytes")
     base = 0
     for part in parts:
         wanted = [e for e in part.entries if first < end and base + e.offset < end and base + e.offset + e.n_bytes > first]
@@ -106,7 +155,7 @@ def decompress_range(
             at = base + entry.offset
             out.write(piece[max(0, first - at) : max(0, end - at)])
         base += part.header.n_bytes
-    return end - first
+    return _report(data, holder, end - first, began, {"n_archives": len(parts), "range": [first, end]})
 
 
 def _indexed(data: memoryview, entry: archive.Entry, header: Header) -> Block:
@@ -122,57 +171,100 @@ def salvage(
     model: ModelLike | DensityLike | None = None,
     settings: DecompressSettings = DecompressSettings(),  # noqa: B008 (immutable)
     *,
-    progress: Progress | None = None,
-) -> list[Gap]:
+    place: Place | str = "auto",
+    progress: Progress = SILENT,
+) -> Report:
     """Write every intact block of a damaged archive (the first, if the file holds several) in its place, with zeros where
-    bytes are lost; those gaps.
+    bytes are lost.
 
     A header may claim any length, so zeros are written for no more bytes than the archive may well have held: ZEROS_PER_BYTE
-    for each of its own, and at least LEAST_ZEROS. The output ends before a gap that would take more, and the gap reaches to
-    the end of the data. Raises ArchiveError where not even the header is whole.
+    for each of its own, and at least LEAST_ZEROS. The output ends before a gap that would take more.
+
+    Args:
+        out: Where the data go.
+        data: The archive.
+        model: As for `decompress_to`.
+        settings: As for `decompress_to`.
+        place: As for `decompress_to`.
+        progress: As for `decompress_to`.
+
+    Returns:
+        The report of `decompress_to`, with what is lost in its table "gaps": a row for each `Gap`.
+
+    Raises:
+        ArchiveError: Not even the header is whole, or the model is not the one that encoded.
     """
+    began = time.perf_counter()
     header, position = archive.read_header(data)
-    holder = _holder(model, settings)
+    holder = _holder(model, settings, place)
+    progress.stage("decoding", None, "bytes")
     intact = {block.offset: block for block in archive.intact_blocks(data, position, header)}
     blocks = [intact[offset] for offset in sorted(intact)]
     gaps: list[Gap] = []
-    place, zeros = 0, max(LEAST_ZEROS, ZEROS_PER_BYTE * len(data))
-    for block, piece in zip(blocks, _decoded(iter(blocks), header, holder, progress), strict=True):
-        end = block.offset + block.n_bytes
-        if block.offset < place or end > header.n_bytes:
+    end, zeros = 0, max(LEAST_ZEROS, ZEROS_PER_BYTE * len(data))  # of what is written; that may be written yet
+    for block, piece in zip(blocks, _decoded(blocks, header, holder, progress), strict=True):
+        if block.offset < end or block.offset + block.n_bytes > header.n_bytes or isinstance(piece, Lost):
             continue
-        lost = (end if isinstance(piece, Lost) else block.offset) - place
-        if lost > zeros:
+        if block.offset - end > zeros:
             break
-        if lost:
-            gaps.append(Gap(place, place + lost))
-            _write_zeros(out, lost)
-        if not isinstance(piece, Lost):
-            out.write(piece)
-        place, zeros = end, zeros - lost
-    if place < header.n_bytes:
-        gaps.append(Gap(place, header.n_bytes))
-        _write_zeros(out, header.n_bytes - place if header.n_bytes - place <= zeros else 0)
-    return _merged(gaps)
+        zeros -= _fill(out, end, block.offset, gaps)
+        out.write(piece)
+        end = block.offset + block.n_bytes
+    if header.n_bytes - end <= zeros:
+        _fill(out, end, header.n_bytes, gaps)
+    else:
+        gaps.append(Gap(end, header.n_bytes, 0))
+    n_recovered = header.n_bytes - sum(gap.stop - gap.first for gap in gaps)
+    return _report(data, holder, n_recovered, began, {"n_archives": 1}, gaps)
 
 
-def _merged(gaps: list[Gap]) -> list[Gap]:
-    merged: list[Gap] = []
-    for gap in gaps:
-        if merged and merged[-1].stop == gap.first:
-            merged[-1] = Gap(merged[-1].first, gap.stop)
-        else:
-            merged.append(gap)
-    return merged
+def _fill(out: BinaryIO, first: int, stop: int, gaps: list[Gap]) -> int:
+    """Write zeros for a gap, if it is one; their number."""
+    if stop > first:
+        gaps.append(Gap(first, stop, stop - first))
+    for begin in range(first, stop, 1 << 20):
+        out.write(bytes(min(1 << 20, stop - begin)))
+    return stop - first
 
 
-def _write_zeros(out: BinaryIO, n: int) -> None:
-    for first in range(0, n, 1 << 20):
-        out.write(bytes(min(1 << 20, n - first)))
+def _n_bytes(data: memoryview) -> int | None:
+    """Bytes of data of all archives of a file, by their indices; None where these are damaged."""
+    with contextlib.suppress(ArchiveError):
+        return sum(part.header.n_bytes for part in archive.read_index(data))
+    return None
 
 
-def _holder(model: ModelLike | DensityLike | None, settings: DecompressSettings) -> Holder:
-    return Holder(model, settings.device, settings.lanes_per_pass, settings.data_dir)
+def _holder(model: ModelLike | DensityLike | None, settings: DecompressSettings, place: Place | str) -> Holder:
+    return Holder(model, settled(as_place(place)), settings.lanes_per_pass, settings.data_dir)
+
+
+def _report(
+    data: memoryview,
+    holder: Holder,
+    n_bytes: int,
+    began: float,
+    ledger: dict[str, object],
+    gaps: Sequence[Gap] | None = None,
+) -> Report:
+    seconds = time.perf_counter() - began
+    assert holder.place is not None
+    measurements = (
+        Measurement("data_bytes", n_bytes, "bytes", "exact"),
+        Measurement("decode_speed", n_bytes / max(seconds, 1e-9), "bytes/s", "exact", higher_is_better=True),
+    )
+    return Report(
+        kind="decompress",
+        results=measurements,
+        tables={} if gaps is None else {"gaps": from_rows(GAP_COLUMNS, gaps)},
+        ledger={"n_bytes": n_bytes, "n_archive_bytes": len(data)} | ledger,
+        provenance=results.provenance(
+            "decompress",
+            inputs={"archive": {"n_bytes": len(data)}},
+            place=describe_place(holder.place),
+            settings={"lanes_per_pass": holder.lanes_per_pass},
+            seconds=seconds,
+        ),
+    )
 
 
 def _whole(pieces: Iterable[bytes | Lost]) -> Iterator[bytes]:
@@ -183,7 +275,7 @@ def _whole(pieces: Iterable[bytes | Lost]) -> Iterator[bytes]:
         yield piece
 
 
-def _decoded(blocks: Iterable[Block], header: Header, holder: Holder, progress: Progress | None) -> Iterator[bytes | Lost]:
+def _decoded(blocks: Iterable[Block], header: Header, holder: Holder, progress: Progress) -> Iterator[bytes | Lost]:
     """Data of the blocks of one archive in order, whatever their kinds.
 
     Blocks of a kind that gathers wait until they fill what is decoded at a time; those of other kinds are decoded at once,
@@ -198,18 +290,14 @@ def _decoded(blocks: Iterable[Block], header: Header, holder: Holder, progress: 
         decoder = decoders[block.kind]
         share = decoder.share(block)
         if waiting and filled[block.kind] + share > FULL:
-            yield from _flushed(waiting, decoders, progress or _ignored)
+            yield from _flushed(waiting, decoders, progress.advance)
             waiting, filled = [], defaultdict(float)
         waiting.append(block)
         filled[block.kind] += share
         if len(waiting) == 1 and not decoder.gathers:
-            yield from _flushed(waiting, decoders, progress or _ignored)
+            yield from _flushed(waiting, decoders, progress.advance)
             waiting, filled = [], defaultdict(float)
-    yield from _flushed(waiting, decoders, progress or _ignored)
-
-
-def _ignored(_n: int) -> None:
-    """Progress that nobody looks at."""
+    yield from _flushed(waiting, decoders, progress.advance)
 
 
 def _flushed(waiting: Sequence[Block], decoders: dict[str, Decoder], advance: Advance) -> Iterator[bytes | Lost]:

@@ -16,7 +16,7 @@ from torch.nn.functional import one_hot
 
 from lmeval.densities.layers import Layers, Linear, linear_layers, run_layers
 from lmeval.densities.observations import bernoulli, categorical, discretized_logistic
-from lmeval.densities.spaces import dequantised_bound, log_mean_exp, logit_inverse, logit_map
+from lmeval.densities.spaces import dequantised_bound, logit_inverse, logit_map
 
 OBSERVATIONS = ("bernoulli", "categorical", "discretized_logistic")
 
@@ -103,7 +103,7 @@ class Made:
     def log_prob(self, x: Tensor) -> Tensor:
         """Exact log P(x) [n] for levels x [n, D]."""
         each = torch.stack([self.conditionals(x, k).log_prob(x) for k in range(len(self.networks))])
-        return log_mean_exp(each)
+        return each.logsumexp(dim=0) - math.log(len(self.networks))
 
     def conditionals(self, x: Tensor, k: int = 0) -> Distribution:
         """P(x_i | pixels before i in order k) of all pixels at once, as one distribution of images [n, D]."""

@@ -93,12 +93,22 @@ class CheckedLatent(NamedTuple):
     model: Any
     shape: LatentShape
 
+    @property
+    def kind(self) -> Kind:
+        """The kind of density that it is."""
+        return "latent"
+
 
 class CheckedExact(NamedTuple):
     """A model with log_prob that has been tried on data, and the side of log p(x) on which its numbers lie."""
 
     model: Any
     side: Side
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of density that it is."""
+        return "exact"
 
 
 CheckedDensity = CheckedLatent | CheckedExact
@@ -133,7 +143,7 @@ def check_density(model: Any, x: Data, levels: int | None = None) -> CheckedDens
     """Try a latent variable model or one with log_prob on a few data of `x`.
 
     Args:
-        model: Any object that has the parts of a kind of density.
+        model: Any object that has the parts of a kind of density. One that was checked before stays as it is.
         x: The data [n, *event] that it will be asked about.
         levels: Says that x holds levels 0 .. levels - 1 of discrete data: then numbers must be those of probabilities.
 
@@ -144,9 +154,13 @@ def check_density(model: Any, x: Data, levels: int | None = None) -> CheckedDens
         DensityError: In one line, for parts, shapes and values that cannot be used, and for an implicit model.
         InputError: x cannot be used.
     """
+    if isinstance(model, CheckedLatent | CheckedExact):
+        return model
     kind = KINDS[kind_of(model)]
     if kind.check is None:
-        raise DensityError(f"{name_of(model)} is {kind.description}: it has samples, and no likelihood to check")
+        raise DensityError(
+            f"{kind.description} has no likelihood: lmeval.likelihood.kde estimates a density from its samples"
+        )
     return kind.check(model, x, levels)
 
 

@@ -37,9 +37,9 @@ _PANELS, _NODES = {1: 128, 2: 25}, 16  # quadrature: panels an axis, Gauss-Legen
 _REACH = {1: 9.0, 2: 7.0}  # of the variable that sinh maps to the real line: +-4051, and +-548 in two dimensions
 
 
-def log_mean_exp(log_values: Float[Tensor, "draws n"]) -> Float[Tensor, " n"]:
-    """log of the mean of exp over the first dimension, in the precision of the values."""
-    return torch.logsumexp(log_values, dim=0) - math.log(len(log_values))
+def log_mean_exp(log_values: Float[Tensor, "draws n"]) -> Float64[Tensor, " n"]:
+    """log of the mean of exp over the first dimension, in float64."""
+    return torch.logsumexp(log_values.double(), dim=0) - math.log(len(log_values))
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def dequantised_bound(
     rows_at_once = at_once(DENSITY_ROWS, alone(x.device), 4 * x[:1].numel())
     for rows in x.split(max(1, rows_at_once // draws)):
         noise = torch.stack([content_noise(row, draws, seed) for row in rows.detach().cpu()], dim=1)
-        bounds.append(log_mean_exp(log_density(rows, noise).double()))
+        bounds.append(log_mean_exp(log_density(rows, noise)))
     return torch.cat(bounds)
 
 

@@ -11,7 +11,7 @@ from lmeval.likelihood.annealing import Annealed, backward, conditional, effecti
 from lmeval.likelihood.diagnostics import log_estimate_stderr, pareto_k, tail_size
 from lmeval.likelihood.ladder import Ladder, ladder_of
 from lmeval.likelihood.noise import Streams
-from lmeval.likelihood.paths import Gaussian, Target, check_unbounded, encoder_start, target_of
+from lmeval.likelihood.paths import Target, check_unbounded, target_of
 from lmeval.likelihood.pilot import PilotSettings, run_pilot
 from lmeval.likelihood.result import Advance, Batch, DatumResult
 from lmeval.likelihood.settings import FixedSettings
@@ -69,14 +69,13 @@ def prepare_run(density: CheckedLatent, batch: Batch, settings: FixedSettings) -
     Raises:
         DensityError: The model cannot be annealed, or has no encoder to start from.
     """
-    model = density.model
-    check_unbounded(model.prior)
     if not density.shape.differentiable:
         raise DensityError(
-            f"{type(model).__name__}: log p(x | z) has no finite gradient with respect to z, and annealing moves by it: "
-            "keep decode(z) differentiable in z (no detach, no numpy), or use method 'iwae'"
+            f"{type(density.model).__name__}: log p(x | z) has no finite gradient with respect to z, and annealing moves by "
+            "it: keep decode(z) differentiable in z (no detach, no numpy), or use method 'iwae'"
         )
-    target = target_of(density, batch.x, batch.ids, _start(density, batch.x, settings.start))
+    target = target_of(density, batch.x, batch.ids, settings.start, ENCODER_WIDER)
+    check_unbounded(target.model.prior)
     tuning = run_pilot(target, settings.seed, batch.keys, PilotSettings(), "pilot")
     n_pilot = tuning.n_gradients
     if settings.start in ("auto", "pilot"):
@@ -84,16 +83,6 @@ def prepare_run(density: CheckedLatent, batch: Batch, settings: FixedSettings) -
         tuning = run_pilot(target, settings.seed, batch.keys, PilotSettings(), "second pilot")
         n_pilot += tuning.n_gradients
     return FrozenRun(target, ladder_of(tuning, settings, batch.x.dtype), tuning.total_length, n_pilot)
-
-
-def _start(density: CheckedLatent, x: Tensor, start: str) -> Gaussian | None:
-    """Where the first walk begins: at the widened encoder, or (None) at the prior."""
-    has_encoder = density.shape.has_encoder
-    encoder = encoder_start(density.model, x, ENCODER_WIDER) if has_encoder and start != "prior" else None
-    if start == "encoder" and encoder is None:
-        why = "gives no normal distribution" if has_encoder else "is not there"
-        raise DensityError(f"start 'encoder': encode(x) {why}: use start 'pilot' or 'prior'")
-    return encoder
 
 
 def results_of_run(run: Annealed, frozen: FrozenRun, settings: FixedSettings) -> list[DatumResult]:

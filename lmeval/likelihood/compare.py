@@ -1,23 +1,22 @@
 """Several models on one data set: every bound of every model, and the report of them."""
 
-import dataclasses
 import time
 from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from lmeval import results
 from lmeval.compute.gather import as_place
 from lmeval.compute.memory import settled
 from lmeval.compute.place import Place, describe_place
-from lmeval.densities.modelfile import LoadedDensity
+from lmeval.densities.protocols import CheckedLatent
 from lmeval.errors import LmevalError
-from lmeval.likelihood.estimate import log_likelihood
+from lmeval.likelihood.estimate import score_checked
 from lmeval.likelihood.kde import KdeSettings, kde_log_likelihood
-from lmeval.likelihood.methods import METHODS
-from lmeval.likelihood.prepare import Model, Prepared
+from lmeval.likelihood.prepare import Model, Prepared, SettledBound
 from lmeval.likelihood.result import LogLikelihood
-from lmeval.likelihood.settings import BoundSettings
-from lmeval.likelihood.simulate import sandwich
-from lmeval.likelihood.spec import BoundSpec, KdeSpec
+from lmeval.likelihood.simulate import bound_both_sides
+from lmeval.likelihood.spec import KdeSpec
 from lmeval.likelihood.summary import DELTA, comparison_report
 from lmeval.likelihood.tables import BoundResult, SandwichResult
 from lmeval.progress import SILENT, Progress
@@ -44,21 +43,19 @@ def compare(prepared: Prepared, *, place: Place | str = "cpu", progress: Progres
     for model in prepared.models:
         try:
             bounds += _score_model(model, prepared, place, progress)
-            if model.spec.sandwich:
-                sandwiches.append(_sandwich_model(model, prepared.spec.seed, place, progress))
+            if model.sandwich is not None:
+                sandwiches.append(_sandwich_model(model, model.sandwich, place, progress))
         except LmevalError as error:
             raise type(error)(f"{model.spec.name}: {error}") from error
     provenance = results.provenance(
         "likelihood",
-        inputs=_inputs(prepared),
-        models=[
-            {"name": model.spec.name, "model": model.spec.model, **describe(model.density)} for model in prepared.models
-        ],
+        inputs=prepared.inputs,
+        models=[_describe(model) for model in prepared.models],
         place=describe_place(place),
         settings={"seed": prepared.spec.seed},
         seconds=time.perf_counter() - began,
     )
-    return comparison_report(bounds, sandwiches, prepared.spec.paired, _ledger(prepared), provenance)
+    return comparison_report(bounds, sandwiches, prepared.spec.paired, prepared.ledger, provenance)
 
 
 class _Named(NamedTuple):
@@ -78,29 +75,23 @@ class _Named(NamedTuple):
 
 def _score_model(model: Model, prepared: Prepared, place: Place, progress: Progress) -> list[BoundResult]:
     """Every number of one model."""
-    if model.kind == "implicit":
+    if model.checked is None:
         return [_estimate_density(model, prepared, place, progress)]
-    wanted = model.bounds or (BoundSpec("exact", {}),)
-    return [_score_bound(bound, model, prepared, place, progress) for bound in wanted]
+    return [_score_bound(bound, model, prepared.x, place, progress) for bound in model.bounds]
 
 
-def _score_bound(bound: BoundSpec, model: Model, prepared: Prepared, place: Place, progress: Progress) -> BoundResult:
-    name, label = model.spec.name, bound.label if model.kind == "latent" else "log p"
-    scored = log_likelihood(
-        model.checked,
-        prepared.x,
-        bound.method,
-        BoundSettings(**bound.settings, seed=prepared.spec.seed),
-        place=place,
-        progress=_Named(progress, f"{name}: {label}"),
-    )
+def _score_bound(bound: SettledBound, model: Model, x: Tensor, place: Place, progress: Progress) -> BoundResult:
+    assert model.checked is not None
+    name = model.spec.name
+    named = _Named(progress, f"{name}: {bound.label}")
+    scored = score_checked(model.checked, x, bound.method, bound.settings, place=place, progress=named)
     # A model with log_prob that calls it a lower bound integrates over dequantised levels, by draws that it fixes itself.
     certified = model.kind == "latent" and scored.side == "lower"
-    weighted = METHODS[bound.method].weighted
+    weighted = bound.method.weighted
     return BoundResult(
         model=name,
         kind=model.density.kind,
-        bound="dequantised" if model.kind == "exact" and scored.side == "lower" else label,
+        bound="dequantised" if model.kind == "exact" and scored.side == "lower" else bound.label,
         side=scored.side,
         nats=scored.nats,
         ess=scored.ess if weighted else None,
@@ -108,7 +99,7 @@ def _score_bound(bound: BoundSpec, model: Model, prepared: Prepared, place: Plac
         n_evaluations=scored.n_evaluations,
         seconds=scored.seconds,
         certificate_nats=scored.certificate(DELTA) if certified else None,
-        details=_details(scored) | ({"plan": dict(bound.plan)} if bound.plan else {}),
+        details=_details(scored) | ({"plan": dict(bound.spec.plan)} if bound.spec.plan else {}),
     )
 
 
@@ -152,15 +143,11 @@ def _estimate_density(model: Model, prepared: Prepared, place: Place, progress: 
     )
 
 
-def _sandwich_model(model: Model, seed: int, place: Place, progress: Progress) -> SandwichResult:
-    name, bound = model.spec.name, model.sandwich_bound
-    sides = sandwich(
-        model.checked,
-        model.spec.sandwich,
-        BoundSettings(**bound.settings, seed=seed, resample_below=METHODS[bound.method].resample_below),
-        place=place,
-        progress=_Named(progress, f"{name}: sandwich"),
-    )
+def _sandwich_model(model: Model, bound: SettledBound, place: Place, progress: Progress) -> SandwichResult:
+    assert isinstance(model.checked, CheckedLatent)
+    name = model.spec.name
+    named = _Named(progress, f"{name}: sandwich")
+    sides = bound_both_sides(model.checked, model.spec.sandwich, bound.settings, place=place, progress=named)
     lower, upper = sides.lower, sides.upper
     return SandwichResult(
         name,
@@ -173,34 +160,15 @@ def _sandwich_model(model: Model, seed: int, place: Place, progress: Progress) -
     )
 
 
-def describe(density: LoadedDensity) -> dict[str, Any]:
-    """What a loaded density is, JSON-ready, for provenance."""
+def _describe(model: Model) -> dict[str, Any]:
+    """What a model is, JSON-ready, for provenance."""
+    density = model.density
     return {
+        "name": model.spec.name,
+        "model": model.spec.model,
         "kind": density.kind,
         "weights_sha256": density.weights_sha256,
         "levels": density.levels,
         "shape": list(density.shape),
         "binarisation": density.binarisation,
-    }
-
-
-def _inputs(prepared: Prepared) -> dict[str, Any]:
-    spec, data = prepared.spec, prepared.data
-    return {
-        "spec": {"name": spec.name, "sha256": results.files_sha256([str(spec.path)])},
-        "data": {"name": data.name, "sha256": data.sha256},
-    }
-
-
-def _ledger(prepared: Prepared) -> dict[str, Any]:
-    data = prepared.data
-    return {
-        "data": data.name,
-        "n": len(data),
-        "n_in_set": data.n_source,
-        "n_dims": data.n_dims,
-        "shape": list(data.shape),
-        "tags": dataclasses.asdict(data.tags),
-        "space": data.tags.describe(),
-        "seed": prepared.spec.seed,
     }

@@ -1,14 +1,12 @@
 """What a comparison will cost, said before anything is computed."""
 
 from lmeval.likelihood.kde import MAX_HELD_OUT
-from lmeval.likelihood.methods import BOUNDS
-from lmeval.likelihood.prepare import Prepared
-from lmeval.likelihood.settings import LEAPFROGS
-from lmeval.likelihood.spec import BoundSpec, KdeSpec
+from lmeval.likelihood.prepare import Prepared, SettledBound
+from lmeval.likelihood.spec import KdeSpec
 
 
 def cost_lines(prepared: Prepared) -> list[str]:
-    """One line for each number that will be found: what it takes."""
+    """A line for each number of each model: what it takes."""
     lines, n = [], len(prepared.x)
     for model in prepared.models:
         name = model.spec.name
@@ -22,22 +20,24 @@ def cost_lines(prepared: Prepared) -> list[str]:
             lines.append(
                 f"{name}: kernel density estimate of {n:,} data from {kde.samples:,} samples, bandwidth by {others}"
             )
-        lines += [f"{name}: {bound.label}: {_cost(bound, n)}" for bound in model.bounds]
-        if model.spec.sandwich:
-            cost = _cost(model.sandwich_bound._replace(plan=None), model.spec.sandwich, "simulated data")
+        if model.kind == "latent":
+            lines += [f"{name}: {bound.label}: {_cost(bound, n)}{_foreseen(bound)}" for bound in model.bounds]
+        if model.sandwich is not None:
+            cost = _cost(model.sandwich, model.spec.sandwich, "simulated data")
             lines.append(f"{name}: sandwich: {cost}, and as many again for the upper bound")
     return lines
 
 
-def _cost(bound: BoundSpec, n: int, data: str = "data") -> str:
+def _cost(bound: SettledBound, n: int, data: str = "data") -> str:
     """What a bound takes, as a product."""
-    particles: int = bound.settings.get("particles", 1)
-    if not BOUNDS[bound.method].annealed:
-        return f"{n:,} {data} x {particles:,} draws = {n * particles:,} decoder evaluations"
-    leapfrogs, steps = bound.settings.get("leapfrogs", LEAPFROGS), bound.settings["temperatures"]
-    total = n * particles * (1 + (steps - 1) * leapfrogs)
-    each = f"{n:,} {data} x {particles:,} particles x (1 + {steps - 1:,} temperatures x {leapfrogs} leapfrogs)"
-    foreseen = ""
-    if bound.plan:
-        foreseen = f", planned for a gap of {bound.plan['wanted_gap_nats']:g} nats, about {bound.plan['seconds']:,.0f} s"
-    return f"{each} = {total:,} decoder evaluations, behind a pilot{foreseen}"
+    k, steps, leapfrogs = bound.settings.particles, bound.settings.temperatures, bound.settings.leapfrogs
+    total = n * bound.method.n_evaluations(bound.settings)
+    if not bound.method.annealed:
+        return f"{n:,} {data} x {k:,} draws = {total:,} decoder evaluations"
+    each = f"{n:,} {data} x {k:,} particles x (1 + {steps - 1:,} temperatures x {leapfrogs} leapfrogs)"
+    return f"{each} = {total:,} decoder evaluations, behind a pilot"
+
+
+def _foreseen(bound: SettledBound) -> str:
+    plan = bound.spec.plan
+    return "" if plan is None else f", planned for a gap of {plan['wanted_gap_nats']:g} nats, about {plan['seconds']:,.0f} s"

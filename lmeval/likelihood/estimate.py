@@ -13,6 +13,7 @@
 """
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,12 +21,11 @@ from torch import Tensor
 
 from lmeval.compute.gather import as_place
 from lmeval.compute.place import Place
-from lmeval.densities.protocols import CheckedDensity, CheckedExact, CheckedLatent, check_density, kind_of
+from lmeval.densities.protocols import CheckedDensity, CheckedExact, CheckedLatent, Kind, check_density
 from lmeval.errors import DensityError, InputError
-from lmeval.likelihood.gap_planner import plan_temperatures
 from lmeval.likelihood.methods import BOUNDS, METHODS, Method
 from lmeval.likelihood.result import Advance, Batch, DatumResult, LogLikelihood, as_columns
-from lmeval.likelihood.settings import BoundSettings, fix_settings
+from lmeval.likelihood.settings import BoundSettings, FixedSettings, fix_settings
 from lmeval.likelihood.workers import score_all
 from lmeval.progress import SILENT, Progress
 
@@ -67,14 +67,28 @@ def log_likelihood(
         InputError: Data or settings cannot be used.
         NonFiniteScore: A number is not finite.
     """
-    how = _method_for(_kind_of(model), method, settings)
-    place = as_place(place)
+    began, place = time.perf_counter(), as_place(place)
     x = torch.as_tensor(x).to(place.device)
+    density = check_density(model, x, levels)
+    how = _method_for(density.kind, method, settings)
     fixed = fix_settings(settings, how.particles, how.resample_below)
+    if settings.gap is not None and how.plan and isinstance(density, CheckedLatent):
+        fixed = how.plan(density, x, fixed, settings.gap).settings
+    scored = score_checked(density, x, how, fixed, place=place, progress=progress)
+    return replace(scored, seconds=time.perf_counter() - began)
+
+
+def score_checked(
+    density: CheckedDensity,
+    x: Tensor,
+    how: Method,
+    fixed: FixedSettings,
+    *,
+    place: Place,
+    progress: Progress = SILENT,
+) -> LogLikelihood:
+    """`log_likelihood` of a model that was checked on these data, by a method that suits it, with its settings filled in."""
     began = time.perf_counter()
-    density = _checked(model, x, levels)
-    if settings.gap is not None and isinstance(density, CheckedLatent):
-        fixed = plan_temperatures(density, x, fixed, settings.gap).settings
     progress.stage(how.name, how.n_evaluations(fixed) * len(x), "evaluations")
 
     def score(batch: Batch, advance: Advance) -> list[tuple[DatumResult]]:
@@ -88,17 +102,7 @@ def log_likelihood(
     return as_columns([result for (result,) in results], side, how.name, how.describe(fixed), seconds)
 
 
-def _kind_of(model: Any) -> str:
-    if isinstance(model, CheckedLatent | CheckedExact):
-        return "latent" if isinstance(model, CheckedLatent) else "exact"
-    return kind_of(model)
-
-
-def _checked(model: Any, x: Tensor, levels: int | None) -> CheckedDensity:
-    return model if isinstance(model, CheckedLatent | CheckedExact) else check_density(model, x, levels)
-
-
-def _method_for(kind: str, name: str | None, settings: BoundSettings) -> Method:
+def _method_for(kind: Kind, name: str | None, settings: BoundSettings) -> Method:
     """The method, if it and what is asked of it suit the kind of the model."""
     name = name or ("exact" if kind == "exact" else "smc")
     if name not in METHODS:
@@ -114,9 +118,7 @@ def _method_for(kind: str, name: str | None, settings: BoundSettings) -> Method:
     return method
 
 
-def _wrong_kind(kind: str, method: str) -> str:
-    if kind == "implicit":
-        return "an implicit model has no likelihood: lmeval.likelihood.kde estimates a density from its samples"
+def _wrong_kind(kind: Kind, method: str) -> str:
     if kind == "exact":
         return f"method '{method}' is for models with prior and decode(z); this one has log_prob: use method 'exact'"
     *others, last = BOUNDS

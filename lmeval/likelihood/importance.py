@@ -14,7 +14,6 @@ from lmeval.likelihood.diagnostics import log_estimate_stderr, pareto_k, tail_si
 from lmeval.likelihood.noise import Streams
 from lmeval.likelihood.paths import (
     Target,
-    encoder_start,
     log_observation,
     log_prior,
     log_weights,
@@ -59,11 +58,10 @@ def _weigh_batch(density: CheckedLatent, purpose: str, settings: FixedSettings, 
             f"{type(density.model).__name__} has no encode(x), from which '{purpose}' draws z: use method 'smc' or start "
             "'prior'"
         )
-    start = None if from_prior else encoder_start(density.model, batch.x, 1.0)
-    target = target_of(density, batch.x, batch.ids, start)
+    target = target_of(density, batch.x, batch.ids, "prior" if from_prior else "auto")
     streams = Streams(settings.seed, purpose, batch.keys, batch.x)
     at_once = max(1, batch.rows // len(batch.ids))
-    return weigh(target, settings.particles, streams, at_once, encoded=not from_prior and start is None)
+    return weigh(target, settings.particles, streams, at_once, encoded=not from_prior and target.start is None)
 
 
 def _results(nats: np.ndarray, stderr: np.ndarray, summary: WeightSummary, k: int) -> list[DatumResult]:

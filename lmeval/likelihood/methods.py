@@ -13,14 +13,18 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from lmeval.densities.protocols import CheckedExact, Kind
+from lmeval.densities.protocols import CheckedExact, CheckedLatent, Kind
 from lmeval.errors import DensityError
-from lmeval.likelihood.annealed_run import score_annealed
+from lmeval.likelihood.annealed_run import score_annealed, score_both_sides
+from lmeval.likelihood.gap_planner import Plan, plan_temperatures
 from lmeval.likelihood.importance import score_elbo, score_iwae
 from lmeval.likelihood.result import Advance, Batch, DatumResult
 from lmeval.likelihood.settings import RESAMPLE_BELOW, FixedSettings
 from lmeval.results import Side
+
+Both = list[tuple[DatumResult, DatumResult]]
 
 
 class Method(NamedTuple):
@@ -35,6 +39,8 @@ class Method(NamedTuple):
         annealed: Whether it moves particles over temperatures: it then takes all settings of `BoundSettings`.
         weighted: Whether effective sample size and tail of the weights tell how good its number is.
         resample_below: The share of the particles below which the effective sample size calls for resampling.
+        plan: Chooses the temperatures that a gap in nats needs.
+        score_both_sides: Bounds data that were simulated from z [batch, d] from below and from above.
     """
 
     name: str
@@ -45,6 +51,8 @@ class Method(NamedTuple):
     annealed: bool = False
     weighted: bool = True
     resample_below: float = 0.0
+    plan: Callable[[CheckedLatent, Tensor, FixedSettings, float], Plan] | None = None
+    score_both_sides: Callable[[CheckedLatent, FixedSettings, Batch, Advance, Tensor], Both] | None = None
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -74,14 +82,23 @@ def score_exact(density: CheckedExact, settings: FixedSettings, batch: Batch, ad
     return [DatumResult(nats) for nats in log_probs.tolist()]
 
 
+ANNEALED = Method(
+    "smc",
+    score_annealed,
+    particles=16,
+    annealed=True,
+    resample_below=RESAMPLE_BELOW,
+    plan=plan_temperatures,
+    score_both_sides=score_both_sides,
+)
 METHODS: Mapping[str, Method] = {
     method.name: method
     for method in (
         Method("exact", score_exact, kind="exact", side="exact", weighted=False),
         Method("elbo", score_elbo, weighted=False),
         Method("iwae", score_iwae, particles=500),
-        Method("ais", score_annealed, particles=16, annealed=True),
-        Method("smc", score_annealed, particles=16, annealed=True, resample_below=RESAMPLE_BELOW),
+        ANNEALED._replace(name="ais", resample_below=0.0),
+        ANNEALED,
     )
 }
 BOUNDS: Mapping[str, Method] = {name: method for name, method in METHODS.items() if method.kind == "latent"}

@@ -70,16 +70,28 @@ class State(NamedTuple):
         return self.joint.double() - self.start.double()
 
 
-def target_of(density: CheckedLatent, x: Tensor, ids: tuple[int, ...], start: Gaussian | None) -> Target:
-    """The posteriors of the data x."""
+def target_of(density: CheckedLatent, x: Tensor, ids: tuple[int, ...], start: str, widen: float = 1.0) -> Target:
+    """The posteriors of the data, and where chains start.
+
+    Args:
+        density: The model, checked on the data.
+        x: The data [batch, *event].
+        ids: Their places in the caller's x.
+        start: "prior", or anything else for the encoder's normal distributions, if it gives such. "encoder" insists on them.
+        widen: A factor on their standard deviations.
+
+    Raises:
+        DensityError: The start is "encoder", and the model has none that gives normal distributions.
+    """
     model, shape = density
-    return Target(model, x, shape.d_latent, shape.batched_particles, is_standard_normal(model.prior), start, ids)
-
-
-def encoder_start(model: Any, x: Tensor, widen: float) -> Gaussian | None:
-    """Where the encoder puts each datum, if it does so by a normal distribution."""
-    with torch.no_grad():
-        return gaussian_of(model.encode(x), widen)
+    encoded = None
+    if shape.has_encoder and start != "prior":
+        with torch.no_grad():
+            encoded = gaussian_of(model.encode(x), widen)
+    if start == "encoder" and encoded is None:
+        why = "gives no normal distribution" if shape.has_encoder else "is not there"
+        raise DensityError(f"start 'encoder': encode(x) {why}: use start 'pilot' or 'prior'")
+    return Target(model, x, shape.d_latent, shape.batched_particles, is_standard_normal(model.prior), encoded, ids)
 
 
 def is_standard_normal(prior: Distribution) -> bool:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,104 +15,105 @@ from lmeval.data.images import limited as first_of
 from lmeval.densities.modelfile import LoadedDensity, load_density
 from lmeval.densities.protocols import KINDS, CheckedDensity, CheckedLatent, Kind, check_density, kind_of
 from lmeval.errors import LmevalError, MixedSpaces, TaskFileError
-from lmeval.likelihood.gap_planner import plan_temperatures
-from lmeval.likelihood.methods import BOUNDS
-from lmeval.likelihood.settings import BoundSettings, fix_settings
+from lmeval.likelihood.methods import METHODS, Method
+from lmeval.likelihood.settings import BoundSettings, FixedSettings, fix_settings
 from lmeval.likelihood.spec import DEFAULT_BOUNDS, BoundSpec, ImagesSpec, KdeSpec, ModelSpec, Spec
+from lmeval.results import files_sha256
 
 LAST_OF_TRAIN = 200  # images that choose a bandwidth where nothing else is named
+
+
+class SettledBound(NamedTuple):
+    """A bound of the spec, by which method it is found, and its settings with nothing left open."""
+
+    spec: BoundSpec
+    method: Method
+    settings: FixedSettings
+
+    @property
+    def label(self) -> str:
+        """Its name in tables."""
+        return self.spec.label if self.method.kind == "latent" else "log p"
 
 
 class Model(NamedTuple):
     """A model of the spec with all that is needed to score it.
 
-    `checked` is the model as it was checked on the data (None for an implicit one, which has no likelihood to check).
-    `bounds` are those of a latent model, else empty; `held_out` [m, D] are the data that choose the bandwidth of an implicit
-    one (None: its samples do).
+    `checked` is the model as it was checked on the data, None for an implicit one, which has no likelihood to check and no
+    `bounds`. `sandwich` is the bound whose settings the sandwich takes, the last annealed one (None: no sandwich).
+    `held_out` [m, D] are the data that choose the bandwidth of an implicit model (None: its samples do).
     """
 
     spec: ModelSpec
     density: LoadedDensity
     kind: Kind
     checked: CheckedDensity | None
-    bounds: tuple[BoundSpec, ...]
     held_out: Tensor | None
-
-    @property
-    def sandwich_bound(self) -> BoundSpec:
-        """The bound whose settings the sandwich takes: the last annealed one."""
-        return [bound for bound in (*DEFAULT_BOUNDS, *self.bounds) if BOUNDS[bound.method].annealed][-1]
+    bounds: tuple[SettledBound, ...] = ()
+    sandwich: SettledBound | None = None
 
 
 class Prepared(NamedTuple):
-    """Data and models. `x` [n, D] holds the levels of `data` as float32, on the device."""
+    """Data and models. `x` [n, D] holds the levels of `data` as float32, on the device; `ledger` says what the data are, and
+    `inputs` which files were read, both JSON-ready."""
 
     spec: Spec
     data: ImageSet
     x: Tensor
     models: tuple[Model, ...]
-
-
-def with_overrides(spec: Spec, limit: int | None, seed: int | None) -> Spec:
-    """The spec with another number of data, or another seed, where they are given."""
-    if limit is not None:
-        spec = spec._replace(data=spec.data._replace(images=spec.data.images._replace(limit=limit)))
-    return spec if seed is None else spec._replace(seed=seed)
+    ledger: Mapping[str, Any]
+    inputs: Mapping[str, Any]
 
 
 def prepare(spec: Spec, place: Place | str = "cpu") -> Prepared:
-    """Read data and models of a spec, and refuse what cannot be put into one table, before anything is computed.
+    """Read data and models of a spec, refuse what cannot be put into one table, and plan, before anything is computed.
 
     Args:
         spec: What `read_spec` read.
         place: Where data and models are put.
 
     Returns:
-        The data, and every model checked on them once.
+        The data, and every model, checked on them once. Where a bound names a gap its temperatures are chosen, by a pilot
+        over a few of the data; all processes agree on them.
 
     Raises:
         InputError: A file is not there or cannot be used, or (MixedSpaces) a model was made for data of another kind.
         ModelError: A model cannot be used.
     """
-    device = as_place(place).device
+    place = as_place(place)
     data = _images(spec.data.images, spec)
-    x = data.x.to(device=device, dtype=torch.float32)
-    models = tuple(_model(model, data, spec, device) for model in spec.models)
-    return Prepared(spec, data, x, tuple(_check_on(x, data.levels, model) for model in models))
+    x = data.x.to(device=place.device, dtype=torch.float32)
+    models = [_model(model, data, x, spec) for model in spec.models]
+    settled = tuple(_settle(model, x, spec.seed, place) for model in models)
+    return Prepared(spec, data, x, settled, _ledger(data, spec.seed), _inputs(data, spec))
 
 
-def _check_on(x: Tensor, levels: int, model: Model) -> Model:
-    """The model, tried on the data; what is wrong with it is told with its name."""
-    if model.kind == "implicit":
+def _settle(model: Model, x: Tensor, seed: int, place: Place) -> Model:
+    """The model with its bounds, whose settings have nothing left open."""
+    if model.checked is None:
         return model
-    try:
-        return model._replace(checked=check_density(model.density.model, x, levels))
-    except LmevalError as error:
-        raise type(error)(f"{model.spec.name}: {error}") from error
+    if model.kind == "exact":
+        return model._replace(bounds=(_settled(BoundSpec("exact", {}), model.checked, x, seed, place),))
+    wanted = model.spec.bounds or DEFAULT_BOUNDS
+    bounds = tuple(_settled(bound, model.checked, x, seed, place) for bound in wanted)
+    annealed = [bound for bound in bounds if bound.method.annealed]
+    if model.spec.sandwich and not annealed:
+        annealed = [_settled(DEFAULT_BOUNDS[-1], model.checked, x, seed, place)]
+    return model._replace(bounds=bounds, sandwich=annealed[-1] if model.spec.sandwich else None)
 
 
-def plan_gaps(prepared: Prepared, place: Place) -> Prepared:
-    """Temperatures chosen for every bound that names a gap, by a pilot over a few of the data; all processes agree."""
-    return prepared._replace(
-        models=tuple(
-            model._replace(bounds=tuple(_planned(bound, model, prepared, place) for bound in model.bounds))
-            for model in prepared.models
-        )
-    )
-
-
-def _planned(bound: BoundSpec, model: Model, prepared: Prepared, place: Place) -> BoundSpec:
-    if "gap" not in bound.settings:
-        return bound
-    assert isinstance(model.checked, CheckedLatent)
-    given = dict(bound.settings)
-    gap = given.pop("gap")
-    method = BOUNDS[bound.method]
-    settings = fix_settings(BoundSettings(**given, seed=prepared.spec.seed), method.particles, method.resample_below)
-    foreseen = plan_temperatures(model.checked, prepared.x, settings, gap)
+def _settled(bound: BoundSpec, density: CheckedDensity, x: Tensor, seed: int, place: Place) -> SettledBound:
+    method, given = METHODS[bound.method], dict(bound.settings)
+    gap = given.pop("gap", None)
+    settings = fix_settings(BoundSettings(**given, seed=seed), method.particles, method.resample_below)
+    if gap is None:
+        return SettledBound(bound, method, settings)
+    assert method.plan is not None and isinstance(density, CheckedLatent)
+    foreseen = method.plan(density, x, settings, gap)
     given["temperatures"] = agree(foreseen.settings.temperatures, place)
     plan = {"wanted_gap_nats": gap} | {key: value for key, value in foreseen._asdict().items() if key != "settings"}
-    return BoundSpec(bound.method, given, plan)
+    settings = settings._replace(temperatures=given["temperatures"])
+    return SettledBound(BoundSpec(bound.method, given, plan), method, settings)
 
 
 def _images(wanted: ImagesSpec, spec: Spec) -> ImageSet:
@@ -136,10 +138,15 @@ def _images(wanted: ImagesSpec, spec: Spec) -> ImageSet:
     return first_of(images, wanted.limit)
 
 
-def _model(model: ModelSpec, data: ImageSet, spec: Spec, device: str | torch.device) -> Model:
-    density = load_density(str(spec.files.get(model.model, model.model)), spec.data_dir, device)
+def _model(model: ModelSpec, data: ImageSet, x: Tensor, spec: Spec) -> Model:
+    """A model with all that is needed to score it, tried on the data; what is wrong with it is told with its name."""
+    density = load_density(str(spec.files.get(model.model, model.model)), spec.data_dir, x.device)
     _check_space(model.name, density, data)
     kind = kind_of(density.model)
+    try:
+        checked = None if kind == "implicit" else check_density(density.model, x, data.levels)
+    except LmevalError as error:
+        raise type(error)(f"{model.name}: {error}") from error
     keys: tuple[tuple[str, object, Kind], ...] = (
         ("bounds", model.bounds, "latent"),
         ("sandwich", model.sandwich, "latent"),
@@ -151,9 +158,8 @@ def _model(model: ModelSpec, data: ImageSet, spec: Spec, device: str | torch.dev
                 f"{spec.path}: {model.name} is {KINDS[kind].description}, and {key} is for {KINDS[needs].description}: "
                 "leave it out"
             )
-    bounds = (model.bounds or DEFAULT_BOUNDS) if kind == "latent" else ()
     held_out = _held_out(model.kde or KdeSpec(), spec, data) if kind == "implicit" else None
-    return Model(model, density, kind, None, bounds, held_out)
+    return Model(model, density, kind, checked, held_out)
 
 
 def _check_space(name: str, density: LoadedDensity, data: ImageSet) -> None:
@@ -185,3 +191,23 @@ def _held_out(kde: KdeSpec, spec: Spec, data: ImageSet) -> Tensor | None:
             f"and {data.tags.describe()}: name images of the same kind"
         )
     return others.x[-last:].float()
+
+
+def _inputs(data: ImageSet, spec: Spec) -> dict[str, Any]:
+    return {
+        "spec": {"name": spec.name, "sha256": files_sha256([str(spec.path)])},
+        "data": {"name": data.name, "sha256": data.sha256},
+    }
+
+
+def _ledger(data: ImageSet, seed: int) -> dict[str, Any]:
+    return {
+        "data": data.name,
+        "n": len(data),
+        "n_in_set": data.n_source,
+        "n_dims": data.n_dims,
+        "shape": list(data.shape),
+        "tags": dataclasses.asdict(data.tags),
+        "space": data.tags.describe(),
+        "seed": seed,
+    }

@@ -18,11 +18,11 @@ from lmeval.compute.seeds import seeded
 from lmeval.densities.checks import call_foreign, refuse_training_mode
 from lmeval.densities.protocols import CheckedLatent, check_latent, kind_of
 from lmeval.errors import DensityError, InputError
-from lmeval.likelihood.annealed_run import score_both_sides
+from lmeval.likelihood.methods import ANNEALED
 from lmeval.likelihood.noise import Streams
 from lmeval.likelihood.paths import is_standard_normal, sample_prior
 from lmeval.likelihood.result import Advance, Batch, DatumResult, LogLikelihood, as_columns
-from lmeval.likelihood.settings import BoundSettings, fix_settings
+from lmeval.likelihood.settings import BoundSettings, FixedSettings, fix_settings
 from lmeval.likelihood.workers import score_all
 from lmeval.progress import SILENT, Progress
 from lmeval.stats import Estimate, paired_difference
@@ -59,7 +59,7 @@ def sandwich(
     kernels that one pilot froze, which saw x and never z.
 
     Args:
-        model: A latent variable model, or one that `check_latent` has checked on data of the same shape.
+        model: A latent variable model.
         n: How many data to simulate.
         settings: Settings of the bounds; a gap cannot be planned for data that are not there yet.
         place: A device, or the place of this process among several, which share the data.
@@ -70,16 +70,28 @@ def sandwich(
         InputError: `n` or a setting cannot be used.
         NonFiniteScore: A bound is not finite.
     """
-    if not isinstance(model, CheckedLatent) and kind_of(model) != "latent":
-        raise DensityError("a sandwich needs a model with prior and decode(z): of others log p(x) is exact, or unknown")
     if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
         raise InputError(f"n is {n!r}: give the number of data to simulate, at least 1")
     if settings.gap is not None:
         raise InputError("a sandwich takes temperatures, and no gap: its data are not there before it begins")
-    n, place = int(n), as_place(place)
-    fixed = fix_settings(settings, particles=16)
-    x, z = _simulate(model.model if isinstance(model, CheckedLatent) else model, n, fixed.seed, place.device)
-    density = model if isinstance(model, CheckedLatent) else check_latent(model, x)
+    place = as_place(place)
+    fixed = fix_settings(settings, ANNEALED.particles, ANNEALED.resample_below)
+    if kind_of(model) != "latent":
+        raise DensityError("a sandwich needs a model with prior and decode(z): of others log p(x) is exact, or unknown")
+    refuse_training_mode(model)
+    few, _ = call_foreign(
+        lambda: simulate_data(model, 3, fixed.seed, place.device), f"simulating data from {type(model).__name__}", None
+    )
+    return bound_both_sides(check_latent(model, few), int(n), fixed, place=place, progress=progress)
+
+
+def bound_both_sides(
+    density: CheckedLatent, n: int, fixed: FixedSettings, *, place: Place, progress: Progress = SILENT
+) -> Sandwich:
+    """`sandwich` of a model that was checked on such data, with settings that are filled in."""
+    score_both_sides = ANNEALED.score_both_sides
+    assert score_both_sides is not None
+    x, z = simulate_data(density.model, n, fixed.seed, place.device)
     began = time.perf_counter()
     progress.stage("sandwich", 2 * fixed.n_gradients * n, "evaluations")
 
@@ -93,13 +105,7 @@ def sandwich(
     return Sandwich(lower, upper, x, z)
 
 
-def _simulate(model: Any, n: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    refuse_training_mode(model)
-    with torch.no_grad():
-        what = f"simulating data from {type(model).__name__}"
-        return call_foreign(lambda: simulate_data(model, n, seed, device), what, None)
-
-
+@torch.no_grad()
 def simulate_data(model: Any, n: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """x [n, *event] and the z [n, d] that made them; the first data are the same for every n."""
     with seeded(seed, device):

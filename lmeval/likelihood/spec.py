@@ -215,6 +215,13 @@ def read_spec(path: Path, data_dir: Path | None = None) -> Spec:
     return Spec(name, path, data, models, top.values.get("seed") or 0, paired, data_dir, files)
 
 
+def with_overrides(spec: Spec, limit: int | None, seed: int | None) -> Spec:
+    """The spec with another number of data, or another seed, where they are given."""
+    if limit is not None:
+        spec = spec._replace(data=spec.data._replace(images=spec.data.images._replace(limit=limit)))
+    return spec if seed is None else spec._replace(seed=seed)
+
+
 def _data(data: Node) -> DataSpec:
     values = data.values
     made = [key for key in ("threshold", "binarisation", "binarise") if values.get(key) is not None]

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from lmeval import stats
 from lmeval.errors import NonFiniteScore
 from lmeval.likelihood.tables import (
     NATS,
@@ -15,10 +14,9 @@ from lmeval.likelihood.tables import (
     best_of,
     bound_table,
     difference_table,
-    in_bits_per_dim,
     sandwich_table,
 )
-from lmeval.results import ItemMetric, ItemRecord, Items, Measurement, Report
+from lmeval.results import ItemMetric, ItemRecord, Items, Measurement, Report, Side
 from lmeval.results.measurement import flipped
 from lmeval.stats import bits_per_dim
 
@@ -48,18 +46,14 @@ def comparison_report(
     for bound in bounds:
         _check_finite(bound)
     n_dims, data = ledger["n_dims"], f"{ledger['data']}, {ledger['space']}"
-    return Report(
-        "likelihood",
-        tuple(measurement for bound in bounds for measurement in _measurements(bound, n_dims, data)),
-        {
-            "bounds": bound_table(bounds, n_dims),
-            "sandwiches": sandwich_table(sandwiches),
-            "differences": difference_table(best_of(bounds), paired),
-        },
-        ledger,
-        provenance,
-        _items(bounds, n_dims, data),
-    )
+    items = _items(bounds, n_dims, data)
+    tables = {
+        "bounds": bound_table(bounds, n_dims),
+        "sandwiches": sandwich_table(sandwiches),
+        "differences": difference_table(best_of(bounds), paired),
+    }
+    results = tuple(measurement for row in tables["bounds"] for measurement in _measurements(row, data))
+    return Report("likelihood", results, tables, ledger, provenance, items)
 
 
 def _check_finite(bound: BoundResult) -> None:
@@ -72,15 +66,20 @@ def _check_finite(bound: BoundResult) -> None:
         )
 
 
-def _measurements(bound: BoundResult, n_dims: int, data: str) -> Iterator[Measurement]:
-    nats = stats.mean_estimate(bound.nats, share=False)
-    bits = in_bits_per_dim(nats, n_dims)
-    of = {"model": bound.model, "bound": bound.bound, "data": data}
-    yield Measurement(LOG_LIKELIHOOD, nats.value, NATS, bound.side, nats.stderr, nats.ci95, nats.n, True, of)
-    side = flipped(bound.side)
-    yield Measurement("bits_per_dim", bits.value, "bits/dim", side, bits.stderr, bits.ci95, bits.n, False, of)
-    if bound.certificate_nats is not None:
-        yield Measurement("certificate_nats", bound.certificate_nats, NATS, "lower", None, None, nats.n, True, of)
+def _measurements(row: Mapping[str, Any], data: str) -> Iterator[Measurement]:
+    """The measurements that a row of the table of bounds holds."""
+    of, n = {"model": row["model"], "bound": row["bound"], "data": data}, row["n"]
+    side: Side = row["side"]
+    numbers: tuple[tuple[str, str, str, Side], ...] = (
+        (LOG_LIKELIHOOD, "nats", NATS, side),
+        ("bits_per_dim", "bits_per_dim", "bits/dim", flipped(side)),
+    )
+    for name, key, unit, of_side in numbers:
+        ends = row[f"{key}_ci95"]
+        ci95 = None if ends is None else (ends[0], ends[1])
+        yield Measurement(name, row[key], unit, of_side, row[f"{key}_stderr"], ci95, n, key == "nats", of)
+    if row["certificate_nats"] is not None:
+        yield Measurement("certificate_nats", row["certificate_nats"], NATS, "lower", None, None, n, True, of)
 
 
 def _items(bounds: Sequence[BoundResult], n_dims: int, data: str) -> Items:

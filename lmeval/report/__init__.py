@@ -7,10 +7,8 @@ from lmeval import lazy
 if TYPE_CHECKING:
     from lmeval.report.compression import (
         Bound,
-        compression_table,
         image_compression_table,
         images_table,
-        inspect_table,
         running_rate,
     )
     from lmeval.report.figures import check_folder, save_figures
@@ -19,10 +17,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Bound",
     "check_folder",
-    "compression_table",
     "image_compression_table",
     "images_table",
-    "inspect_table",
     "running_rate",
     "save_figures",
 ]

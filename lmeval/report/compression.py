@@ -1,49 +1,22 @@
 """Tables of compression: one archive, and what it says of itself."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.markup import escape
 
-from lmeval.report.tables import plain_table, speed
+from lmeval.report.tables import plain_table
 
 if TYPE_CHECKING:
-    from lmeval.compression import Compression, ImageCompression
+    from lmeval.compression import ImageCompression
     from lmeval.data.images import ImageSet
 
 
 def running_rate(n_archive_bytes: int, n_bytes: int) -> str:
     """Bits per byte so far, for a progress bar."""
     return f"{8 * n_archive_bytes / n_bytes:.3f} bits/byte" if n_bytes and n_archive_bytes else ""
-
-
-def compression_table(name: str, found: "Compression") -> RenderableType:
-    """Size and speed of one compression, and where the bits went."""
-    table = plain_table("", "")
-    rate = f"  {found.bits_per_byte:.4f} bits/byte" if found.n_bytes else ""
-    table.add_row("input", f"{escape(name)}  {found.n_bytes:,} bytes")
-    table.add_row("archive", f"{found.n_archive_bytes:,} bytes{rate}")
-    kinds = [f"{n:,} {kind}" for kind, n in found.n_blocks.items() if n]
-    table.add_row("blocks", ", ".join(kinds) or "none")
-    if found.n_blocks["adapted"] or found.n_blocks["online"]:
-        table.add_row("online models", found.adapt)
-    if found.settings is not None and found.model_bytes:
-        settings, length = found.settings, found.length
-        table.add_row("model", escape(f"{settings.name}, {settings.dtype}"))
-        lanes = f"{found.n_lanes:,} lanes, context {settings.layout.window:,}, overlap {settings.layout.overlap:,}"
-        table.add_row("layout", lanes)
-        table.add_row("tolerance", f"{settings.epsilon:.2g} nats beyond a drift of {settings.drift:.2g} between passes here")
-        table.add_row("ideal", f"{length.ideal / 8:,.0f} bytes  {length.ideal / found.model_bytes:.4f} bits/byte")
-        adaptation = [("adaptation", length.adaptation)] if found.n_blocks["adapted"] else []
-        extras = [("grid", length.grid), ("phases", length.phases), *adaptation, ("coder", length.coder)]
-        extras += [("framing", 8.0 * found.n_framing_bytes), ("header", 8.0 * found.n_header_bytes)]
-        table.add_row("on top", ", ".join(f"{what} {100 * bits / length.ideal:.3f}%" for what, bits in extras))
-    encode = found.n_bytes / max(found.survey_seconds + found.encode_seconds, 1e-9)
-    verify = f", verified {speed(found.n_bytes / found.verify_seconds)}" if found.verified else ", not verified"
-    table.add_row("speed", f"encoded {speed(encode)}{verify}")
-    return table
 
 
 class Bound(NamedTuple):
@@ -101,33 +74,3 @@ def _per_dim(bits: float) -> str:
 
 def _nats(mean: float, stderr: float | None) -> str:
     return f"{-mean:.3f} nats an image" + ("" if stderr is None else f" (standard error {stderr:.3f})")
-
-
-def inspect_table(archives: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """Headers and blocks of the archives of a file."""
-    return Group(*(part for found in archives for part in _inspected(found)))
-
-
-def _inspected(found: Mapping[str, Any]) -> list[RenderableType]:
-    head = plain_table("", "")
-    for key, value in found.items():
-        if key == "blocks":
-            continue
-        for name, cell in value.items() if isinstance(value, Mapping) else [("", value)]:
-            label = f"{key}.{name}" if name else key
-            head.add_row(escape(label), escape(_cell(cell)))
-    kinds = {"images": "n_images", "initial words": "n_initial_words"}
-    if "density" not in found:
-        kinds = {"lanes": "n_lanes", "tokens": "n_tokens", "group": "group_tokens"}
-        kinds |= {"level": "level"} if any("level" in block for block in found["blocks"]) else {}
-    blocks = plain_table("block", "position", "data from", "bytes", "kind", "payload", *kinds, "bits/byte")
-    for i, block in enumerate(found["blocks"]):
-        numbers = [_cell(block.get(key, "")) for key in kinds.values()]
-        places = [f"{block[key]:,}" for key in ("position", "offset", "n_bytes")]
-        rate = 8 * block["payload_bytes"] / block["n_bytes"]
-        blocks.add_row(str(i), *places, block["kind"], f"{block['payload_bytes']:,}", *numbers, f"{rate:.4f}")
-    return [head, "", blocks, ""]
-
-
-def _cell(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)

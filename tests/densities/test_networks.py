@@ -234,7 +234,7 @@ def test_draws_of_a_flow_differ_between_images():
     flow = DequantisedFlow(_Recorded(), 17, 6, 0.01, 3)
     flow.log_prob(torch.tensor([[0.0] * 6, [0, 0, 0, 0, 0, 1]]))
     v = (torch.sigmoid(torch.cat(flow.flow.seen)) - 0.01) / 0.98 * 17  # pyright: ignore
-    assert v.shape == (2, 3, 6)
+    assert v.shape == (3, 2, 6)
     draws = (v - v.floor())[:, :, :5].flatten()
     assert len(np.unique(draws.numpy().round(4))) == len(draws)
 

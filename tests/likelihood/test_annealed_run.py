@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.distributions import Independent, Laplace, Normal, Uniform
 from toy_densities import Amortised, Encoded, Simple, linear, ready_for, settings_for, standard
 
-from lmeval.densities.protocols import CheckedLatent, LatentShape
+from lmeval.densities.protocols import CheckedLatent, LatentShape, check_latent
 from lmeval.errors import DensityError
 from lmeval.likelihood import BoundSettings, log_likelihood, sandwich
 from lmeval.likelihood.annealed_run import ENCODER_WIDER, prepare_run
 from lmeval.likelihood.noise import Streams
-from lmeval.likelihood.paths import encoder_start
+from lmeval.likelihood.paths import target_of
 from lmeval.likelihood.result import Batch
 
 
@@ -120,6 +120,6 @@ def test_bounded_priors_are_refused():
 def test_encoders_are_widened():
     model = linear(3, 6, kind=Encoded)
     x = model.sample(2)
-    found = encoder_start(model, x, 2.0)
-    assert found is not None
-    torch.testing.assert_close(found.scale, 2 * model.posterior(x).scale_tril)
+    start = target_of(check_latent(model, x), x, (0, 1), "encoder", 2.0).start
+    assert start is not None
+    torch.testing.assert_close(start.scale, 2 * model.posterior(x).scale_tril)

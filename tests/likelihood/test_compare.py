@@ -18,7 +18,7 @@ from lmeval.likelihood import BoundSettings, log_likelihood, sandwich
 from lmeval.likelihood import compare as module
 from lmeval.likelihood.compare import compare
 from lmeval.likelihood.kde import KdeSettings, kde_log_likelihood
-from lmeval.likelihood.prepare import plan_gaps, prepare
+from lmeval.likelihood.prepare import prepare
 from lmeval.likelihood.spec import read_spec
 from lmeval.results import Report, as_json
 from lmeval.results.items import groups
@@ -35,7 +35,7 @@ MODELS = [
 
 def compared(folder: Path, models: list[dict[str, Any]], **changes: Any) -> Report:
     spec = read_spec(write_spec(folder / "spec.yaml", models, **changes))
-    return compare(plan_gaps(prepare(spec), ALONE), place=ALONE)
+    return compare(prepare(spec), place=ALONE)
 
 
 def nats_of(report: Report) -> list[np.ndarray]:
@@ -196,7 +196,7 @@ def test_an_error_names_its_model(folder: Path, monkeypatch: pytest.MonkeyPatch)
     def fails(model: Any, *_: Any, **__: Any) -> None:
         raise NonFiniteScore("a chain failed")
 
-    monkeypatch.setattr(module, "log_likelihood", fails)
+    monkeypatch.setattr(module, "score_checked", fails)
     with pytest.raises(NonFiniteScore, match=r"^MADE: a chain failed$"):
         compared(folder, MODELS[1:])
 

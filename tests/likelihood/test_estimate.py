@@ -505,6 +505,7 @@ gather.disconnect(group)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path):
     (tmp_path / "worker.py").write_text(WORKER)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -14,7 +14,7 @@ from lmeval.likelihood.compare import compare
 from lmeval.likelihood.cost import cost_lines
 from lmeval.likelihood.methods import BOUNDS, METHODS, Method
 from lmeval.likelihood.noise import Streams
-from lmeval.likelihood.paths import encoder_start, log_weights, sample_start, target_of
+from lmeval.likelihood.paths import log_weights, sample_start, target_of
 from lmeval.likelihood.prepare import prepare
 from lmeval.likelihood.result import Advance, Batch, DatumResult
 from lmeval.likelihood.settings import FixedSettings
@@ -23,7 +23,7 @@ from lmeval.likelihood.spec import BoundSpec, read_spec
 
 def score_median(density: CheckedLatent, settings: FixedSettings, batch: Batch, advance: Advance) -> list[DatumResult]:
     """The median log-weight: a toy."""
-    target = target_of(density, batch.x, batch.ids, encoder_start(density.model, batch.x, 1.0))
+    target = target_of(density, batch.x, batch.ids, settings.start)
     streams = Streams(settings.seed, "median", batch.keys, batch.x)
     weights = log_weights(target, sample_start(target, settings.particles, streams))
     advance(settings.particles)

@@ -14,9 +14,10 @@ from lmeval.data.images import read_images
 from lmeval.errors import DensityError, InputError, InputNotFound, LmevalError, MixedSpaces, ModelNotFound, TaskFileError
 from lmeval.likelihood.cost import cost_lines
 from lmeval.likelihood.gap_planner import Plan
-from lmeval.likelihood.prepare import Prepared, plan_gaps, prepare, with_overrides
+from lmeval.likelihood.methods import METHODS
+from lmeval.likelihood.prepare import Prepared, prepare
 from lmeval.likelihood.settings import FixedSettings
-from lmeval.likelihood.spec import DEFAULT_BOUNDS, BoundSpec, read_spec, spec_path
+from lmeval.likelihood.spec import DEFAULT_BOUNDS, BoundSpec, read_spec, spec_path, with_overrides
 
 ALONE = Place(0, 1, torch.device("cpu"))
 GREY = {"images": "images.npy"}
@@ -52,7 +53,9 @@ def test_models_and_data_are_read(folder: Path):
         ("made", "exact", "made"),
         ("sampler", "implicit", "implicit"),
     ]
-    assert [m.bounds for m in found.models] == [DEFAULT_BOUNDS, (), ()]
+    latent, made, sampler = found.models
+    assert tuple(bound.spec for bound in latent.bounds) == DEFAULT_BOUNDS and latent.sandwich is None
+    assert [bound.label for bound in made.bounds] == ["log p"] and sampler.bounds == ()
     assert found.x.shape == (12, 9) and found.x.dtype == torch.float32 and set(found.x.unique().tolist()) == {0.0, 1.0}
     assert found.data.tags.describe() == "2 levels, sampled (seed 0)"
     assert found.data.name == "images.npy"  # as the spec has it, not where it lies
@@ -209,24 +212,25 @@ def test_costs_are_said_before_they_are_spent(folder: Path):
 
 
 def test_a_gap_becomes_temperatures_that_all_processes_share(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    found = prepared(
-        folder, {"model": "latent", "bounds": ["elbo", {"smc": {"gap": 0.2, "start": "prior", "leapfrogs": 3}}]}
-    )
     seen: list[tuple[FixedSettings, float]] = []
 
     def fake(density: Any, x: Any, settings: FixedSettings, gap: float) -> Plan:
         seen.append((settings, gap))
         return Plan(settings._replace(temperatures=41), 0.19, 3.5, 1234, 56.0, 12)
 
-    monkeypatch.setattr("lmeval.likelihood.prepare.plan_temperatures", fake)
+    for name in ("smc", "ais"):
+        monkeypatch.setitem(METHODS, name, METHODS[name]._replace(plan=fake))  # pyright: ignore[reportArgumentType]
     monkeypatch.setattr("lmeval.likelihood.prepare.agree", lambda n, _: n - 1)
-    planned = plan_gaps(found, ALONE)
+    planned = prepared(
+        folder, {"model": "latent", "bounds": ["elbo", {"smc": {"gap": 0.2, "start": "prior", "leapfrogs": 3}}]}
+    )
     elbo, smc = planned.models[0].bounds
-    assert elbo == BoundSpec("elbo", {})
-    assert smc.settings == {"particles": 16, "start": "prior", "leapfrogs": 3, "temperatures": 40}
+    assert (elbo.spec, elbo.method, elbo.settings.particles) == (BoundSpec("elbo", {}), METHODS["elbo"], 1)
+    assert smc.spec.settings == {"particles": 16, "start": "prior", "leapfrogs": 3, "temperatures": 40}
+    assert (smc.settings.temperatures, smc.settings.start, smc.settings.leapfrogs) == (40, "prior", 3)
     [(settings, gap)] = seen
     assert gap == 0.2 and (settings.start, settings.leapfrogs, settings.resample_below) == ("prior", 3, 0.5)
-    assert smc.plan == {
+    assert smc.spec.plan == {
         "wanted_gap_nats": 0.2,
         "gap_nats": 0.19,
         "length": 3.5,
@@ -236,13 +240,13 @@ def test_a_gap_becomes_temperatures_that_all_processes_share(folder: Path, monke
     }
     assert cost_lines(planned)[1].endswith("behind a pilot, planned for a gap of 0.2 nats, about 56 s")
     assert smc.label == "SMC 16 x 40, gap 0.2"
-    plan_gaps(prepared(folder, {"model": "latent", "bounds": [{"ais": {"gap": 0.2}}]}), ALONE)
+    prepared(folder, {"model": "latent", "bounds": [{"ais": {"gap": 0.2}}]})
     assert seen[-1][0].resample_below == 0.0
 
 
 def test_the_planner_is_the_real_one(folder: Path):
     wide = {"smc": {"gap": 0.5, "particles": 4}}
     tight = {"smc": {"gap": 0.001, "particles": 4}}
-    found = plan_gaps(prepared(folder, {"model": "latent", "bounds": [wide, tight]}), ALONE)
-    few, many = (bound.settings["temperatures"] for bound in found.models[0].bounds)
+    found = prepared(folder, {"model": "latent", "bounds": [wide, tight]})
+    few, many = (bound.settings.temperatures for bound in found.models[0].bounds)
     assert 2 <= few < many

@@ -337,3 +337,13 @@ def test_a_measurement_of_the_difference_is_found_by_what_it_is_of():
     made = together("run", (of_task("t"), of_task("u")), {})
     found = find(compare_reports(made, made), "acc_difference", task="u")
     assert isinstance(found, Measurement) and found.value == 0.0
+
+
+def test_a_negative_scale_turns_the_sides_of_bounds_round():
+    bits = ItemMetric("bits_per_dim", "bits/dim", "nats", scale=-0.5)
+    a, b = (
+        report_with({"nats": [-3.0, -4.0, -6.0 + shift]}, [bits], kind="likelihood", of={"model": model, "side": side})
+        for shift, model, side in ((0.5, "VAE", "lower"), (0.0, "MADE", "exact"))
+    )
+    m = find(compare_reports(a, b, ["bits_per_dim"]), "bits_per_dim_difference")
+    assert m.side == "upper" and m.value == pytest.approx(-0.25 / 3)  # log p of a is at least this: its bits are at most

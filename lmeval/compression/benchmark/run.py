@@ -3,7 +3,8 @@
 import hashlib
 import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from lmeval.compression.benchmark.baselines import BASELINES, Baseline, measure_baseline
 from lmeval.compression.benchmark.corpora import identify
@@ -11,7 +12,6 @@ from lmeval.compression.benchmark.decoder_size import model_bytes, source_bytes
 from lmeval.compression.benchmark.summary import Corpus, Result, summary
 from lmeval.compression.compress import compress_to
 from lmeval.compression.decompress import DecompressSettings, decompress_to
-from lmeval.compression.text.account import Compression
 from lmeval.compression.text.plan import CompressSettings
 from lmeval.compute.gather import as_place
 from lmeval.compute.place import Place, describe_place
@@ -102,37 +102,49 @@ def _compressed_by_model(
 ) -> Result:
     compressor = f"{model.name} + {settings.adapt}" if settings.adapting else model.name
     archive, decoded = io.BytesIO(), io.BytesIO()
+    labelled = _Labelled(progress, f"{corpus.name}: {compressor}")
     began = time.perf_counter()
-    progress.stage(f"{corpus.name}: {compressor}: encoding", len(data), "bytes")
-    account = compress_to(archive, memoryview(data), model, settings, progress=lambda _, n, __: progress.advance(n))
+    ledger = compress_to(archive, memoryview(data), model, settings, progress=labelled).ledger
     encoded = time.perf_counter()
-    progress.stage(f"{corpus.name}: {compressor}: decoding", len(data), "bytes")
     lanes = DecompressSettings(lanes_per_pass=settings.lanes_per_pass)
-    decompress_to(decoded, memoryview(archive.getvalue()), model, lanes, progress=progress.advance)
+    decompress_to(decoded, memoryview(archive.getvalue()), model, lanes, progress=labelled)
     ended = time.perf_counter()
-    ideal, overhead = _against_ideal(account)
+    ideal, overhead = _against_ideal(ledger)
     return Result(
         corpus=corpus,
         compressor=compressor,
-        archive_bytes=account.n_archive_bytes,
+        archive_bytes=ledger["n_archive_bytes"],
         ideal_bits_per_byte=ideal,
         overhead=overhead,
-        total_bytes=account.n_archive_bytes + model_bytes(model) + source_bytes(),
+        total_bytes=ledger["n_archive_bytes"] + model_bytes(model) + source_bytes(),
         encode_seconds=encoded - began,
         decode_seconds=ended - encoded,
         verified=decoded.getvalue() == data,
-        n_blocks={kind: n for kind, n in account.n_blocks.items() if n},
+        n_blocks={kind: n for kind, n in ledger["n_blocks"].items() if n},
     )
 
 
-def _against_ideal(account: Compression) -> tuple[float | None, float | None]:
+class _Labelled:
+    """A progress whose stages are named after what they are stages of."""
+
+    def __init__(self, progress: Progress, label: str) -> None:
+        self.progress, self.label = progress, label
+
+    def stage(self, name: str, total: int | None, unit: str) -> None:
+        self.progress.stage(f"{self.label}: {name}", total, unit)
+
+    def advance(self, n: int, note: str = "") -> None:
+        self.progress.advance(n, note)
+
+
+def _against_ideal(ledger: Mapping[str, Any]) -> tuple[float | None, float | None]:
     """Ideal bits per byte of the model-coded part, and the overhead of archives that the model alone coded throughout."""
-    if not account.model_bytes:
+    model_bytes, ideal_bits = ledger["model_bytes"], ledger["length_bits"]["ideal"]
+    if not model_bytes:
         return None, None
-    by_model_alone = account.model_bytes == account.n_bytes and account.adapt == "none"
-    coded_bits = 8 * (account.n_archive_bytes - account.n_header_bytes)
-    overhead = coded_bits / account.length.ideal - 1 if by_model_alone else None
-    return account.length.ideal / account.model_bytes, overhead
+    by_model_alone = model_bytes == ledger["n_bytes"] and ledger["adapt"] == "none"
+    coded_bits = 8 * (ledger["n_archive_bytes"] - ledger["n_header_bytes"])
+    return ideal_bits / model_bytes, coded_bits / ideal_bits - 1 if by_model_alone else None
 
 
 def _compressed_by_baseline(corpus: Corpus, data: bytes, baseline: Baseline) -> Result:

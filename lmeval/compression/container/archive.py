@@ -8,6 +8,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
 from lmeval.compression.container.frame import MAX_BLOCK_BYTES, MAX_LANES, Block
@@ -146,17 +147,27 @@ def _can_be(block: Block) -> bool:
     return bool(block.kind) and within and kind_of(block.kind).check(block)
 
 
-def read_blocks(data: memoryview, position: int, header: Header) -> Iterator[Block]:
-    """All blocks in order, checked to be a gapless whole. Raises CorruptArchive at the first that is not."""
-    expected = 0
-    while (block := read_block(data, position, header.seed)) is not None:
-        if block.offset != expected:
-            raise CorruptArchive(f"the block at byte {position:,} is not in its place: blocks are missing or swapped")
-        expected += block.n_bytes
-        position += BLOCK_OVERHEAD + len(block.payload)
-        yield block
-    if expected != header.n_bytes:
-        raise CorruptArchive(f"blocks for {expected:,} of {header.n_bytes:,} bytes: some are missing")
+@dataclass
+class Blocks:
+    """All blocks of the archive whose first block is at `position`, in order, to be read once; then `position` is where the
+    index begins. Reading raises CorruptArchive at the first block that is damaged or not in its place."""
+
+    data: memoryview
+    position: int
+    header: Header
+
+    def __iter__(self) -> Iterator[Block]:
+        """Each block, checked to follow the one before it without a gap, to the end of the data."""
+        expected = 0
+        while (block := read_block(self.data, self.position, self.header.seed)) is not None:
+            if block.offset != expected:
+                where = f"the block at byte {self.position:,}"
+                raise CorruptArchive(f"{where} is not in its place: blocks are missing or swapped")
+            expected += block.n_bytes
+            self.position += BLOCK_OVERHEAD + len(block.payload)
+            yield block
+        if expected != self.header.n_bytes:
+            raise CorruptArchive(f"blocks for {expected:,} of {self.header.n_bytes:,} bytes: some are missing")
 
 
 def read_end(data: memoryview, position: int, header: Header) -> int:
@@ -174,10 +185,10 @@ def read_end(data: memoryview, position: int, header: Header) -> int:
 
 
 def _exactly(data: memoryview, position: int, size: int) -> bytes:
-    found = bytes(data[position : position + size])
-    if len(found) < size:
+    part = bytes(data[position : position + size])
+    if len(part) < size:
         raise CorruptArchive(f"the archive ends at byte {len(data):,}, before its index is complete: it was cut off")
-    return found
+    return part
 
 
 def _read_footer(footer: bytes) -> tuple[int, int, int] | None:
@@ -228,16 +239,16 @@ def read_index(data: memoryview) -> tuple[Part, ...]:
 
 def intact_blocks(data: memoryview, start: int, header: Header) -> Iterator[Block]:
     """Every whole block of the archive whose blocks begin at `start`, wherever damage has left it: by its checksums."""
-    raw, position = data.obj if isinstance(data.obj, bytes) and len(data.obj) == len(data) else data, start
-    found = _find(raw, BLOCK_MAGIC, position)
-    while found >= 0:
+    raw = data.obj if isinstance(data.obj, bytes) and len(data.obj) == len(data) else data
+    position = _find(raw, BLOCK_MAGIC, start)
+    while position >= 0:
         try:
-            block = read_block(data, found, header.seed)
+            block = read_block(data, position, header.seed)
         except CorruptArchive:
             block = None
         if block is not None:
             yield block
-        found = _find(raw, BLOCK_MAGIC, found + (BLOCK_OVERHEAD + len(block.payload) if block is not None else 1))
+        position = _find(raw, BLOCK_MAGIC, position + (1 if block is None else BLOCK_OVERHEAD + len(block.payload)))
 
 
 def _find(data: Any, needle: bytes, start: int) -> int:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from lmeval.compression.container.frame import Block, checked
 from lmeval.compression.container.header import Header
+from lmeval.compute.place import Place
 from lmeval.errors import ArchiveError
 
 
@@ -61,11 +62,12 @@ class Decoder(NamedTuple):
 class Holder:
     """What decoding needs beside the archive: the model as the caller gave it (None: to be found), and how to run it.
 
-    It holds the model that was loaded last, as the archives of one file mostly need the same.
+    A model that is loaded by name goes to `place` (None: the CPU).
+    The model that was loaded last is held, as the archives of one file mostly need the same.
     """
 
     given: Any = None
-    device: str = "cpu"
+    place: Place | None = None
     lanes_per_pass: int | None = None
     data_dir: str | None = None
     _held: tuple[Hashable, Any] | None = None

@@ -20,7 +20,7 @@ from lmeval.compression.text.tree import code_length_nats, path_bits
 from lmeval.errors import CorruptArchive
 from lmeval.models import CausalLM
 from lmeval.models.spelling import ByteTokens, encode_bytes
-from lmeval.progress import paced
+from lmeval.progress import SILENT, Progress, counting, paced
 
 PROBE_WINDOWS = 4
 HOPELESS = 1.1  # times the size that a general-purpose codec reaches
@@ -30,23 +30,20 @@ TELLING_BYTES = 1 << 12  # of a block from which on that says something: a codec
 MODEL_HEADER_BYTES = 48  # of a header, about: an archive of one block that needs no model is spared them
 BOTH_BYTES = 1 << 16  # below it a block is coded with the model and without it, whatever a probe would say
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done ("encoding" or "verifying"), the bytes of input just dealt with, and the archive's size."""
-
 Coded = tuple[Block, CodeLength | None]
 """A block, with the account of its bits if the model coded it."""
 
 
 class Job(NamedTuple):
-    """What all blocks of an input share. `found` is None where the model codes nothing."""
+    """What all blocks of an input share. `surveyed` is None where the model codes nothing."""
 
     model: CausalLM
-    found: Survey | None
+    surveyed: Survey | None
     data: memoryview
     plan: Plan
     settings: CompressSettings
     tally: Tally
-    progress: Progress | None
+    progress: Progress
 
 
 def code_block(job: Job, cut: Cut) -> Coded:
@@ -57,8 +54,7 @@ def code_block(job: Job, cut: Cut) -> Coded:
     def on_bytes(n: int) -> None:
         nonlocal done
         following = min(len(piece), done + n)
-        if job.progress:
-            job.progress("encoding", following - done, job.tally.n_written)
+        job.progress.advance(following - done, _running_rate(job.tally.n_written, cut.first + following))
         done = following
 
     plain = plain_block(piece, cut.first)
@@ -68,8 +64,13 @@ def code_block(job: Job, cut: Cut) -> Coded:
     return coded
 
 
+def _running_rate(n_archive_bytes: int, n_bytes: int) -> str:
+    """Bits per byte so far, for whoever waits."""
+    return f"{8 * n_archive_bytes / n_bytes:.3f} bits/byte" if n_bytes and n_archive_bytes else ""
+
+
 def _modelled(job: Job, piece: bytes, plain: Block, on_bytes: Callable[[int], None]) -> Coded:
-    """By the model if that makes it shorter."""
+    """The block coded by the model, if that makes it shorter."""
     tokens = _tokens(job, piece)
     if tokens is None or not _promising(job, tokens, HOPELESS * len(plain.payload)):
         return plain, None
@@ -78,7 +79,7 @@ def _modelled(job: Job, piece: bytes, plain: Block, on_bytes: Callable[[int], No
 
 
 def _adapted(job: Job, piece: bytes, plain: Block, on_bytes: Callable[[int], None]) -> Coded:
-    """By the model and the online models, or by those alone, if that makes it shorter."""
+    """The block coded by the model and the online models, or by those alone, if that makes it shorter."""
     if len(piece) >= TELLING_BYTES and len(plain.payload) > INCOMPRESSIBLE * len(piece):
         return plain, None
     ways: list[Coded] = [(plain, None)]
@@ -99,27 +100,27 @@ def _shortest(ways: list[Coded], for_model: int = 0) -> Coded:
 def _tokens(job: Job, piece: bytes) -> ByteTokens | None:
     """Tokens that spell the block, if a block can hold them: not too many, and none beyond the tree (a special token that
     spells text)."""
-    tokens = None if job.found is None else encode_bytes(job.model.encoder, piece)
-    if job.found is None or tokens is None:
+    tokens = None if job.surveyed is None else encode_bytes(job.model.encoder, piece)
+    if job.surveyed is None or tokens is None:
         return None
     n = len(tokens.ids)
-    fits = 0 < n <= frame.MAX_BLOCK_UNITS and int(tokens.ids.max()) < 1 << job.found.settings.depth
+    fits = 0 < n <= frame.MAX_BLOCK_UNITS and int(tokens.ids.max()) < 1 << job.surveyed.settings.depth
     return tokens if fits else None
 
 
 def _by_model(job: Job, piece: bytes, offset: int, tokens: ByteTokens, on_bytes: Callable[[int], None]) -> Coded | None:
-    """None where the grid has no safe phase."""
-    assert job.found is not None
+    """The block coded by the model; None where the grid has no safe phase."""
+    assert job.surveyed is not None
     n_lanes = min(job.plan.n_lanes, len(tokens.ids))
     on_tokens = paced(on_bytes, len(piece) / len(tokens.ids))
-    coded = encode_tokens(job.model, job.found.settings, tokens.ids, n_lanes, on_tokens)
+    coded = encode_tokens(job.model, job.surveyed.settings, tokens.ids, n_lanes, on_tokens)
     return None if coded is None else (model_block(coded, tokens, piece, offset, n_lanes), coded.length)
 
 
 def _promising(job: Job, tokens: ByteTokens, most_bytes: float) -> bool:
     """Whether a few windows of the block say that the model's own code may be shorter than that."""
-    assert job.found is not None
-    settings: ModelSettings = job.found.settings
+    assert job.surveyed is not None
+    settings: ModelSettings = job.surveyed.settings
     window = settings.layout.window
     if len(tokens.ids) <= 2 * PROBE_WINDOWS * window:
         return True
@@ -131,48 +132,43 @@ def _promising(job: Job, tokens: ByteTokens, most_bytes: float) -> bool:
     return expected_bytes < most_bytes
 
 
-def verified(job: Job, coded: list[Coded]) -> list[Coded]:
-    """Decode the blocks; those that the model coded and that fail are coded without it."""
+def verify_blocks(job: Job, coded: list[Coded]) -> list[Coded]:
+    """Decode the blocks; those that the model coded and that do not come back are coded without it."""
     blocks = [block for block, _ in coded if block.kind in DECODED_TO_VERIFY]
     if not job.settings.verify or not blocks:
         return coded
-
-    def on_bytes(n: int) -> None:
-        if job.progress:
-            job.progress("verifying", n, job.tally.n_written)
-
-    decoded = iter(_decoded(job, [block for block in blocks if block.kind in BY_MODEL], on_bytes))
+    job.progress.stage("verifying", len(job.data), "bytes")
+    decoded = iter(_decoded(job, [block for block in blocks if block.kind in BY_MODEL]))
     kept: list[Coded] = []
     for block, length in coded:
         piece = bytes(job.data[block.offset : block.offset + block.n_bytes])
         if block.kind in BY_MODEL and next(decoded) != piece:
             job.tally.n_not_verified += 1
-            kept.append((_plain(job, piece, block.offset), None))
-        elif block.kind == ONLINE and not _comes_back(block, piece, on_bytes):
+            kept.append((_coded_without_model(job, piece, block.offset), None))
+        elif block.kind == ONLINE and not _comes_back(block, piece, job.progress):
             kept.append((plain_block(piece, block.offset), None))
         else:
             kept.append((block, length))
     return kept
 
 
-def _decoded(job: Job, blocks: list[Block], on_bytes: Callable[[int], None]) -> list[bytes | Lost]:
-    if not blocks or job.found is None:
+def _decoded(job: Job, blocks: list[Block]) -> list[bytes | Lost]:
+    if not blocks or job.surveyed is None:
         return []
-    bytes_per_token = sum(b.n_bytes for b in blocks) / sum(b.n_units for b in blocks)
-    on_tokens = paced(on_bytes, bytes_per_token)
-    return decode_blocks(job.model, job.found.settings, blocks, job.settings.lanes_per_pass, on_tokens)
+    on_tokens = counting(job.progress, sum(b.n_bytes for b in blocks) / sum(b.n_units for b in blocks))
+    return decode_blocks(job.model, job.surveyed.settings, blocks, job.settings.lanes_per_pass, on_tokens)
 
 
-def _plain(job: Job, piece: bytes, offset: int) -> Block:
+def _coded_without_model(job: Job, piece: bytes, offset: int) -> Block:
     plain = plain_block(piece, offset)
     if not job.settings.adapting:
         return plain
     online = online_block(piece, offset, job.settings.adapt)
-    return online if len(online.payload) < len(plain.payload) and _comes_back(online, piece, None) else plain
+    return online if len(online.payload) < len(plain.payload) and _comes_back(online, piece, SILENT) else plain
 
 
-def _comes_back(block: Block, piece: bytes, on_bytes: Callable[[int], None] | None) -> bool:
+def _comes_back(block: Block, piece: bytes, progress: Progress) -> bool:
     try:
-        return online_data(block, on_bytes) == piece
+        return online_data(block, progress.advance) == piece
     except CorruptArchive:
         return False

@@ -14,10 +14,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-GROUP_LANES = {"cpu": 512, "cuda": 1024}  # of several blocks, coded and verified together: what decoding is fast with
-OTHER_GROUP_LANES = 128  # on any other device
-CACHE_BYTES = 2 << 30  # keys and values of all lanes of a block, at most (a single lane always goes)
-
 
 class Layout(NamedTuple):
     """Input tokens of a window, tokens of context that a window takes over, and the id that each window begins with."""
@@ -78,13 +74,3 @@ def spans(length: int, layout: Layout) -> Iterator[Span]:
         stop = min(length, begin + layout.window)
         yield Span(begin, first, stop)
         first = stop
-
-
-def lanes_in_memory(lane_bytes: int) -> int:
-    """Lanes whose keys and values, `lane_bytes` each, may be in memory together; at least one."""
-    return max(1, CACHE_BYTES // max(1, lane_bytes))
-
-
-def lanes_together(device_type: str, lane_bytes: int) -> int:
-    """Lanes that are coded, verified and decoded together, of as many blocks as have them."""
-    return min(GROUP_LANES.get(device_type, OTHER_GROUP_LANES), lanes_in_memory(lane_bytes))

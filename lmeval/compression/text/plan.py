@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from lmeval.compression.container import frame
-from lmeval.compression.text.lanes import lanes_in_memory, lanes_together
 from lmeval.compression.text.online.recipes import LEVELS
 from lmeval.compression.text.survey import COLD_START_SHARE, Survey
+from lmeval.compute.memory import LANES, at_once
+from lmeval.compute.place import Place
 from lmeval.errors import InputError
-from lmeval.models import CausalLM
 
 BLOCK_LANES = 128
 LANE_TOKENS = 8192  # of a lane in a large input: its cold start then costs next to nothing
@@ -65,18 +65,18 @@ class Plan(NamedTuple):
     blocks_at_once: int
 
 
-def plan_blocks(found: Survey | None, n_bytes: int, settings: CompressSettings, model: CausalLM) -> Plan:
+def plan_blocks(found: Survey | None, n_bytes: int, settings: CompressSettings, place: Place) -> Plan:
     """As many lanes as decode fast together, if their cold starts allow it, in as few blocks as hold them."""
     if settings.adapting:
-        return _adapted_plan(found, n_bytes, settings.lanes)
+        return _adapted_plan(found, n_bytes, settings.lanes, place)
     if found is None:
         n_blocks = max(1, -(-n_bytes // PLAIN_BLOCK_BYTES))
         return Plan(-(-n_bytes // n_blocks), 1, 1)
     lanes, n_tokens = settings.lanes, n_bytes / found.bytes_per_token
-    together = lanes_together(model.device.type, found.lane_bytes)
+    together = at_once(LANES, place, found.lane_bytes)
     shortest = max(2 * found.settings.layout.window, found.cold_start_bits / (COLD_START_SHARE * found.bits_per_token))
     length = min(max(shortest, n_tokens / together), max(shortest, LANE_TOKENS))
-    per_block = min(BLOCK_LANES, lanes_in_memory(found.lane_bytes)) if lanes is None else lanes
+    per_block = min(BLOCK_LANES, together) if lanes is None else lanes
     in_bounds = min(frame.MAX_BLOCK_UNITS / 2, frame.MAX_BLOCK_BYTES / 2 / found.bytes_per_token)
     most = min(per_block * length, in_bounds, BLOCK_DECISIONS / found.settings.depth)
     n_blocks = max(1, math.ceil(n_tokens / most))
@@ -87,7 +87,7 @@ def plan_blocks(found: Survey | None, n_bytes: int, settings: CompressSettings, 
     return Plan(-(-n_bytes // n_blocks), chosen, max(1, together // chosen))
 
 
-def _adapted_plan(found: Survey | None, n_bytes: int, lanes: int | None) -> Plan:
+def _adapted_plan(found: Survey | None, n_bytes: int, lanes: int | None, place: Place) -> Plan:
     """One block at a time, as large as may be: each has online models of its own, and takes the memory that they do. Whether
     the language model or bytes alone are coded, a block has no more decisions than ADAPTED_BLOCK_DECISIONS."""
     most = min(ADAPTED_BLOCK_DECISIONS / 8, float(frame.MAX_BLOCK_UNITS))
@@ -99,7 +99,7 @@ def _adapted_plan(found: Survey | None, n_bytes: int, lanes: int | None) -> Plan
     block_bytes = -(-n_bytes // n_blocks)
     if lanes is not None:
         return Plan(block_bytes, lanes, 1)
-    limit = min(ADAPTED_LANES if n_blocks == 1 else ADAPTED_FULL_LANES, lanes_in_memory(found.lane_bytes))
+    limit = min(ADAPTED_LANES if n_blocks == 1 else ADAPTED_FULL_LANES, at_once(LANES, place, found.lane_bytes))
     shortest = max(ADAPTED_LANE_TOKENS, 2 * found.settings.layout.window)
     return Plan(block_bytes, max(1, min(limit, int(block_bytes / found.bytes_per_token / shortest))), 1)
 

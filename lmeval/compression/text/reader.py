@@ -10,8 +10,9 @@ from lmeval.compression.container.kinds import Advance, Decoder, Holder, Lost
 from lmeval.compression.text import tree
 from lmeval.compression.text.decode import decode_blocks, stepwise_log_odds
 from lmeval.compression.text.encode import ADAPTED
-from lmeval.compression.text.lanes import lanes_together
 from lmeval.compression.text.model_header import ModelSettings, check_model, from_header, where_model_is
+from lmeval.compute.memory import LANES, at_once
+from lmeval.compute.place import alone
 from lmeval.densities.modelfile import names_density
 from lmeval.errors import ModelMismatch, NumericalDrift
 from lmeval.models import CausalLM, as_model, from_pair
@@ -33,7 +34,8 @@ def model_decoder(header: Header, holder: Holder) -> Decoder:
     drift = canary_drift(model, wanted)
     if not drift <= wanted.grid.margin:
         raise NumericalDrift(_drift_message(model, wanted, drift, header))
-    most = lanes_together(model.device.type, cache_bytes_per_token(model) * wanted.layout.window)
+    place = (holder.place or alone(model.device))._replace(device=model.device)
+    most = at_once(LANES, place, cache_bytes_per_token(model) * wanted.layout.window)
 
     def decode(blocks: Sequence[Block], advance: Advance) -> Iterable[bytes | Lost]:
         on_tokens = paced(advance, sum(b.n_bytes for b in blocks) / sum(b.n_units for b in blocks))
@@ -64,7 +66,8 @@ def _model(wanted: ModelSettings, holder: Holder) -> CausalLM:
             f"the archive was made with {wanted.name} (weights {wanted.weights_sha256[:16]}...), which is not bundled: give "
             "its folder or hub id with --model"
         )
-    return holder.get((str(source), wanted.dtype), lambda: as_model(source, holder.device, wanted.dtype))
+    device = "cpu" if holder.place is None else holder.place.device
+    return holder.get((str(source), wanted.dtype), lambda: as_model(source, device, wanted.dtype))
 
 
 def canary_drift(model: CausalLM, settings: ModelSettings) -> float:

@@ -11,6 +11,7 @@ VIEWS: dict[str, str] = {
     "benchmark": "lmeval.report.views.benchmark",
     "compare": "lmeval.report.views.compare",
     "compress": "lmeval.report.views.compress",
+    "decompress": "lmeval.report.views.decompress",
     "demo": "lmeval.report.views.demo",
     "images": "lmeval.report.views.images",
     "inspect": "lmeval.report.views.inspect",
