@@ -67,7 +67,10 @@ def compare_reports(a: Report, b: Report, metrics: Sequence[str] = (), names: tu
     """
     pairs = [pair for kind, part_a, part_b in _matching_parts(a, b, names) for pair in _pairs(kind, part_a, part_b, metrics)]
     if not pairs:
-        raise InputError(f"{names[0]} and {names[1]} have no metric over the same items in common: nothing to compare")
+        raise InputError(
+            f"{names[0]} and {names[1]} have no metric over the same items in common: give results on the same data, both "
+            "written by --json or both by --records"
+        )
     tests = [_test(pair) for pair in pairs]
     p_values = [p for _, p in tests if p is not None]
     adjusted = iter(significance.holm(p_values))
