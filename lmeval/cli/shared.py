@@ -1,5 +1,6 @@
 """What the commands share: options, progress bars, outputs, inputs as bytes."""
 
+import functools
 import json
 import mmap
 import os
@@ -9,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import click
 from rich.console import Console, RenderableType
@@ -97,6 +98,52 @@ memory_option = click.option(
     help="Memory for what is computed at once, beside the model's weights, such as 4GB.  [default: what is fastest on a "
     "CPU, all that is free on an accelerator]",
 )
+
+
+class RunOptions(NamedTuple):
+    """What `run_options` asks for: where to compute and in what precision, what to write, and of how much."""
+
+    device: str
+    memory: int | None
+    dtype: str
+    json_path: Path | None
+    records_path: Path | None
+    seed: int
+    limit: int | None
+
+    @property
+    def outputs(self) -> list[Path]:
+        """The files that are to be written."""
+        return [path for path in (self.json_path, self.records_path) if path]
+
+
+def run_options(*, seed: str, limit: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The options of every command that scores, each with one meaning; the command gets them as one argument, `options`.
+
+    Args:
+        seed: What --seed is the seed of, for its help.
+        limit: What --limit counts, for its help.
+    """
+    shared = (
+        device_option,
+        memory_option,
+        dtype_option,
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help=seed),
+        click.option("--limit", type=click.IntRange(min=1), help=limit),
+        json_option,
+        records_option,
+    )
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def collected(**params: Any) -> None:
+            command(options=RunOptions(**{name: params.pop(name) for name in RunOptions._fields}), **params)
+
+        for option in reversed(shared):
+            collected = option(collected)
+        return collected
+
+    return decorate
 
 
 @contextmanager
