@@ -8,12 +8,10 @@ import click
 
 from lmeval import compression, models, prompting, results
 from lmeval.cli.progress import drawn_progress
-from lmeval.cli.shared import check_outputs, device_option, json_option, loading, memory_option
+from lmeval.cli.shared import check_outputs, device_option, json_option, loading, memory_option, print_report
 from lmeval.compute.gather import as_place
 from lmeval.compute.place import Place, describe_place
 from lmeval.data.documents import Corpus, file_corpus, python_manual
-from lmeval.report.terminal import print_blocks
-from lmeval.report.views import view
 from lmeval.results import Measurement, Report, find
 from lmeval.results.table import Column, Table, count, words
 
@@ -41,9 +39,7 @@ def demo_command(files: tuple[str, ...], device: str, memory: int | None, json_p
     tried = [_try(model, name, read, place) for name, read in texts]
     task = prompting.run_task(TASK, "bundled", place=place)
     report = _report(tried, task, model, place)
-    print_blocks(view(report))
-    if json_path:
-        results.write_json(report, json_path)
+    print_report(report, json_path)
     if not all(text.decoded for text in tried):
         raise click.ClickException("a decoded archive differs from its text: this must never happen; please report it")
 
@@ -69,8 +65,8 @@ def _try(model: "models.CausalLM", name: str, read: Callable[[], Corpus], place:
         score = perplexity(model, read(), windows, place=place, progress=progress)
         data = b"".join(piece.encode() for document in read().documents for piece in document.pieces)
         settings = compression.CompressSettings(verify=False)
-        archive = compression.compress(data, model, settings, progress=progress)
-        decoded = compression.decompress(archive, model, progress=progress) == data
+        archive = compression.compress(data, model, settings, place=place, progress=progress)
+        decoded = compression.decompress(archive, model, place=place, progress=progress) == data
     size = compression.CompressedSize("archive", len(data), len(archive))
     return _Tried(name, score, decoded, size, compression.compressed_sizes([data], compression.STANDARD_LIBRARY))
 
