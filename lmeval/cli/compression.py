@@ -1,17 +1,14 @@
 """`lmeval compress`, `decompress` and `inspect`."""
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from lmeval import compression, densities, likelihood, models
-from lmeval import report as report_tables
 from lmeval.cli.progress import drawn_progress
 from lmeval.cli.shared import (
     STDOUT,
@@ -29,15 +26,16 @@ from lmeval.cli.shared import (
     one_process,
     output_bytes,
     print_report,
-    print_table,
     write_report,
 )
 from lmeval.errors import ArchiveError, InputError
 from lmeval.results import Report
 from lmeval.results.report import with_of
 
+if TYPE_CHECKING:
+    from lmeval.compute.place import Place
+
 SUFFIX = ".lmz"
-BOUND_EVALUATIONS = 1 << 20  # of a decoder, for the importance-weighted bound beside the code length of images
 
 _adapt_help = "Let online models adapt to the file: full (smallest archive), light (faster), none."
 _data_dir = click.option(
@@ -126,7 +124,9 @@ def compress_command(
             with loading(f"model {model}"):
                 settings = compression.ImageSettings(particles, not no_verify)
                 density = densities.load_density(model, data_dir)
-            _compress_images(source, data, output, density, settings)
+                place = one_process("cpu", memory)
+            report = _compress_images(source, data, output, density, settings, place)
+            print_report(report, json_path, to_stderr=output is None)
             return
         with loading(f"model {model}"):
             place = one_process(device, memory)
@@ -175,50 +175,16 @@ def _compress_images(
     output: Path | None,
     density: "densities.LoadedDensity",
     settings: "compression.ImageSettings",
-) -> None:
-    with _two_bars(len(data), verify=settings.verify) as on_progress, output_bytes(output) as out:
-        found = compression.compress_images_to(out, data, density, settings, progress=on_progress)
-    bounds = _bounds(density, data, found)
-    print_table(report_tables.image_compression_table(source, found, bounds), to_stderr=output is None)
-
-
-def _bounds(
-    density: "densities.LoadedDensity", data: memoryview, found: "compression.ImageCompression"
-) -> "list[report_tables.Bound]":
-    """The bound that several particles come near to, on as many images as do not take long."""
-    particles = found.settings.n_particles
-    if particles == 1:
-        return []
-    import torch  # `lmeval inspect` is in this module, and needs none
-
-    x = torch.from_numpy(compression.first_images(data, found, BOUND_EVALUATIONS // particles)).to(torch.float32)
-    settings = likelihood.BoundSettings(particles=particles)
-    bound = likelihood.log_likelihood(density.model, x, "iwae", settings).mean if len(x) else None
-    return [] if bound is None else [report_tables.Bound(f"-IWAE, {particles} samples", bound.value, bound.stderr, len(x))]
-
-
-@contextmanager
-def _two_bars(n_bytes: int, *, verify: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Bars on standard error for encoding and verifying, with the ratio so far; nothing where that is no terminal."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[rate]}"),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        stages = ("encoding", "verifying") if verify else ("encoding",)
-        tasks = {stage: bars.add_task(stage, total=n_bytes, rate="") for stage in stages}
-
-        def on_progress(stage: str, n: int, n_written: int) -> None:
-            bars.advance(tasks[stage], n)
-            done = bars.tasks[0].completed
-            bars.update(tasks["encoding"], rate=report_tables.running_rate(n_written, int(done)))
-
-        yield on_progress
+    place: "Place",
+) -> Report:
+    with drawn_progress() as progress, output_bytes(output) as out:
+        report = compression.compress_images_to(out, data, density, settings, place=place, progress=progress)
+    particles = report.provenance["settings"]["particles"]
+    images = compression.bounded_images(data, report)
+    if particles == 1 or images is None:
+        return with_of(report, file=source)
+    bound = likelihood.log_likelihood(density.model, images, "iwae", likelihood.BoundSettings(particles=particles)).mean
+    return with_of(compression.with_bound(report, f"-IWAE, {particles} samples", bound), file=source)
 
 
 @click.command("decompress")

@@ -5,30 +5,30 @@ from pathlib import Path
 import click
 
 from lmeval.cli.progress import drawn_progress
-from lmeval.cli.shared import check_outputs, device_option, json_option, loading, memory_option
+from lmeval.cli.shared import (
+    check_outputs,
+    data_dir_option,
+    device_option,
+    json_option,
+    loading,
+    memory_option,
+    print_report,
+    records_option,
+    write_report,
+)
 from lmeval.report.figures import check_folder, save_figures
-from lmeval.report.terminal import print_blocks
 from lmeval.report.views import view
-from lmeval.results import Report, write_json
-from lmeval.results.records import records_of, write_records
 
 
 @click.command("likelihood")
 @click.argument("spec", metavar="SPEC")
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    envvar="LMEVAL_DATA",
-    help="Folder with files that the spec names and that lie neither beside it nor here.",
-)
+@data_dir_option
 @click.option("--limit", type=click.IntRange(min=1), help="Score the first N images only.  [default: the spec's]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of all draws.  [default: the spec's, else 0]")
 @device_option
 @memory_option
 @json_option
-@click.option(
-    "--records", "records_path", type=click.Path(path_type=Path), help="Write every datum's values here, as JSON lines."
-)
+@records_option
 @click.option("--figures", "folder", type=click.Path(path_type=Path), help="Write figures to this folder, as PNG and SVG.")
 def likelihood_command(
     spec: str,
@@ -72,17 +72,8 @@ def likelihood_command(
     with drawn_progress(show=place.is_first) as progress:
         report = compare(prepared, place=place, progress=progress)
     if place.is_first:
-        _show(report, json_path, records_path, folder)
+        print_report(report, json_path)
+        write_report(report, None, records_path)
+        for file in save_figures(view(report), folder) if folder else ():
+            click.echo(f"wrote {file}", err=True)
     disconnect(place)
-
-
-def _show(report: Report, json_path: Path | None, records_path: Path | None, folder: Path | None) -> None:
-    blocks = view(report)
-    print_blocks(blocks)
-    if json_path:
-        write_json(report, json_path)
-    if records_path:
-        write_records(records_of(report), records_path)
-    if folder:
-        for path in save_figures(blocks, folder):
-            click.echo(f"wrote {path}", err=True)

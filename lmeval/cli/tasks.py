@@ -17,18 +17,21 @@ from lmeval.cli.shared import (
     loading,
     memory_option,
     model_option,
+    records_option,
+    write_report,
 )
 from lmeval.compute import gather
 from lmeval.compute.place import Place, describe_place
 from lmeval.data.documents import first_documents, local_files
 from lmeval.data.resources import BUNDLED_FOR_TASKS
 from lmeval.errors import InputError
+from lmeval.progress import Progress
 from lmeval.prompting.task import SAMPLERS, STRATEGIES, Task, task_of, task_path
 from lmeval.report.terminal import print_blocks
 from lmeval.report.views import view
 from lmeval.report.views.perplexity import withheld_notice
 from lmeval.results import Report
-from lmeval.results.records import read_records, records_of, write_records
+from lmeval.results.records import read_records
 from lmeval.results.report import with_of
 from lmeval.specs.tasks import ROLLING, RollingTask, read_keys, rolling_task, task_corpus
 
@@ -67,12 +70,7 @@ if TYPE_CHECKING:
 @memory_option
 @dtype_option
 @json_option
-@click.option(
-    "--records",
-    "records_path",
-    type=click.Path(path_type=Path),
-    help="Write all that scoring gave of each item, for rescore and compare.",
-)
+@records_option
 def run_command(
     tasks: tuple[str, ...],
     model: str,
@@ -104,9 +102,7 @@ def run_command(
     files = [task_path(task) for task in tasks]
     read = _read_tasks(files, data_dir, allow_code=allow_code)
     check_outputs([p for p in (json_path, records_path) if p], tuple(i for task in read.values() for i in _inputs(task)))
-    prompted = [task for task in read.values() if isinstance(task, Task)]
-    if records_path and not prompted:
-        raise InputError("--records keeps what is found of items, and plain text has none: leave it out")
+    prompted = any(isinstance(task, Task) for task in read.values())
     settings = prompting.RunSettings(num_fewshot, sampler, limit, seed, shot_seeds, batch_size, unconditional, strategy)
     with loading(f"model {model}"):
         from lmeval.perplexity import PerplexitySettings
@@ -116,15 +112,15 @@ def run_command(
     windows = PerplexitySettings(context, stride, batch_size=batch_size)
     parts: list[Report] = []
     for task in read.values():
-        if isinstance(task, Task):
-            with drawn_progress(show=place.is_first) as progress:
+        with drawn_progress(show=place.is_first) as progress:
+            if isinstance(task, Task):
                 parts.append(prompting.run_task(task, loaded, settings, place=place, progress=progress))
-        else:
-            parts.append(_score_text(task, loaded, windows, limit, place))
+            else:
+                parts.append(_score_text(task, limit, loaded, windows, place, progress))
         if place.is_first:
             _print(parts[-1], first=len(parts) == 1)
     if place.is_first:
-        _write(_together(parts, loaded, place), json_path, records_path)
+        write_report(_together(parts, loaded, place), json_path, records_path)
     gather.disconnect(place)
 
 
@@ -145,7 +141,7 @@ def rescore_command(records_path: Path, json_path: Path | None) -> None:
     )
     inputs = {"records": {"file": str(records_path), "sha256": results.files_sha256([str(records_path)])}}
     rescored = results.together(parts[0].kind, parts, results.provenance(parts[0].kind, inputs=inputs))
-    _write(rescored, json_path, None)
+    write_report(rescored, json_path, None)
     print_blocks(view(rescored))
 
 
@@ -167,7 +163,7 @@ def compare_command(a: Path, b: Path, metrics: tuple[str, ...], json_path: Path 
     check_outputs([json_path] if json_path else [], (str(a), str(b)))
     reports = [read_results(path, prompting.read_old_records) for path in (a, b)]
     compared = compare_reports(reports[0], reports[1], metrics, (str(a), str(b)))
-    _write(compared, json_path, None)
+    write_report(compared, json_path, None)
     print_blocks(view(compared))
 
 
@@ -190,13 +186,18 @@ def _inputs(task: Task | RollingTask) -> tuple[str, ...]:
 
 
 def _score_text(
-    task: RollingTask, model: "models.CausalLM", windows: "PerplexitySettings", limit: int | None, place: Place
+    task: RollingTask,
+    limit: int | None,
+    model: "models.CausalLM",
+    windows: "PerplexitySettings",
+    place: Place,
+    progress: Progress,
 ) -> Report:
     """Perplexity of a task that names plain text, of its first `limit` documents."""
     from lmeval.perplexity import perplexity
 
     corpus = first_documents(task_corpus(task), limit)
-    return with_of(perplexity(model, corpus, windows, place=place), task=task.name)
+    return with_of(perplexity(model, corpus, windows, place=place, progress=progress), task=task.name)
 
 
 def _together(parts: list[Report], model: "models.CausalLM", place: Place) -> Report:
@@ -213,10 +214,3 @@ def _print(part: Report, *, first: bool) -> None:
     print_blocks(view(part))
     if part.kind == "perplexity" and (notice := withheld_notice(part)):
         click.echo(f"lmeval: {notice}", err=True)
-
-
-def _write(whole: Report, json_path: Path | None, records_path: Path | None) -> None:
-    if json_path:
-        results.write_json(whole, json_path)
-    if records_path:
-        write_records(records_of(whole), records_path)

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from lmeval.compression.benchmark.run import benchmark
     from lmeval.compression.compress import code_length, compress, compress_to
     from lmeval.compression.decompress import DecompressSettings, Gap, decompress, decompress_range, decompress_to, salvage
-    from lmeval.compression.images.encode import ImageCompression, ImageSettings, compress_images_to, first_images
+    from lmeval.compression.images.account import with_bound
+    from lmeval.compression.images.bounds import bounded_images
+    from lmeval.compression.images.encode import ImageSettings, compress_images_to
     from lmeval.compression.inspect import inspect
     from lmeval.compression.text.encode import CodeLength
     from lmeval.compression.text.online.recipes import LEVELS
@@ -35,9 +37,9 @@ __all__ = [
     "CompressedSize",
     "DecompressSettings",
     "Gap",
-    "ImageCompression",
     "ImageSettings",
     "benchmark",
+    "bounded_images",
     "check_codable",
     "code_length",
     "compress",
@@ -47,10 +49,10 @@ __all__ = [
     "decompress",
     "decompress_range",
     "decompress_to",
-    "first_images",
     "inspect",
     "measure_adapted",
     "salvage",
+    "with_bound",
 ]
 
 lazy.attach(__name__)

@@ -66,7 +66,7 @@ def compress(
     if isinstance(model, LoadedDensity) or (isinstance(model, str | Path) and names_density(model)):
         if isinstance(settings, CompressSettings):
             raise InputError("a density takes ImageSettings: CompressSettings are for language models")
-        compress_images_to(out, memoryview(data), model, settings or ImageSettings())
+        compress_images_to(out, memoryview(data), model, settings or ImageSettings(), place=place, progress=progress)
     else:
         if isinstance(settings, ImageSettings):
             raise InputError("a language model takes CompressSettings: ImageSettings are for densities")

@@ -46,13 +46,14 @@ def comparison_report(
     for bound in bounds:
         _check_finite(bound)
     n_dims, data = ledger["n_dims"], f"{ledger['data']}, {ledger['space']}"
+    items = _items(bounds, n_dims, data)
     tables = {
         "bounds": bound_table(bounds, n_dims),
         "sandwiches": sandwich_table(sandwiches),
         "differences": difference_table(best_of(bounds), paired),
     }
     results = tuple(measurement for row in tables["bounds"] for measurement in _measurements(row, data))
-    return Report("likelihood", results, tables, ledger, provenance, _items(bounds, n_dims, data))
+    return Report("likelihood", results, tables, ledger, provenance, items)
 
 
 def _check_finite(bound: BoundResult) -> None:

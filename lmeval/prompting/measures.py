@@ -57,7 +57,17 @@ def probabilities(scores: Scores) -> list[Float64[np.ndarray, " _"]]:
 def measure(
     scores: Scores, gold: Gold, clusters: Clusters | None = None, labels: int | None = None, seed: int = 0
 ) -> tuple[Measurement, ...]:
-    """All measures of one task. `labels` is the number of classes if every item has the same ones, else None.
+    """All measures of one task.
+
+    Args:
+        scores: Of each item, one score a choice, in nats and higher for likelier.
+        gold: Of each item, the indices of its right choices.
+        clusters: Of each item, what it shares with others that are not independent of it.
+        labels: The number of classes where every item has the same ones, else None.
+        seed: Of the bootstrap.
+
+    Returns:
+        The measures below, in this order.
 
     Means over items, with `stats.mean_estimate`'s interval (cut at 0 for the losses, which cannot be negative):
       acc            share of items whose prediction is right. Any right choice counts where several are.
@@ -78,7 +88,10 @@ def measure(
     `ci95` are None below two units, and where all replicates agree (all right, say): they tell nothing of spread then.
     Equal seeds give equal intervals. The items' order changes no value, and bootstrap intervals by simulation noise alone.
 
-    Raises EmptyInput without items, InputError for gold, labels or clusters that do not fit, NonFiniteScore for NaN and inf.
+    Raises:
+        EmptyInput: There are no items.
+        InputError: Gold, labels or clusters do not fit the scores.
+        NonFiniteScore: A score is NaN or infinite.
     """
     answers = _answer(scores, gold)
     n = len(answers.correct)

@@ -15,11 +15,13 @@ COLUMNS = (
 
 
 def measurement_table(measurements: Sequence[Measurement], *, lower_words: bool = False) -> Table:
-    """Every measurement with interval and standard error; `lower_words` says of lower bounds that they are "at least"."""
+    """Every measurement with interval and standard error; `lower_words` says of bounds that they are "at least" or
+    "at most"."""
     rows = []
     for m in measurements:
         digits = 1 if m.name == "nll_nats" else 4
         error = "" if m.stderr is None else number(m.stderr, digits)
-        name = f"{m.name}, at least" if lower_words and m.side == "lower" else m.name
+        words_of_side = {"lower": ", at least", "upper": ", at most"} if lower_words else {}
+        name = m.name + words_of_side.get(m.side, "")
         rows.append({"metric": name, "value": number(m.value, digits), "ci95": interval(m.ci95, digits), "stderr": error})
     return Table(COLUMNS, tuple(rows))

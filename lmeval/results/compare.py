@@ -14,7 +14,7 @@ import numpy as np
 
 from lmeval.errors import InputError
 from lmeval.messages import nearest
-from lmeval.results.items import ItemMetric, ItemRecord, groups, has_metric
+from lmeval.results.items import ItemMetric, ItemRecord, groups, has_metric, side_of
 from lmeval.results.measurement import Measurement, Side, difference_side, label
 from lmeval.results.provenance import provenance
 from lmeval.results.report import Report, leaves
@@ -155,26 +155,26 @@ def _pairs(kind: str, a: Report, b: Report, wanted: Sequence[str]) -> Iterator[P
     in_b = {metric.name: metric for metric in b.items.metrics}
     common = [metric for metric in a.items.metrics if metric.name in in_b]
     ordered = a.items.ordered and b.items.ordered
-    for of_a, of_b, records_a, records_b in _matching_groups(a.items.records, b.items.records):
+    for records_a, records_b in _matching_groups(a.items.records, b.items.records):
         available = [m for m in common if has_metric(m, records_a) and has_metric(m, records_b)]
-        for metric in _chosen(kind, available, wanted, label(of_a)):
-            yield _pair(metric, dict(of_a), dict(of_b), records_a, records_b, ordered)
+        for metric in _chosen(kind, available, wanted, label(records_a[0].of)):
+            yield _pair(metric, records_a, records_b, ordered)
 
 
 def _matching_groups(
     a: Sequence[ItemRecord], b: Sequence[ItemRecord]
-) -> Iterator[tuple[Mapping[str, str], Mapping[str, str], list[ItemRecord], list[ItemRecord]]]:
+) -> Iterator[tuple[list[ItemRecord], list[ItemRecord]]]:
     """Records of a and b that are of the same; what is left over is paired where all but model and compressor agree and
     only one of each side does."""
     groups_a, groups_b = groups(a), groups(b)
     same = [key for key in groups_a if key in groups_b]
     for key in same:
-        yield dict(key), dict(key), groups_a[key], groups_b[key]
+        yield groups_a[key], groups_b[key]
     left_a, left_b = (_by_rest(key for key in grouped if key not in same) for grouped in (groups_a, groups_b))
     for rest, keys_a in left_a.items():
         keys_b = left_b.get(rest, [])
         if len(keys_a) == len(keys_b) == 1:
-            yield dict(keys_a[0]), dict(keys_b[0]), groups_a[keys_a[0]], groups_b[keys_b[0]]
+            yield groups_a[keys_a[0]], groups_b[keys_b[0]]
 
 
 Key = tuple[tuple[str, str], ...]
@@ -200,20 +200,15 @@ def _chosen(kind: str, available: Sequence[ItemMetric], wanted: Sequence[str], o
     return [by_name[name] for name in wanted]
 
 
-def _pair(
-    metric: ItemMetric,
-    of_a: Mapping[str, str],
-    of_b: Mapping[str, str],
-    a: Sequence[ItemRecord],
-    b: Sequence[ItemRecord],
-    ordered: bool,
-) -> Pair:
+def _pair(metric: ItemMetric, a: Sequence[ItemRecord], b: Sequence[ItemRecord], ordered: bool) -> Pair:
+    of_a, of_b = a[0].of, b[0].of
     values_a, values_b = _values(metric, a), _values(metric, b)
     items = [item for item in values_a if item in values_b]
     if not items:
         raise InputError(
             f"no item is in both results ({len(values_a)} and {len(values_b)} items): compare runs over the same data"
         )
+    _check_same_data(a, b)
     rows_a, rows_b = (np.array([values[item] for item in items]) for values in (values_a, values_b))
     clusters = _clusters([*a, *b], items)
     if metric.denominator:
@@ -250,6 +245,14 @@ def _values(metric: ItemMetric, records: Sequence[ItemRecord]) -> dict[str, np.n
     return {item: np.mean(rows, axis=0) for item, rows in sums.items()}
 
 
+def _check_same_data(a: Sequence[ItemRecord], b: Sequence[ItemRecord]) -> None:
+    """Raise InputError where an item's details name the SHA-256 of its data, and it is another in each result."""
+    hashes = {record.item: record.detail["sha256"] for record in a if "sha256" in record.detail}
+    for record in b:
+        if "sha256" in record.detail and hashes.get(record.item, record.detail["sha256"]) != record.detail["sha256"]:
+            raise InputError(f"{record.item} is not the same data in both results: its SHA-256 differs")
+
+
 def _clusters(records: Sequence[ItemRecord], items: Sequence[str]) -> list[str] | None:
     """The cluster of each item; None where none has one. Raises InputError where some have and some have not."""
     named = {record.item: record.cluster for record in records if record.cluster is not None}
@@ -283,7 +286,7 @@ def _verdict(pair: Pair, side: Side) -> str:
 def _side(pair: Pair) -> Side:
     """The side of the difference, from those of the two numbers."""
     of_a, of_b = ({**pair.of, **of} for of in (pair.of_a, pair.of_b))
-    return difference_side(of_a.get("side", pair.metric.side), of_b.get("side", pair.metric.side))
+    return difference_side(side_of(pair.metric, of_a), side_of(pair.metric, of_b))
 
 
 def _measurement(pair: Pair) -> Measurement:

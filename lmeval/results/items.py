@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lmeval.results.measurement import NOTHING, Side
+from lmeval.results.measurement import NOTHING, Side, flipped
+
+SIDES: Mapping[str, Side] = {"exact": "exact", "lower": "lower", "upper": "upper", "estimate": "estimate"}
 
 
 class ItemMetric(NamedTuple):
@@ -58,6 +60,19 @@ def has_metric(metric: ItemMetric, records: Sequence[ItemRecord]) -> bool:
     """Whether every record has the values that the metric is made of."""
     names = [name for name in (metric.numerator, metric.denominator) if name]
     return all(name in record.values for record in records for name in names)
+
+
+def side_of(metric: ItemMetric, of: Mapping[str, str]) -> Side:
+    """The side of a metric of items that are `of` something: that of the items' values where `of` names one, turned round
+    where the metric is a negative multiple of them; else the metric's own.
+
+    >>> side_of(ItemMetric("bits_per_dim", "bits/dim", "log_likelihood_nats", scale=-0.02), {"side": "lower"})
+    'upper'
+    """
+    side = SIDES.get(of.get("side", ""))
+    if side is None:
+        return metric.side
+    return flipped(side) if metric.scale < 0 else side
 
 
 def record_as_json(record: ItemRecord, without: Sequence[str] = ()) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def _old_report(data: Mapping[str, Any]) -> Report:
     results = tuple(map(_old_measurement, data["results"]))
     for kind, (table, read_items) in OLD_ITEMS.items():
         if data.get(table):
-            items = read_items(data[table], _old_model(provenance), str(provenance.get("task", "")))
+            items = read_items(data)
             return Report(kind, results, ledger=data["ledger"], provenance=provenance, items=items)
     kind = "likelihood" if "bounds" in data else "run"
     return Report(kind, results, ledger=data["ledger"], provenance=provenance)
@@ -73,12 +73,10 @@ def _old_measurement(row: Mapping[str, Any]) -> Measurement:
     return Measurement(**{**known, "ci95": ci95}, of={name: str(value) for name, value in row.items() if name not in known})
 
 
-def _old_model(provenance: Mapping[str, Any]) -> dict[str, str]:
-    return {"model": str(provenance["model"]["name"])} if "model" in provenance else {}
-
-
-def _old_run_items(rows: Sequence[Mapping[str, Any]], model: Mapping[str, str], task: str) -> Items:
+def _old_run_items(data: Mapping[str, Any]) -> Items:
     """Items of `run`: every column of numbers is a metric, and those of whole numbers say right (1) or wrong (0)."""
+    rows, provenance = data["items"], data["provenance"]
+    of = {"model": _name(provenance["model"]["name"]), "task": str(provenance.get("task", ""))}
     hidden = ("item", "row", "seed", "cluster", "gold", "predicted")
     names = [name for name in rows[0] if name not in hidden]
     shares = {name for name in names if any(isinstance(row[name], int) for row in rows)}
@@ -92,22 +90,23 @@ def _old_run_items(rows: Sequence[Mapping[str, Any]], model: Mapping[str, str], 
         if row.keys() - {*names, *hidden} or not all(0.0 <= values[name] <= 1.0 for name in shares):
             raise ValueError(f"the item {row['item']} has other values than the first")
         cluster = None if row.get("cluster") is None else str(row["cluster"])
-        records.append(ItemRecord(_name(row["item"]), {**model, "task": task}, values, cluster, row.get("seed")))
+        records.append(ItemRecord(_name(row["item"]), of, values, cluster, row.get("seed")))
     return Items(metrics, tuple(records))
 
 
-def _old_documents(rows: Sequence[Mapping[str, Any]], model: Mapping[str, str], task: str) -> Items:
-    """Documents of `perplexity`; a name that comes back has "#2" after it, and so on."""
+def _old_documents(data: Mapping[str, Any]) -> Items:
+    """Documents of `perplexity`; a name that comes back has " #2" after it, and so on."""
     metrics = (
         ItemMetric("bits_per_byte", "bits/byte", "nll_nats", "n_bytes", BITS),
         ItemMetric("bits_per_token", "bits/token", "nll_nats", "n_tokens", BITS),
     )
+    rows, of = data["documents"], {"model": _name(data["provenance"]["model"]["name"])}
     names = numbered(_name(row["name"]) for row in rows)
     values = [{name: float(row[name]) for name in ("nll_nats", "n_bytes", "n_tokens")} for row in rows]
-    return Items(metrics, tuple(ItemRecord(name, model, own) for name, own in zip(names, values, strict=True)))
+    return Items(metrics, tuple(ItemRecord(name, of, own) for name, own in zip(names, values, strict=True)))
 
 
-def _old_files(rows: Sequence[Mapping[str, Any]], model: Mapping[str, str], task: str) -> Items:
+def _old_files(data: Mapping[str, Any]) -> Items:
     """Files of `benchmark`, each under every compressor that was run."""
     metric = ItemMetric("bits_per_byte", "bits/byte", "archive_bytes", "n_bytes", 8.0)
     records = (
@@ -115,8 +114,9 @@ def _old_files(rows: Sequence[Mapping[str, Any]], model: Mapping[str, str], task
             _name(row["corpus"]),
             {"compressor": _name(row["compressor"])},
             {name: float(row[name]) for name in ("archive_bytes", "n_bytes")},
+            detail={"sha256": data["ledger"]["sha256"][row["corpus"]]},
         )
-        for row in rows
+        for row in data["benchmark"]
         if not row["published"]
     )
     return Items((metric,), tuple(records))
@@ -125,9 +125,10 @@ def _old_files(rows: Sequence[Mapping[str, Any]], model: Mapping[str, str], task
 def _old_likelihood(rows: Sequence[Mapping[str, Any]]) -> Report:
     """Records of `likelihood` of schema 1: a header, then log p of each datum under each bound."""
     header, metric = rows[0], ItemMetric("log_likelihood_nats", "nats/datum", "log_likelihood_nats", higher_is_better=True)
+    data = f"{_name(header['ledger']['data'])}, {_name(header['ledger']['space'])}"
     records = []
     for row in rows[1:]:
-        of = {**{key: _name(row[key]) for key in ("model", "bound", "side")}, "data": _name(header["ledger"]["data"])}
+        of = {**{key: _name(row[key]) for key in ("model", "bound", "side")}, "data": data}
         records.append(ItemRecord(str(int(row["datum"])), of, {"log_likelihood_nats": float(row["nats"])}))
     items = Items((metric,), tuple(records))
     return Report("likelihood", ledger=header["ledger"], provenance=header["provenance"], items=items)
@@ -142,16 +143,16 @@ OLD_ITEMS = {
 
 
 def numbered(names: Iterator[str]) -> list[str]:
-    """The names, with "#2", "#3", ... after those that came before.
+    """The names, with " #2", " #3", ... after those that came before.
 
     >>> numbered(iter(["a", "b", "a"]))
-    ['a', 'b', 'a#2']
+    ['a', 'b', 'a #2']
     """
     seen: dict[str, int] = {}
     unique = []
     for name in names:
         seen[name] = seen.get(name, 0) + 1
-        unique.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+        unique.append(name if seen[name] == 1 else f"{name} #{seen[name]}")
     return unique
 
 

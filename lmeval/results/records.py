@@ -13,7 +13,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -37,7 +37,7 @@ SCHEMA = 2
 
 class RecordHeader(NamedTuple):
     """What describes the items of a set: the kind of report they are from, what all of them are of, the metrics that they
-    make up, and the ledger and provenance of the run. `extra` is what else the capability needs to rescore, JSON-ready."""
+    make up, and the ledger and provenance of the run."""
 
     report: str
     of: Mapping[str, str]
@@ -45,15 +45,13 @@ class RecordHeader(NamedTuple):
     ordered: bool = False
     ledger: Mapping[str, Any] = NOTHING
     provenance: Mapping[str, Any] = NOTHING
-    extra: Mapping[str, Any] = NOTHING
 
 
 class RecordSet(NamedTuple):
-    """The items of one run and what describes them. `schema` is that of the file that they were read from."""
+    """The items of one run and what describes them."""
 
     header: RecordHeader
     records: tuple[ItemRecord, ...]
-    schema: int = SCHEMA
 
     @property
     def items(self) -> Items:
@@ -67,20 +65,25 @@ OldReader = Callable[[Mapping[str, Any], list[dict[str, Any]]], RecordSet]
 
 def records_of(report: Report) -> list[RecordSet]:
     """The sets of a report: one for each of its parts that has items."""
-    return [
-        RecordSet(
-            RecordHeader(part.kind, NOTHING, part.items.metrics, part.items.ordered, part.ledger, part.provenance),
-            part.items.records,
-        )
-        for part in leaves(report)
-        if part.items is not None
-    ]
+    sets = []
+    for part in leaves(report):
+        if part.items is not None:
+            of = _of_all(part.items.records)
+            header = RecordHeader(part.kind, of, part.items.metrics, part.items.ordered, part.ledger, part.provenance)
+            sets.append(RecordSet(header, part.items.records))
+    return sets
+
+
+def _of_all(records: Sequence[ItemRecord]) -> dict[str, str]:
+    """What every record is of."""
+    first = records[0].of if records else NOTHING
+    return {key: value for key, value in first.items() if all(record.of.get(key) == value for record in records)}
 
 
 def write_records(sets: Iterable[RecordSet], path: Path) -> None:
     """Write sets of records, one under the other, whole or not at all."""
     with atomic_writer(path) as stream:
-        for header, records, _ in sets:
+        for header, records in sets:
             with _set_writer(stream) as writer:
                 for record in records:
                     writer.add(record)
@@ -203,7 +206,6 @@ def _header(about: dict[str, Any], path: Path, first: int) -> RecordHeader:
             ordered=bool(about["ordered"]),
             ledger=about["ledger"],
             provenance=about["provenance"],
-            extra=about["extra"],
         )
     except (TypeError, KeyError, ValueError) as error:
         raise InputError(f"{path}: line {first} is no header of records") from error
@@ -239,6 +241,5 @@ def _header_as_json(header: RecordHeader, n_records: int) -> dict[str, Any]:
         "ordered": header.ordered,
         "ledger": dict(header.ledger),
         "provenance": dict(header.provenance),
-        "extra": dict(header.extra),
         "n_records": n_records,
     }

@@ -5,14 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lmeval import stats
-from lmeval.results.items import ItemMetric, ItemRecord, Items, groups, has_metric
-from lmeval.results.measurement import Measurement, Side
+from lmeval.results.items import ItemMetric, ItemRecord, Items, groups, has_metric, side_of
+from lmeval.results.measurement import Measurement
 from lmeval.results.records import RecordSet
 from lmeval.results.report import Report
 from lmeval.stats.estimates import Estimate
 from lmeval.stats.paired import ENOUGH_BLOCKS
-
-SIDES: Mapping[str, Side] = {"exact": "exact", "lower": "lower", "upper": "upper", "estimate": "estimate"}
 
 
 def measure_items(items: Items) -> tuple[Measurement, ...]:
@@ -30,8 +28,8 @@ def measure_items(items: Items) -> tuple[Measurement, ...]:
         the independent units.
     """
     measured = []
-    for key, records in groups(items.records).items():
-        of = dict(key)
+    for records in groups(items.records).values():
+        of = records[0].of
         for metric in items.metrics:
             if has_metric(metric, records):
                 measured.append(_measure(metric, records, of, ordered=items.ordered))
@@ -65,12 +63,11 @@ def _measure(metric: ItemMetric, records: Sequence[ItemRecord], of: Mapping[str,
         estimate = _ratio(np.stack([numerators, denominators], axis=1), units, ordered=ordered)
     else:
         estimate = stats.mean_estimate(numerators, units, share=metric.share)
-    side = SIDES.get(of.get("side", ""), metric.side)
     return Measurement(
         name=metric.name,
         value=estimate.value,
         unit=metric.unit,
-        side=side,
+        side=side_of(metric, of),
         stderr=estimate.stderr,
         ci95=estimate.ci95,
         n=estimate.n_clusters,

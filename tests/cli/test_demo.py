@@ -2,26 +2,50 @@ import json
 from pathlib import Path
 
 import pytest
-from commands import Run
-from samples import PROSE
+from commands import Run, assert_one_line
 
-from lmeval.data.documents import text_corpus
+from lmeval.cli import demo
+
+
+@pytest.fixture(autouse=True)
+def _a_short_manual(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(demo, "MANUAL_BYTES", 400)
+    monkeypatch.setattr(demo, "FILE_BYTES", 300)
+    monkeypatch.setattr(demo, "N_IMAGES", 2)
 
 
 @pytest.mark.slow
-def test_the_demo_runs_on_a_file(run: Run, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("lmeval.cli.demo.python_manual", lambda: text_corpus([PROSE]))  # the whole manual takes minutes
-    ran = run("demo", text, "--json", tmp_path / "o.json")
+def test_the_demo_runs_on_files(run: Run, text: Path, tmp_path: Path):
+    (tmp_path / "binary").write_bytes(bytes(range(256)))
+    ran = run("demo", text, tmp_path / "binary", "--json", tmp_path / "o.json")
     assert (ran.status, ran.err) == (0, "")
-    assert str(text) in ran.out and "equal" in ran.out
-    found = json.loads((tmp_path / "o.json").read_text())
-    assert (found["schema"], found["kind"]) == (2, "demo")
-    rows, (task,) = found["tables"]["texts"]["rows"], found["tables"]["task"]["rows"]
-    assert (task["task"], task["n_items"]) == ("sentiment", 380)
-    assert "sentiment" in ran.out
-    assert [row["text"] for row in rows] == ["Python manual (pydoc_data.topics)", str(text)]
-    assert all(row["decoded"] for row in rows) and found["ledger"]["decoded_and_equal"]
-    compressors = ["archive", "gzip -9", "bzip2 -9", "xz -9e"]
-    of_text = [m for m in found["results"] if m["of"].get("corpus") == str(text)]
-    assert [m["of"].get("compressor") for m in of_text] == [None, *compressors]
-    assert [m["value"] for m in of_text] == [rows[1][name] for name in ("score", *compressors)]
+    assert f"{text}, the first 300 of its {text.stat().st_size:,} bytes" in ran.out
+    assert ran.out.count("to the same bytes") == 4  # the first line, and three archives
+    assert "not UTF-8" in ran.out
+    report = json.loads((tmp_path / "o.json").read_text())
+    assert (report["schema"], report["kind"]) == (2, "demo")
+    steps = report["tables"]["texts"]["rows"]
+    of_text = [step for step in steps if step["text"] == str(text)]
+    assert [step["what"] for step in of_text] == ["score", "archive", "decoded", "gzip -9", "bzip2 -9", "xz -9e"]
+    assert report["ledger"]["decoded_and_equal"] is True
+    for step in of_text:
+        if step["n_bytes"] is not None:
+            assert step["bits_per_byte"] == 8 * step["n_bytes"] / 300
+    measured = {m["of"]["what"]: m["value"] for m in report["results"] if m["of"].get("corpus") == str(text)}
+    assert measured == {step["what"]: step["bits_per_byte"] for step in of_text if step["bits_per_byte"] is not None}
+    assert {m["name"] for m in report["results"]} >= {"acc", "log_loss", "log_likelihood_nats", "bits_per_dim"}
+    for line in ran.out.splitlines()[-3:]:
+        assert line.startswith("  lmeval ")
+
+
+def test_a_file_that_is_missing_is_named_before_anything_is_done(run: Run, text: Path):
+    assert_one_line(run("demo", text, text.parent / "none"), "none")
+    assert_one_line(run("demo", text.parent), str(text.parent))
+
+
+@pytest.mark.parametrize("n", range(1, 9))
+def test_a_cut_leaves_no_half_character(n: int):
+    cut = demo._whole_characters("aä€😀".encode()[:n])
+    assert "aä€😀".encode().startswith(cut) and cut.decode()
+    assert len(cut) > n - 4
+    assert demo._whole_characters(b"\xff\xfe" * n) == b"\xff\xfe" * n

@@ -184,13 +184,22 @@ def test_several_tasks_are_scored_at_once(run: Run, model: Path, here: Path, tmp
     assert without_task(parts["corpus"]["results"]) == json.loads(json.dumps(expected))["results"]
     for words in ("odd_ones, test split", "per_character", "target_nll_nats", "bits_per_byte"):
         assert words in out
-    assert [one.records[0].of["task"] for one in read_records(here / "r.jsonl")][:2] == ["odd_ones", "targets"]
+    sets = read_records(here / "r.jsonl")
+    assert [one.header.of["task"] for one in sets] == ["odd_ones", "targets", "corpus"]
+    assert [one.header.report for one in sets] == ["run", "run", "perplexity"]
     request.getfixturevalue("no_model")
-    assert succeeded(run("rescore", "r.jsonl", "--json", "again.json")) == out[: out.index("\ntext  ")]
+    rescored = succeeded(run("rescore", "r.jsonl", "--json", "again.json"))
+    assert rescored.startswith(out[: out.index("\ntext  ")]) and "records of  perplexity" in rescored
     again = read(here / "again.json")
-    assert again["parts"] == [parts[name] for name in ("odd_ones", "targets")]
+    assert again["parts"][:2] == [parts[name] for name in ("odd_ones", "targets")]
+    bits = [
+        [r["value"] for r in part["results"] if r["name"] == "bits_per_byte"]
+        for part in (again["parts"][2], found["parts"][2])
+    ]
+    assert bits[0] == pytest.approx(bits[1], rel=1e-12)
     shown = succeeded(run("compare", "o.json", "r.jsonl"))
-    assert re.search(r"^odd_ones +acc ", shown, re.M) and re.search(r"^targets +acc ", shown, re.M)
+    for name, metric in (("odd_ones", "acc"), ("targets", "acc"), ("corpus", "bits_per_byte")):
+        assert re.search(rf"^{name} +{metric} .*(no difference seen|too few items to tell)$", shown, re.M), shown
 
 
 def test_a_corpus_can_be_run_alone(run: Run, model: Path, here: Path, tmp_path: Path):
@@ -208,7 +217,9 @@ def test_a_corpus_can_be_run_alone(run: Run, model: Path, here: Path, tmp_path: 
     assert without_task(read(here / "d.json")["results"]) == without_task(read(here / "e.json")["results"])
     succeeded(run("run", path, "-m", model, "--json", "c.json", "--limit", "2"))
     assert read(here / "c.json")["ledger"]["n_documents"] == 2
-    assert_one_line(run("run", path, "-m", model, "--records", "r.jsonl"), "plain text has none")
+    succeeded(run("run", path, "-m", model, "--records", "r.jsonl"))
+    shown = succeeded(run("compare", "a.json", "r.jsonl"))
+    assert re.search(r"^corpus +bits_per_byte ", shown, re.M)
 
 
 def test_two_runs_are_compared(run: Run, model: Path, here: Path, tmp_path: Path):

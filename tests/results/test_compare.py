@@ -228,6 +228,17 @@ def test_a_bound_orders_two_models_in_one_direction_only(a: str, b: str, side: s
         assert expected.items() <= dict(m.of).items()
 
 
+def test_a_bound_on_a_negative_lies_on_the_other_side():
+    made = []
+    for side, model in (("lower", "vae"), ("exact", "flow")):
+        report = bound(side, 1.0, model)
+        assert report.items is not None
+        metric = ItemMetric("bits_per_dim", "bits/dim", "nats", scale=-0.02)
+        made.append(Report("likelihood", items=report.items._replace(metrics=(metric,))))
+    [m] = compared_pair(made).results
+    assert (m.name, m.side) == ("bits_per_dim_difference", "upper")
+
+
 def test_what_two_results_have_of_the_same_is_paired_with_itself():
     def made(shift: float) -> Report:
         parts = [
@@ -293,6 +304,11 @@ REFUSED: dict[str, tuple[Report, Report, str]] = {
     ),
     "no metric": (of_task("t"), report_with({"weight": [1.0]}, [WEIGHT]), "have no metric over the same items in common"),
     "not a number": (with_value(1.0), with_value(float("nan")), "item i1 has the acc nan: it must be a finite number"),
+    "other data of that name": (
+        Report("benchmark", items=Items((ACC,), (item("f", {"acc": 1.0})._replace(detail={"sha256": "0"}),))),
+        Report("benchmark", items=Items((ACC,), (item("f", {"acc": 1.0})._replace(detail={"sha256": "1"}),))),
+        "f is not the same data in both results: its SHA-256 differs",
+    ),
     "some clusters": (
         report_with({"acc": [1.0]}),
         Report("run", items=Items((ACC,), (item("i0", {"acc": 1.0}), item("i1", {"acc": 1.0}, "c")))),
@@ -321,3 +337,13 @@ def test_a_measurement_of_the_difference_is_found_by_what_it_is_of():
     made = together("run", (of_task("t"), of_task("u")), {})
     found = find(compare_reports(made, made), "acc_difference", task="u")
     assert isinstance(found, Measurement) and found.value == 0.0
+
+
+def test_a_negative_scale_turns_the_sides_of_bounds_round():
+    bits = ItemMetric("bits_per_dim", "bits/dim", "nats", scale=-0.5)
+    a, b = (
+        report_with({"nats": [-3.0, -4.0, -6.0 + shift]}, [bits], kind="likelihood", of={"model": model, "side": side})
+        for shift, model, side in ((0.5, "VAE", "lower"), (0.0, "MADE", "exact"))
+    )
+    m = find(compare_reports(a, b, ["bits_per_dim"]), "bits_per_dim_difference")
+    assert m.side == "upper" and m.value == pytest.approx(-0.25 / 3)  # log p of a is at least this: its bits are at most

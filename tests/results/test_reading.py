@@ -96,7 +96,7 @@ def test_old_perplexity_is_read_by_document(tmp_path: Path):
     read = read_results(tmp_path / "a")
     assert read.kind == "perplexity" and read.items is not None
     assert [(r.item, dict(r.of)) for r in read.items.records] == [
-        (name, {"model": "maker"}) for name in ("a.txt", "b.txt", "a.txt#2")
+        (name, {"model": "maker"}) for name in ("a.txt", "b.txt", "a.txt #2")
     ]
     [row] = compared(tmp_path / "a", tmp_path / "a")
     assert (row["metric"], row["a"]) == ("bits_per_byte", pytest.approx(750 / 600 * 1.4426950408889634))
@@ -108,7 +108,8 @@ def test_an_old_benchmark_is_read_by_file_and_compressor(tmp_path: Path):
         for i, c in enumerate(("x", "y", "z"))
         for k in ("xz", "ours", "paper")
     ]
-    old = {"schema": 1, "results": [], "ledger": {}, "provenance": {"task": "benchmark", "models": []}, "benchmark": rows}
+    old = {"schema": 1, "results": [], "provenance": {"task": "benchmark", "models": []}, "benchmark": rows}
+    old["ledger"] = {"sha256": dict.fromkeys("xyz", "0" * 64)}
     (tmp_path / "a").write_text(json.dumps(old))
     assert [(row["of"], row["n"], row["a"]) for row in compared(tmp_path / "a", tmp_path / "a")] == [
         ({"compressor": name}, 3, pytest.approx(1.6)) for name in ("xz", "ours")
@@ -129,7 +130,12 @@ def test_an_old_likelihood_has_measurements_and_no_items(tmp_path: Path):
 
 
 def test_old_records_of_likelihoods_are_read_by_datum(tmp_path: Path):
-    header = {"kind": "lmeval.likelihood", "schema": 1, "ledger": {"data": "digits test", "n": 3}, "provenance": {}}
+    header = {
+        "kind": "lmeval.likelihood",
+        "schema": 1,
+        "ledger": {"data": "digits test", "space": "17 levels"},
+        "provenance": {},
+    }
     rows = [
         {"datum": i, "model": model, "bound": "b", "side": side, "nats": -10.0 - i - k}
         for k, (model, side) in enumerate((("VAE", "lower"), ("MADE", "exact")))
@@ -137,8 +143,8 @@ def test_old_records_of_likelihoods_are_read_by_datum(tmp_path: Path):
     ]
     (tmp_path / "a").write_text("\n".join(json.dumps(row) for row in [header, *rows]) + "\n")
     assert [(dict(row["of"]), row["n"], row["a"], row["side"]) for row in compared(tmp_path / "a", tmp_path / "a")] == [
-        ({"model": "VAE", "bound": "b", "side": "lower", "data": "digits test"}, 3, -11.0, "estimate"),
-        ({"model": "MADE", "bound": "b", "side": "exact", "data": "digits test"}, 3, -12.0, "exact"),
+        ({"model": "VAE", "bound": "b", "side": "lower", "data": "digits test, 17 levels"}, 3, -11.0, "estimate"),
+        ({"model": "MADE", "bound": "b", "side": "exact", "data": "digits test, 17 levels"}, 3, -12.0, "exact"),
     ]
     (tmp_path / "a").write_text(json.dumps(header) + "\n" + json.dumps(rows[0])[:-9])
     with pytest.raises(InputError, match="neither results JSON nor records"):

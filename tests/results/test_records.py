@@ -24,7 +24,7 @@ from lmeval.results.records import (
 VALUES = {"acc": [1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0], "log_loss": [0.1 + 0.2, 5e-324, 2.0, 1e308, 0.5, 0.25, 3.0]}
 SETS = [
     RecordSet(
-        RecordHeader("run", {"model": "m"}, (ACC, LOSS), False, {"n": 7}, {"date": "then"}, {"größe": "\u2028"}),
+        RecordHeader("run", {"model": "m"}, (ACC, LOSS), False, {"n": 7}, {"größe": "\u2028"}),
         tuple(
             record._replace(cluster="c", seed=i, detail={"text": "\u2028\r\n\x85"})
             for i, record in enumerate((report_with(VALUES, [ACC, LOSS]).items or Items((), ())).records)
@@ -74,7 +74,7 @@ def test_every_part_of_a_report_that_has_items_is_a_set():
     parts = (report_with(VALUES, [ACC, LOSS]), Report("demo"), report_with({"acc": [1.0]}, of={"task": "u"}))
     sets = records_of(together("run", parts, {}))
     assert [made.items for made in sets] == [parts[0].items, parts[2].items]
-    assert [made.header.report for made in sets] == ["run", "run"]
+    assert [(made.header.report, made.header.of) for made in sets] == [("run", {"task": "t"}), ("run", {"task": "u"})]
 
 
 def test_records_are_told_from_other_files(path: Path, tmp_path: Path):
@@ -169,7 +169,6 @@ def signed(*rows: Mapping[str, Any]) -> list[str]:
 HEADER = {"kind": "lmeval.records", "schema": 2, "report": "run", "of": {}, "metrics": [ACC._asdict()], "ordered": False} | {
     "ledger": {},
     "provenance": {},
-    "extra": {},
 }
 ROW = {"item": "a", "of": {}, "values": {"acc": 1.0}}
 OTHERS: dict[str, tuple[list[str], str]] = {

@@ -93,6 +93,13 @@ def test_groups_are_measured_apart_and_a_bound_keeps_its_side():
     ]
 
 
+def test_a_bound_from_below_is_one_from_above_of_its_negative():
+    bits = LOSS._replace(name="bits_per_dim", scale=-0.5)
+    records = [item(f"i{i}", {"log_loss": float(i)}, of={"side": "lower"}) for i in range(3)]
+    lower, upper = measure_items(Items((LOSS, bits), tuple(records)))
+    assert [(m.value, m.side) for m in (lower, upper)] == [(1.0, "lower"), (-0.5, "upper")]
+
+
 def test_records_of_any_kind_are_rescored():
     values, _ = two_rates(np.random.default_rng(3), 40, 0.0)
     made = report_with(values, [RATE], kind="perplexity")

@@ -54,6 +54,8 @@ from lmeval.compression.images.latent_tables import (
     parts,
     prior,
 )
+from lmeval.compute.memory import CODED_BLOCKS, at_once
+from lmeval.compute.place import Place
 from lmeval.compute.threads import one_thread
 from lmeval.progress import SILENT
 
@@ -63,8 +65,6 @@ _stream: Any = constriction.stream  # pyright: ignore[reportAttributeAccessIssue
 _DECISION = _stream.model.Categorical(perfect=False)
 _DRAW = _stream.model.Uniform(1 << DRAW_BITS)
 _REST = _stream.model.Uniform()
-BLOCKS_TOGETHER = 8
-TOGETHER_BYTES = 1 << 28  # of working memory, at most, while blocks are coded side by side
 
 
 class Scheme(NamedTuple):
@@ -91,10 +91,19 @@ class Scheme(NamedTuple):
         return order << (DRAW_BITS - self.particle_bits)
 
 
-def blocks_together(scheme: Scheme, block_bytes: int) -> int:
-    """How many blocks are coded side by side: their images and some 200 bytes for each number of each particle."""
-    working = block_bytes + 200 * scheme.n_particles * particle_numbers(scheme.vae)
-    return max(1, min(BLOCKS_TOGETHER, TOGETHER_BYTES // working))
+def blocks_together(scheme: Scheme, block_bytes: int, place: Place) -> int:
+    """How many blocks are coded side by side.
+
+    Args:
+        scheme: How the density codes.
+        block_bytes: Bytes of a block's images.
+        place: Where this is done: of it the memory counts.
+
+    Returns:
+        As many as `memory.CODED_BLOCKS` has room for, each with its images and some 200 bytes for each number of each
+        particle.
+    """
+    return at_once(CODED_BLOCKS, place, block_bytes + 200 * scheme.n_particles * particle_numbers(scheme.vae))
 
 
 class Coded(NamedTuple):

@@ -12,6 +12,7 @@ from lmeval.compression.images import bitsback
 from lmeval.compression.images.bitsback import Coded, Scheme, blocks_together
 from lmeval.compression.images.density_header import DensitySettings, from_meta, needed_density
 from lmeval.compression.images.imagefile import bytes_of
+from lmeval.compute.place import alone
 from lmeval.errors import ArchiveError, CorruptArchive
 
 
@@ -27,6 +28,7 @@ def images_decoder(header: Header, holder: Holder) -> Decoder:
     wanted = from_meta(header.meta["density"])
     vae = holder.get(wanted, lambda: needed_density(wanted, holder.given, holder.data_dir))
     scheme = Scheme(vae, wanted.step_bits, wanted.particle_bits)
+    place = (holder.place or alone())._replace(device=bitsback.CPU)  # exact integers run on the CPU
     size = vae.n_dims * np.dtype(wanted.dtype).itemsize
 
     def decode(blocks: Sequence[Block], advance: Advance) -> Iterable[bytes | Lost]:
@@ -37,7 +39,7 @@ def images_decoder(header: Header, holder: Holder) -> Decoder:
             yield _data(block, None if part is None else next(decoded), wanted)
 
     def share(block: Block) -> float:
-        return 1 / blocks_together(scheme, max(block.n_bytes, block.n_units * vae.n_dims))
+        return 1 / blocks_together(scheme, max(block.n_bytes, block.n_units * vae.n_dims), place)
 
     return Decoder(decode, share, gathers=True)
 

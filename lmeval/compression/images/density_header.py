@@ -76,6 +76,11 @@ def as_density(model: DensityLike, data_dir: str | None = None) -> LoadedDensity
     return model if isinstance(model, LoadedDensity) else load_density(model, data_dir)
 
 
+def describe_density(density: LoadedDensity) -> dict[str, Any]:
+    """What identifies a density in a result, JSON-ready."""
+    return {"name": density.name, "kind": density.kind, "weights_sha256": density.weights_sha256}
+
+
 def short_name(density: LoadedDensity) -> str:
     """A density's name without the folders that lead to it: an archive says nothing of the machine it was made on."""
     path = Path(density.name)

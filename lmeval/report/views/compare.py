@@ -41,12 +41,14 @@ def view(report: Report) -> list[Block]:
 def _telling_keys(table: Table) -> list[str]:
     """The keys of what the rows are of that tell them apart, and the task."""
     keys = dict.fromkeys(key for of in table.column("of") for key in of)
-    return [key for key in keys if key == "task" or len({of.get(key) for of in table.column("of")}) > 1]
+    return [key for key in keys if key == "task" or len({of[key] for of in table.column("of") if key in of}) > 1]
 
 
 def _head(report: Report, table: Table, keys: Sequence[str]) -> Table:
     """The two results, what each is of, and what both are of."""
-    both = {key: value for key, value in table[0]["of"].items() if key not in keys}
+    everywhere = [of.items() for of in table.column("of")]
+    both = {key: value for key, value in table[0]["of"].items() if all((key, value) in of for of in everywhere)}
+    both = {key: value for key, value in both.items() if key not in keys}
     sides = []
     for name, file in (("of_a", report.ledger["a"]), ("of_b", report.ledger["b"])):
         sides.append("  ".join([file, *dict.fromkeys(label(of) for of in table.column(name) if of)]))

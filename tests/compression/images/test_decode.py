@@ -33,6 +33,7 @@ from lmeval.densities.layers import Linear
 from lmeval.densities.modelfile import LoadedDensity
 from lmeval.densities.networks import LayeredVAE
 from lmeval.errors import ArchiveError, CorruptArchive, LmevalError, ModelMismatch, ModelNotFound
+from lmeval.results import Report
 
 MODULE = importlib.import_module("lmeval.compression.images.encode")
 BLOCK = struct.Struct("<4sIIQBBHII8sI")
@@ -59,7 +60,7 @@ def remade(change: Callable[[dict[str, Any], list[list[Any]], list[bytes]], None
     """The archive with its metadata, blocks' fields and payloads changed, and with checksums that fit."""
     raw, _ = sample()
     ((part, header),) = [(part, part.header) for part in archive.read_index(memoryview(raw))]
-    blocks = list(archive.read_blocks(memoryview(raw), part.blocks_begin, header))
+    blocks = list(archive.Blocks(memoryview(raw), part.blocks_begin, header))
     meta = json.loads(json.dumps(header.meta))
     fields = [
         [b"LMZB", 0, b.n_bytes, b.offset, REGISTRY[b.kind].code, b.flags, b.n_lanes, b.n_units, b.parameter, b.digest]
@@ -91,7 +92,7 @@ def outcome(data: bytes) -> str:
 def test_an_archive_that_is_put_together_again_is_the_same():
     assert remade(lambda *_: None) == sample()[0]
     assert outcome(sample()[0]) == "exact"
-    kinds = [block["kind"] for block in inspect(memoryview(sample()[0]))[0]["blocks"]]
+    kinds = inspect(memoryview(sample()[0])).tables["blocks"].column("kind")
     assert kinds.count("bits-back") == 4 and kinds[0] != "bits-back" != kinds[-1]
 
 
@@ -118,6 +119,10 @@ def test_a_range_decodes_the_blocks_that_it_needs(monkeypatch: pytest.MonkeyPatc
     assert len(seen) == 1
 
 
+def gaps(report: Report) -> list[Gap]:
+    return [Gap(**row) for row in report.tables["gaps"]]
+
+
 def test_damage_is_named_and_costs_its_own_block():
     data, expected = sample()
     (part,) = archive.read_index(memoryview(data))
@@ -126,8 +131,8 @@ def test_damage_is_named_and_costs_its_own_block():
         changed[entry.position + archive.BLOCK_OVERHEAD + 3] ^= 1
         assert "damaged: checksum" in outcome(bytes(changed))
         out = io.BytesIO()
-        gap = Gap(entry.offset, entry.offset + entry.n_bytes)
-        assert salvage(out, memoryview(bytes(changed)), model()) == [gap]
+        gap = Gap(entry.offset, entry.offset + entry.n_bytes, entry.n_bytes)
+        assert gaps(salvage(out, memoryview(bytes(changed)), model())) == [gap]
         assert out.getvalue() == expected[: gap.first] + bytes(gap.stop - gap.first) + expected[gap.stop :]
 
 
@@ -138,7 +143,7 @@ def test_a_payload_that_no_encoder_wrote_is_a_gap():
     data = remade(change)
     assert outcome(data).startswith("CorruptArchive: block of bytes")
     out = io.BytesIO()
-    (gap,) = salvage(out, memoryview(data), model())
+    (gap,) = gaps(salvage(out, memoryview(data), model()))
     assert out.getvalue() == sample()[1][: gap.first] + bytes(gap.stop - gap.first) + sample()[1][gap.stop :]
 
 
@@ -319,8 +324,8 @@ def test_random_damage_gives_the_data_or_an_error():
 
 def test_metadata_name_the_version():
     data, _ = sample()
-    assert inspect(memoryview(data))[0]["format"] == "1.1"
-    assert inspect(memoryview(compress(b"text", settings=CompressSettings(adapt="none"))))[0]["format"] == "1.0"
-    assert inspect(memoryview(compress(b"text")))[0]["format"] == "1.2"
+    assert inspect(memoryview(data)).ledger["format"] == "1.1"
+    assert inspect(memoryview(compress(b"text", settings=CompressSettings(adapt="none")))).ledger["format"] == "1.0"
+    assert inspect(memoryview(compress(b"text"))).ledger["format"] == "1.2"
     with pytest.raises(CorruptArchive):
         decompress(data[:-1], model())

@@ -6,13 +6,19 @@ import numpy as np
 import pytest
 import torch
 from samples import ROOT, shared
+from told import Told
 from vaes import density, drawn, fitting_vae, npy, random_vae
 
-from lmeval.compression import ImageCompression, ImageSettings, compress, compress_images_to, decompress, inspect
-from lmeval.compression.images.encode import bound_draws
+from lmeval.compression import ImageSettings, bounded_images, compress, compress_images_to, decompress, inspect, with_bound
+from lmeval.compression.images import bounds
+from lmeval.compression.images.bounds import bound_draws
 from lmeval.data.images import binarise, read_images
 from lmeval.densities.modelfile import LoadedDensity, load_density
 from lmeval.errors import InputError, ModelError
+from lmeval.report.views import view
+from lmeval.results import Report, Table, as_json, find
+from lmeval.results.report import from_json
+from lmeval.stats import mean_estimate
 
 MODULE = importlib.import_module("lmeval.compression.images.encode")
 
@@ -26,60 +32,61 @@ def own(n: int) -> np.ndarray:
     return drawn(fitting_vae(5), n)
 
 
-def compressed(data: bytes, model: LoadedDensity, **settings: object) -> tuple[bytes, ImageCompression]:
+def compressed(data: bytes, model: LoadedDensity, **settings: object) -> tuple[bytes, Report]:
     out = io.BytesIO()
-    found = compress_images_to(out, memoryview(data), model, ImageSettings(**settings))  # pyright: ignore
-    return out.getvalue(), found
+    report = compress_images_to(out, memoryview(data), model, ImageSettings(**settings))  # pyright: ignore
+    return out.getvalue(), report
 
 
 def kinds(data: bytes) -> list[str]:
-    return [block["kind"] for part in inspect(memoryview(data)) for block in part["blocks"]]
+    return inspect(memoryview(data)).tables["blocks"].column("kind")
 
 
 @pytest.mark.parametrize("dtype", ["u1", "?", "<i8", ">i2", "<f4"])
 @pytest.mark.parametrize("particles", [None, 1, 4])
 def test_a_file_comes_back(dtype: str, particles: int | None):
     data = npy(own(50).reshape(50, 6, 10).astype(dtype))
-    made, found = compressed(data, toy(), particles=particles)
+    made, report = compressed(data, toy(), particles=particles)
     assert decompress(made, toy()) == data
-    assert len(made) == found.n_archive_bytes and found.n_bytes == len(data)
+    assert len(made) == report["archive_bytes"] and report.ledger["n_bytes"] == len(data)
     assert kinds(made)[1:] == ["bits-back"] and kinds(made)[0] != "bits-back"
     assert made[8:10] == b"\x01\x01"
-    assert found.verified and found.n_not_verified == 0
-    assert found.settings.n_particles == (16 if particles is None else particles)
+    assert report.ledger["verified"] and report.ledger["n_not_verified"] == 0
+    assert report.provenance["settings"]["particles"] == (16 if particles is None else particles)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_few_images(n: int):
     data = npy(own(n)) + b"behind"
-    made, found = compressed(data, toy())
+    made, report = compressed(data, toy())
     assert decompress(made, toy()) == data
-    assert found.n_images == n
+    assert report.ledger["n_images"] == n
     assert "bits-back" not in kinds(made) or n
 
 
 def test_many_blocks(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(MODULE, "BLOCK_IMAGES", 7)
     data = npy(own(100)) + bytes(3)
-    made, found = compressed(data, toy())
-    assert found.n_blocks["bits-back"] == 15
+    made, report = compressed(data, toy())
+    assert report.ledger["n_blocks"]["bits-back"] == 15
     assert decompress(made, toy()) == data
-    sizes = [block["n_images"] for block in inspect(memoryview(made))[0]["blocks"] if block["kind"] == "bits-back"]
+    sizes = [row["n_images"] for row in inspect(memoryview(made)).tables["blocks"] if row["kind"] == "bits-back"]
     assert sum(sizes) == 100 and max(sizes) - min(sizes) <= 1
 
 
 def test_what_the_density_does_not_shorten_is_coded_without_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(MODULE, "BLOCK_IMAGES", 500)
     equal = npy(np.zeros((500, 60), dtype=np.uint8))
-    made, found = compressed(equal, toy())
+    made, report = compressed(equal, toy())
     assert decompress(made, toy()) == equal
     assert "bits-back" not in kinds(made) and len(made) < 800
-    assert found.n_coded == found.net_bits == found.initial_bits == 0 and found.elbo is None
+    assert [report.ledger[name] for name in ("n_coded", "net_bits", "initial_bits")] == [0, 0, 0]
+    assert {m.name for m in report.results} == {"bits_per_byte", "bits_per_dim", "archive_bytes"}
     # Blocks of equal images stand beside blocks of others.
     both = npy(np.concatenate([np.zeros((500, 60), dtype=np.uint8), own(500)]))
-    made, found = compressed(both, toy(), particles=1)
+    made, report = compressed(both, toy(), particles=1)
     assert decompress(made, toy()) == both
-    assert found.n_blocks["bits-back"] == 1 and found.n_coded == 500
+    assert report.ledger["n_blocks"]["bits-back"] == 1 and report.ledger["n_coded"] == 500
 
 
 def test_bytes_that_other_bytes_could_stand_for_come_back():
@@ -92,16 +99,40 @@ def test_bytes_that_other_bytes_could_stand_for_come_back():
 
 def test_the_account_adds_up():
     data = npy(own(300))
-    made, found = compressed(data, toy(), particles=1)
-    (shown,) = inspect(memoryview(made))
-    words = sum(block["payload_bytes"] for block in shown["blocks"] if block["kind"] == "bits-back")
-    assert 8 * words == found.net_bits + found.initial_bits
-    assert found.net_bits_per_dim == found.net_bits / (300 * 60)
-    assert found.gross_bits_per_dim == 8 * len(made) / (300 * 60)
-    assert found.elbo is not None and found.elbo.n == 300
-    assert found.bound_bits_per_dim == pytest.approx(-found.elbo.value / 60 / np.log(2))
-    assert abs(found.excess) < 4 * found.excess_stderr + 0.02
-    assert shown["density"] == found.settings._asdict()
+    made, report = compressed(data, toy(), particles=1)
+    shown, ledger = inspect(memoryview(made)), report.ledger
+    words = sum(row["payload_bytes"] for row in shown.tables["blocks"] if row["kind"] == "bits-back")
+    assert 8 * words == ledger["net_bits"] + ledger["initial_bits"]
+    assert report["net_bits_per_dim"] == ledger["net_bits"] / (300 * 60)
+    assert report["bits_per_dim"] == 8 * len(made) / (300 * 60)
+    [elbo] = report.tables["bounds"]
+    assert elbo["n"] == 300
+    bound, excess = find(report, "bound_bits_per_dim", bound="-ELBO"), find(report, "excess")
+    assert bound.side == "upper" and bound.value == elbo["bits_per_dim"] == pytest.approx(-elbo["nats"] / 60 / np.log(2))
+    assert bound.ci95 is not None and bound.ci95[0] < bound.value < bound.ci95[1]
+    assert excess.value == report["net_bits_per_dim"] / bound.value - 1
+    assert excess.stderr is not None and abs(excess.value) < 4 * excess.stderr + 0.02
+    parts = [ledger[f"n_{part}_bytes"] for part in ("header", "framing", "payload")]
+    assert sum(parts) == len(made) and parts[0] == shown.ledger["n_header_bytes"]
+    assert shown.ledger["density"] == ledger["density"]
+    assert as_json(from_json(as_json(report))) == as_json(report)
+
+
+def test_a_further_bound_stands_beside_the_first(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bounds, "BOUND_EVALUATIONS", 80)
+    data = npy(own(30))
+    _, report = compressed(data, toy(), particles=4)
+    images = bounded_images(memoryview(data), report)
+    assert images is not None
+    assert torch.equal(images, torch.from_numpy(own(30)[:20]).float())  # 80 latents are 4 for each of 20 images
+    report = with_bound(report, "-IWAE", mean_estimate(np.full(20, -60 * np.log(2))))
+    assert find(report, "bound_bits_per_dim", bound="-IWAE").value == pytest.approx(1)
+    [table] = view(report)
+    assert isinstance(table, Table)
+    shown = {row["label"]: row["value"] for row in table}
+    assert list(shown)[-3:] == ["excess", "-IWAE", "speed"]
+    assert shown["-IWAE"] == f"1.00000 bits/dim  {60 * np.log(2):.3f} nats an image (standard error 0.000), first 20 images"
+    assert bounded_images(memoryview(npy(own(0))), compressed(npy(own(0)), toy())[1]) is None
 
 
 def test_the_bound_is_the_evidence_lower_bound():
@@ -119,20 +150,17 @@ def test_verification_can_be_left_out_and_finds_what_does_not_decode(monkeypatch
     data = npy(own(60))
     assert compressed(data, toy(), verify=False)[0] == compressed(data, toy())[0]
     monkeypatch.setattr(MODULE.bitsback, "decode_blocks", lambda _scheme, blocks, _progress: [None] * len(blocks))
-    made, found = compressed(data, toy())
-    assert found.n_not_verified == 1 and "bits-back" not in kinds(made)
+    made, report = compressed(data, toy())
+    assert report.ledger["n_not_verified"] == 1 and "bits-back" not in kinds(made)
     assert decompress(made) == data
 
 
 def test_progress_reaches_the_end():
     data = npy(own(50)) + bytes(10)
-    done = {"encoding": 0, "verifying": 0}
-
-    def tell(stage: str, n: int, _written: int) -> None:
-        done[stage] += n
-
-    compress_images_to(io.BytesIO(), memoryview(data), toy(), progress=tell)
-    assert done == {"encoding": len(data), "verifying": len(data)}
+    told = Told()
+    compress_images_to(io.BytesIO(), memoryview(data), toy(), progress=told)
+    assert {stage: sum(counts) for stage, counts in told.counts.items()} == {"encoding": len(data), "verifying": len(data)}
+    assert set(told.stages) == {("encoding", len(data), "bytes"), ("verifying", len(data), "bytes")}
 
 
 @pytest.mark.parametrize("particles", [0, 3, -1, 2048])
@@ -144,7 +172,7 @@ def test_odd_numbers_of_particles_are_refused(particles: int):
 def test_wide_networks_have_fewer_particles():
     wide = density(random_vae("categorical", 256, n_dims=100, n_latent=2))
     x = np.random.default_rng(0).integers(0, 256, (2, 100)).astype(np.uint8)
-    assert compressed(npy(x), wide)[1].settings.n_particles == 4
+    assert compressed(npy(x), wide)[1].provenance["settings"]["particles"] == 4
 
 
 def test_images_that_do_not_fit_are_refused_before_anything_is_written():
@@ -174,7 +202,7 @@ def test_bundled_densities_by_name():
 
 def test_an_archive_says_nothing_of_the_machine():
     made, _ = compressed(npy(own(30)), density(fitting_vae(5), "/home/someone/models/mine.yaml"))
-    assert inspect(memoryview(made))[0]["density"]["name"] == "mine"
+    assert inspect(memoryview(made)).ledger["density"]["name"] == "mine"
 
 
 @pytest.mark.slow
@@ -185,7 +213,7 @@ def test_mnist_costs_what_its_bound_says(particles: int, low: float, high: float
     model = load_density(ROOT / "tasks/densities/bbans_binary_vae.yaml", folder)
     x = binarise(read_images(shared("images/mnist/t10k-images-idx3-ubyte.gz")), 0).x[:2000].numpy()
     data = npy(x.reshape(-1, 28, 28))
-    made, found = compressed(data, model, particles=particles, verify=False)
+    made, report = compressed(data, model, particles=particles, verify=False)
     assert decompress(made, model) == data
-    assert low < found.excess < high
-    assert found.initial_bits < 700
+    assert low < report["excess"] < high
+    assert report.ledger["initial_bits"] < 700
