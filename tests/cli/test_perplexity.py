@@ -103,7 +103,7 @@ def test_each_document_can_be_had_as_a_record(run: Run, model: Path, tmp_path: P
         (tmp_path / "texts" / name).write_text(name * 100)
     options = ["--records", tmp_path / "r.jsonl", "--json", tmp_path / "o.json"]
     assert run("perplexity", "-m", model, tmp_path / "texts", *options).status == 0
-    ((_, records, _),) = read_records(tmp_path / "r.jsonl")
+    ((_, records),) = read_records(tmp_path / "r.jsonl")
     rows = json.loads((tmp_path / "o.json").read_text())["tables"]["documents"]["rows"]
     assert [(record.item, record.values["nll_nats"]) for record in records] == [(r["name"], r["nll_nats"]) for r in rows]
 
@@ -327,7 +327,7 @@ def test_two_processes_write_what_one_writes(tmp_path: Path):
     assert read(tmp_path / "one") == read(tmp_path / "two")
     assert json.loads((tmp_path / "two").read_text())["provenance"]["n_processes"] == 2
     one, two = (read_records(tmp_path / f"{name}.jsonl") for name in ("one", "two"))
-    assert [records for _, records, _ in one] == [records for _, records, _ in two]
+    assert [records for _, records in one] == [records for _, records in two]
     assert shown[0] == shown[1]  # one table, by the first process alone
 
 

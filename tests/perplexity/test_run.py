@@ -281,7 +281,7 @@ def test_progress_adds_up_to_the_bytes_of_the_corpus():
 
 def test_the_records_hold_every_document_as_the_report_lists_it(tmp_path: Path):
     found = perplexity(tiny_llama(), [PROSE, "b"], records=tmp_path / "r.jsonl")
-    ((header, records, _),) = read_records(tmp_path / "r.jsonl")
+    ((header, records),) = read_records(tmp_path / "r.jsonl")
     assert (header.report, header.of, header.metrics) == ("perplexity", {"model": "tiny-llama"}, item_metrics(exact=True))
     assert header.ledger == json.loads(json.dumps(found.ledger))
     for record, row in zip(records, found.tables["documents"], strict=True):
@@ -292,7 +292,7 @@ def test_the_records_hold_every_document_as_the_report_lists_it(tmp_path: Path):
 def test_documents_of_one_name_are_items_apart(tmp_path: Path):
     documents = [Document("same", iter([PROSE[:n]])) for n in (20, 30, 40)]
     perplexity(tiny_llama(), documents, records=tmp_path / "r.jsonl")
-    ((_, records, _),) = read_records(tmp_path / "r.jsonl")
+    ((_, records),) = read_records(tmp_path / "r.jsonl")
     assert [record.item for record in records] == ["same", "same #2", "same #3"]
 
 
