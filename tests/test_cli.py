@@ -69,7 +69,7 @@ def test_the_help_of_a_command_needs_no_model(name: str):
 
 
 @pytest.mark.parametrize(
-    "arguments, expected", [([ARCHIVE], 0), ([ARCHIVE, "--json"], 0), (["--jsn"], 2), (["none"], 1)], ids=str
+    "arguments, expected", [([ARCHIVE], 0), ([ARCHIVE, "--json", "-"], 0), (["--jsn"], 2), (["none"], 1)], ids=str
 )
 def test_archives_are_inspected_without_a_library_of_numbers(arguments: list[str | Path], expected: int):
     status, modules = modules_of("inspect", *arguments)
