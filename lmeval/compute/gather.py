@@ -36,15 +36,29 @@ def connect(device: str = "auto") -> Place:
 
 
 def as_place(place: Place | str, memory: int | None = None) -> Place:
-    """A place as it is; by the name of a device ("auto", "cpu", "cuda:1"), this process's place among those of the run."""
+    """A place as it is, or this process's place among those of the run, by the name of a device.
+
+    Args:
+        place: A place, or a device's name: "auto", "cpu", "cuda:1".
+        memory: Bytes that may be used there, for a place that is given by name.
+
+    Raises:
+        DeviceError: There is no such device.
+    """
     return connect(place)._replace(memory=memory) if isinstance(place, str) else place
 
 
 def gather_by_id(mine: Mapping[int, Any], n_items: int, place: Place, failure: BaseException | None = None) -> list[Any]:
     """Values of items 0 .. n_items - 1 in order, from all processes, on all processes.
 
-    `mine` maps global ids to picklable values. A process that failed passes its error as `failure`, so that all raise
-    instead of waiting for it: it raises its own, the others WorkerError.
+    Args:
+        mine: This process's items: global id -> picklable value.
+        n_items: How many there are in all processes.
+        place: This process among its peers.
+        failure: The error of a process that failed, so that all raise instead of waiting for it.
+
+    Raises:
+        WorkerError: Another process failed; one that failed itself raises its own error.
     """
     if place.size == 1:
         if failure is not None:

@@ -80,12 +80,6 @@ PARTICLES = Quota(0.6, units=Most(4096, 4096), bytes=Most(16 << 20, 16 << 20))
 DENSITY_ROWS = Quota(0.6, units=Most(8192, 8192))
 """Data that go through a density at once."""
 
-ENCODER_ROWS = Quota(0.6, units=Most(256, 256))
-"""Images that go through an encoder in whole numbers at once, while they are coded."""
-
-IMAGE_ROWS = Quota(0.6, units=Most(512, 512))
-"""Images that are held against a bound at once."""
-
 CODED_BLOCKS = Quota(0.5, units=Most(8, 8), bytes=Most(256 << 20, 256 << 20))
 """Blocks of images that are coded side by side."""
 
