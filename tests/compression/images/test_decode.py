@@ -108,14 +108,15 @@ def test_a_range_is_a_slice(span: tuple[int, int | None]):
 
 
 def test_a_range_decodes_the_blocks_that_it_needs(monkeypatch: pytest.MonkeyPatch):
+    data, _ = sample()  # made, and verified, before anything is watched
     decoding, seen = importlib.import_module("lmeval.compression.images.bitsback"), []
     real = decoding.decode_blocks
     monkeypatch.setattr(
         decoding, "decode_blocks", lambda scheme, blocks, *a: seen.extend(blocks) or real(scheme, blocks, *a)
     )
-    decompress_range(io.BytesIO(), memoryview(sample()[0]), 3000, 3001, model())
+    decompress_range(io.BytesIO(), memoryview(data), 3000, 3001, model())
     assert len(seen) == 1
-    decompress_range(io.BytesIO(), memoryview(sample()[0]), 0, 20, model())
+    decompress_range(io.BytesIO(), memoryview(data), 0, 20, model())
     assert len(seen) == 1
 
 
