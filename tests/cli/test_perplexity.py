@@ -375,6 +375,7 @@ def read_without_adapt(run: Run, model: Path, text: Path, tmp_path: Path) -> dic
     return found
 
 
+@pytest.mark.slow
 def test_every_document_is_coded_on_its_own(run: Run, model: Path, tmp_path: Path):
     folder = tmp_path / "texts"
     folder.mkdir()

@@ -16,11 +16,12 @@ import torch
 from jaxtyping import Float, Float64, Int32, Int64
 from torch import Tensor
 
+from lmeval.compute.memory import MASS_ROWS, at_once
+from lmeval.compute.place import alone
 from lmeval.errors import NonFiniteScore
 
 LEAF_BITS = 8
 LEAST_LOGIT = -80.0  # below the largest: keeps every mass a normal float32. Clamping moves no two logits farther apart
-SLICE_ELEMENTS = 1 << 20  # logits whose masses exist at a time on a CPU: what its caches hold
 LARGE_VOCABULARY = 4096  # masses above it are float32 (their sums never are)
 _AT_ONCE = 1 << 15  # rows, where memory would be spent on temporary arrays
 _TINY = 1e-300  # a subtree without ids has mass 0: its log-odds become a number beyond the grid's limit
@@ -57,10 +58,10 @@ def bucket_masses(logits: Float[Tensor, "rows vocabulary"], depth: int) -> Bucke
             "(try --dtype float32)"
         )
     masses = logits.new_empty((len(logits), n_buckets), dtype=torch.float64)
-    at_once = max(1, (SLICE_ELEMENTS if logits.device.type == "cpu" else 1 << 27) // n_ids)
-    space = largest.new_zeros((min(at_once, len(logits)), n_buckets * width))  # one for all slices: new memory is slow
-    for first in range(0, len(logits), at_once):
-        rows = slice(first, min(first + at_once, len(logits)))
+    n_rows = at_once(MASS_ROWS, alone(logits.device), 4 * n_ids)
+    space = largest.new_zeros((min(n_rows, len(logits)), n_buckets * width))  # one for all slices: new memory is slow
+    for first in range(0, len(logits), n_rows):
+        rows = slice(first, min(first + n_rows, len(logits)))
         mass = space[: rows.stop - first]
         torch.sub(logits[rows], largest[rows], out=mass[:, :n_ids])
         mass[:, :n_ids].clamp_(min=LEAST_LOGIT).exp_()

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from lmeval.compression.coding.grid import LOG_ODDS_LIMIT
 from lmeval.compression.text import tree
 from lmeval.compression.text.tree import LEAST_LOGIT, code_length_nats, depth_of, descend, path_bits, path_log_odds
+from lmeval.compute.memory import MASS_ROWS, Most
 from lmeval.errors import NonFiniteScore
 
 SIZES = (2, 3, 256, 257, 512, 600, 1000, 5000, 50257)
@@ -202,7 +203,7 @@ def test_slices_of_rows_do_not_matter(size: int, dtype: str, monkeypatch: pytest
     logits, ids, depth = random_logits(23, size, dtype), some_ids(23, size), depth_of(size)
     expected = found_log_odds(logits, ids, depth)
     for rows in (1, 2, 7, 23):
-        monkeypatch.setattr(tree, "SLICE_ELEMENTS", rows * size)
+        monkeypatch.setattr(tree, "MASS_ROWS", MASS_ROWS._replace(units=Most(rows, rows)))
         assert np.array_equal(found_log_odds(logits, ids, depth), expected)
         assert walk(logits, ids, depth)[0].tolist() == ids.tolist()
 
