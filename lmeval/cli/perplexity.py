@@ -19,15 +19,15 @@ from lmeval.cli.shared import (
     loading,
     mapped,
     model_option,
+    print_report,
     run_options,
     task_inputs,
 )
 from lmeval.compute.gather import as_place, disconnect
+from lmeval.compute.place import Place
 from lmeval.data.documents import Corpus, DataSource, Document, first_documents
 from lmeval.errors import InputError
 from lmeval.progress import Progress
-from lmeval.report.terminal import print_blocks
-from lmeval.report.views import view
 from lmeval.report.views.perplexity import withheld_notice
 
 
@@ -93,11 +93,9 @@ def perplexity_command(
         text = _keeping(corpus, kept) if kept else corpus
         report = perplexity(loaded, text, settings, place=place, progress=progress, records=options.records_path)
         if adapt and kept:
-            report = _with_adapted(report, loaded, kept, adapt, progress)
+            report = _with_adapted(report, loaded, kept, adapt, place, progress)
     if place.is_first:
-        if options.json_path:
-            results.write_json(report, options.json_path)
-        print_blocks(view(report))
+        print_report(report, options.json_path)
         if notice := withheld_notice(report):
             click.echo(f"lmeval: {notice}", err=True)
     disconnect(place)
@@ -128,14 +126,14 @@ def _keeping(corpus: Corpus, kept: _Kept) -> Corpus:
 
 
 def _with_adapted(
-    report: results.Report, model: "models.CausalLM", kept: _Kept, level: str, progress: Progress
+    report: results.Report, model: "models.CausalLM", kept: _Kept, level: str, place: Place, progress: Progress
 ) -> results.Report:
     """The report with the code length of the same documents under the model and its online models."""
     kept.spool.flush()
     stops = itertools.accumulate(kept.lengths)
     with mapped(kept.spool) as text:
         texts = [text[stop - n : stop] for stop, n in zip(stops, kept.lengths, strict=True)]
-        measured, ledger = compression.measure_adapted(texts, model, level, progress=progress)
+        measured, ledger = compression.measure_adapted(texts, model, level, place=place, progress=progress)
     of = report.results[0].of
     added = measured._replace(of=of)
     return replace(report, results=(*report.results, added), ledger={**report.ledger, "adapted": ledger})

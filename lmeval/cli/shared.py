@@ -14,7 +14,6 @@ from typing import Any, BinaryIO, NamedTuple
 
 import click
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from lmeval import interrupts, results
 from lmeval.compute import gather
@@ -188,11 +187,6 @@ def check_outputs(outputs: list[Path], inputs: tuple[str, ...]) -> None:
         taken.add(output.resolve())
 
 
-def write_json_data(data: Any, path: Path) -> None:
-    """Write JSON-ready data whole or not at all."""
-    results.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", path)
-
-
 def print_report(report: results.Report, json_path: Path | None, *, to_stderr: bool = False) -> None:
     """Print a report's tables, on standard error where its JSON goes to standard output, and write what --json asks for."""
     print_blocks(view(report), to_stderr=to_stderr or json_path == STDOUT)
@@ -229,32 +223,6 @@ def corpus_of(paths: tuple[str, ...], text_column: str | None, source: DataSourc
             raise InputError(f"{tasks[0]} is a task: score one task at a time, by itself")
         return task_corpus(read_rolling_task(tasks[0]))
     return table_corpus(paths, column(text_column)) if text_column else file_corpus(paths)
-
-
-@contextmanager
-def byte_progress(label: str, n_bytes: int | None, *, show: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error, in bytes of text; nothing where that is no terminal."""
-    with labelled_progress(label, n_bytes, show=show) as advance:
-        yield lambda n: advance(label, n)
-
-
-@contextmanager
-def labelled_progress(label: str, n_bytes: int | None, *, show: bool) -> Iterator[Callable[[str, int], None]]:
-    """The same for work of several kinds: each call says what is being done."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as progress:
-        task = progress.add_task(label, total=n_bytes)
-        now = label
-
-        def advance(doing: str, n: int) -> None:
-            nonlocal now
-            if doing != now:
-                progress.reset(task, description=doing, total=n_bytes)
-                now = doing
-            progress.advance(task, n)
-
-        yield advance
 
 
 @contextmanager

@@ -349,7 +349,7 @@ def coded_bits(run: Run, path: Path, model: Path, level: str) -> int:
     """Of the blocks' payloads, of an archive that `compress` makes."""
     ran = run("compress", path, "-m", model, "--adapt", level, "--no-verify", "-o", path.with_suffix(".lmz"), "-f")
     assert ran.status == 0
-    (found,) = json.loads(run("inspect", path.with_suffix(".lmz"), "--json").out)
+    found = json.loads(run("inspect", path.with_suffix(".lmz"), "--json", "-").out)["ledger"]
     return 8 * (found["n_archive_bytes"] - found["n_header_bytes"] - found["n_framing_bytes"])
 
 
