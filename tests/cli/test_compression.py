@@ -200,3 +200,34 @@ def test_mistakes_with_images_are_one_line(run: Run, text: Path, tmp_path: Path)
     assert_one_line(run("compress", path, "-m", "lmeval-mnist-vae-v1"), "784 numbers")
     assert_one_line(run("compress", path, "-m", "lmeval-digits-flow-v1"), "kind flow")
     assert not path.with_name("digits.npy.lmz").exists()
+
+
+def test_results_are_json_where_they_are_asked_for(run: Run, text: Path, model: Path, tmp_path: Path):
+    text.write_text(PROSE)
+    coded, back = tmp_path / "c.json", tmp_path / "d.json"
+    ran = run("compress", text, "-m", model, "--adapt", "none", "--json", coded)
+    assert ran.status == 0 and "archive" in ran.out
+    data = json.loads(coded.read_text())
+    n_archive_bytes = Path(f"{text}.lmz").stat().st_size
+    assert (data["schema"], data["kind"]) == (2, "compress")
+    assert data["ledger"]["n_archive_bytes"] == n_archive_bytes
+    by_name = {m["name"]: m for m in data["results"]}
+    assert by_name["archive_bytes"]["value"] == n_archive_bytes
+    assert by_name["bits_per_byte"]["of"] == {"model": str(model), "file": str(text)}
+    assert data["provenance"]["inputs"]["data"]["n_bytes"] == len(PROSE.encode())
+    ran = run("decompress", f"{text}.lmz", "-m", model, "-f", "--json", "-")
+    assert ran.status == 0 and json.loads(ran.out)["kind"] == "decompress"
+    run("decompress", f"{text}.lmz", "-m", model, "-f", "--json", back)
+    assert json.loads(back.read_text())["ledger"]["n_bytes"] == len(PROSE.encode())
+    assert_one_line(run("compress", text, "-m", model, "-o", "-", "--json", "-"), "--json -", "standard output")
+
+
+def test_a_density_finds_its_weights_by_the_environment(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, reference = digits(tmp_path), ROOT / "lmeval" / "reference" / "lmeval-digits-vae-v1"
+    (tmp_path / "data").mkdir()
+    (tmp_path / "mine.yaml").write_text((reference / "density.yaml").read_text())
+    (tmp_path / "data" / "model.safetensors").write_bytes((reference / "model.safetensors").read_bytes())
+    monkeypatch.setenv("LMEVAL_DATA", str(tmp_path / "data"))
+    assert run("compress", path, "-m", tmp_path / "mine.yaml", "--particles", 1, "--no-verify").status == 0
+    ran = run("decompress", f"{path}.lmz", "-m", tmp_path / "mine.yaml", "-o", tmp_path / "back")
+    assert (ran.status, (tmp_path / "back").read_bytes()) == (0, path.read_bytes())
