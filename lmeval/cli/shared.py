@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import click
-from rich.console import Console, RenderableType
 
 from lmeval import interrupts, results
 from lmeval.compute import gather
@@ -161,18 +160,6 @@ def loading(what: str) -> Iterator[None]:
     finally:
         if show:
             click.echo("\r" + " " * len(line) + "\r", nl=False, err=True)
-
-
-def print_table(table: RenderableType, *, to_stderr: bool = False) -> None:
-    """At the terminal's width on a terminal and at the table's own elsewhere."""
-    console = Console(highlight=False, stderr=to_stderr)
-    natural = console.measure(table, options=console.options.update(max_width=10_000)).maximum
-    # Never narrower than the table: a terminal wraps a long line, but a cropped number reads as another number.
-    console = Console(highlight=False, stderr=to_stderr, width=max(natural, 20))
-    with console.capture() as captured:
-        console.print(table)
-    shown = "\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n"))
-    click.echo(shown, err=to_stderr)
 
 
 def check_outputs(outputs: list[Path], inputs: tuple[str, ...]) -> None:
