@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from lmeval.perplexity import PerplexitySettings, perplexity
     from lmeval.prompting import RunSettings, Task, run_task
     from lmeval.results import Measurement, Report, find, write_json
+    from lmeval.results.compare import compare_reports
+    from lmeval.results.reading import read_results
     from lmeval.scoring import Request, score
 
 __version__ = "0.1.0"
@@ -38,6 +40,7 @@ __all__ = [
     "Request",
     "RunSettings",
     "Task",
+    "compare_reports",
     "compress",
     "compress_to",
     "decompress",
@@ -50,6 +53,7 @@ __all__ = [
     "load_model",
     "metric_module",
     "perplexity",
+    "read_results",
     "run_task",
     "score",
     "text_corpus",

@@ -65,13 +65,13 @@ from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
 from lmeval.compression.benchmark.baselines import BASELINES, measure_baseline
 from lmeval.compression.coding import coder, grid
-from lmeval.compression.compress import Compression, CompressSettings, compress_to
+from lmeval.compression.compress import CompressSettings, compress_to
 from lmeval.compression.container import archive
 from lmeval.compression.container.frame import MAX_LANES, Block
 from lmeval.compression.container.kinds import Lost
 from lmeval.compression.decompress import decompress
 from lmeval.compression.text import decode, encode, lanes, tree
-from lmeval.compression.text.model_header import Canary, ModelSettings
+from lmeval.compression.text.model_header import Canary, ModelSettings, from_header
 from lmeval.compression.text.survey import LEAST_DRIFT, SAFETY, survey
 from lmeval.compute.place import alone
 from lmeval.data.documents import python_manual
@@ -79,6 +79,7 @@ from lmeval.errors import LmevalError
 from lmeval.models import CausalLM, from_pair, load_model
 from lmeval.models.spelling import ByteTokens, decode_bytes, encode_bytes
 from lmeval.models.toys import byte_tokenizer
+from lmeval.results import Report
 from lmeval.scoring.batching import batching_at, plan_batches
 
 LANES = (1, 16, 64, 256, 512)
@@ -205,9 +206,14 @@ def decode_checked(model: CausalLM, settings: ModelSettings, block: Block) -> No
 def blocks_inside(model: CausalLM, data: bytes, packed: bytes) -> list[tuple[Ids, int]]:
     """Tokens and number of lanes of every block of an archive that a model coded."""
     header, position = archive.read_header(memoryview(packed))
-    blocks = [b for b in archive.read_blocks(memoryview(packed), position, header) if b.kind == encode.MODEL]
+    blocks = [b for b in archive.Blocks(memoryview(packed), position, header) if b.kind == encode.MODEL]
     found = [(encode_bytes(model.encoder, data[b.offset : b.offset + b.n_bytes]), b.n_lanes) for b in blocks]
     return [(tokens.ids, n_lanes) for tokens, n_lanes in found if tokens is not None]
+
+
+def settings_of(made: Report) -> ModelSettings | None:
+    """What the archive's header says of the model, where a block needs it."""
+    return from_header(dict(made.ledger)) if made.ledger["model"] else None
 
 
 def settings_for(model: CausalLM, data: bytes) -> ModelSettings:
@@ -256,8 +262,9 @@ def speed(data: bytes, options: argparse.Namespace, console: Console) -> Found:
                 status.update(f"A: round {i + 1} of {options.rounds}: {case.key}")
                 taken, outcomes[case.key] = timed(partial(case.run, model))
                 seconds[case.key].append(taken)
-                if isinstance(outcomes[case.key], Compression):
-                    seconds[f"{case.key}, less its survey"].append(taken - outcomes[case.key].survey_seconds)
+                if isinstance(outcomes[case.key], Report):
+                    survey_seconds = outcomes[case.key].ledger["survey_seconds"]
+                    seconds[f"{case.key}, less its survey"].append(taken - survey_seconds)
         memory: dict[str, tuple[float, float] | None] = {}
         for case in () if options.no_memory else cases:
             status.update(f"A: memory: {case.key}")
@@ -286,19 +293,18 @@ def lane_cases(model: CausalLM, settings: ModelSettings, ids: Ids, n_lanes: int)
 def whole_cases(model: CausalLM, data: bytes) -> list[Case]:
     """The whole way from bytes to an archive and back, laid out as the library chooses."""
     out = io.BytesIO()
-    found = compress_to(out, memoryview(data), model, CompressSettings(verify=False))
+    settings = settings_of(compress_to(out, memoryview(data), model, CompressSettings(verify=False)))
     blocks = blocks_inside(model, data, out.getvalue())
+    if settings is None or not blocks:
+        return []
     with recorded(model) as batches:
         for ids, n_lanes in blocks:
-            assert found.settings is not None
-            encode.block_log_odds(model, found.settings, ids, n_lanes)
-    if found.settings is None or not blocks:
-        return []
+            encode.block_log_odds(model, settings, ids, n_lanes)
     whole = np.concatenate([ids for ids, _ in blocks])
     most = max(n_lanes for _, n_lanes in blocks)
     group = f"library's choice: {len(blocks)} x {most} lanes"
     runs: dict[str, Callable[[CausalLM], Any]] = {
-        PLAIN: partial(bare_forward, batches=plain_batches(model, whole, found.settings.layout.window)),
+        PLAIN: partial(bare_forward, batches=plain_batches(model, whole, settings.layout.window)),
         OWN: partial(bare_forward, batches=batches),
         "compress": partial(compress_whole, data=data),
         "decompress": partial(decompress_whole, packed=out.getvalue(), data=data),
@@ -373,7 +379,7 @@ def encode_by_steps(model: CausalLM, settings: ModelSettings, ids: Ids, n_lanes:
     return len(coder.encode_bits(np.concatenate(bits), np.concatenate(frequencies)))
 
 
-def compress_whole(model: CausalLM, data: bytes) -> Compression:
+def compress_whole(model: CausalLM, data: bytes) -> Report:
     return compress_to(io.BytesIO(), memoryview(data), model, CompressSettings(verify=False))
 
 
@@ -413,7 +419,7 @@ def case_lines(
     """What was found of a case; two lines for one that also says how long a part of it took."""
     limits = {name: seconds[f"{case.group}: {name}"] for name in (PLAIN, OWN)}
     outcome = outcomes[case.key]
-    n_bytes = outcome.n_archive_bytes if isinstance(outcome, Compression) else outcome
+    n_bytes = outcome.ledger["n_archive_bytes"] if isinstance(outcome, Report) else outcome
     return [
         {
             "group": case.group,
@@ -480,27 +486,28 @@ def account(model: CausalLM, data: bytes) -> Found:
     out = io.BytesIO()
     made = compress_to(out, memoryview(data), model, CompressSettings(verify=False))
     blocks = blocks_inside(model, data, out.getvalue())
-    if made.settings is None or made.model_bytes < made.n_bytes:
+    settings, ledger = settings_of(made), made.ledger
+    if settings is None or ledger["model_bytes"] < ledger["n_bytes"]:
         sys.exit(f"bench_compression: {model.name} did not code all of these {len(data):,} bytes: give another text")
-    log_odds = np.concatenate([encode.block_log_odds(model, made.settings, ids, n_lanes) for ids, n_lanes in blocks])
-    bits = np.concatenate([coding_bits(ids, n_lanes, made.settings.depth) for ids, n_lanes in blocks])
-    ideal = made.length.ideal
-    parts = {**made.length._asdict(), "framing": 8.0 * made.n_framing_bytes, "header": 8.0 * made.n_header_bytes}
-    assert abs(sum(parts.values()) - 8 * made.n_archive_bytes) < 1e-6 * ideal + 1
-    margin = made.settings.grid.margin
+    log_odds = np.concatenate([encode.block_log_odds(model, settings, ids, n_lanes) for ids, n_lanes in blocks])
+    bits = np.concatenate([coding_bits(ids, n_lanes, settings.depth) for ids, n_lanes in blocks])
+    ideal = ledger["length_bits"]["ideal"]
+    parts = {**ledger["length_bits"]} | {part: 8.0 * ledger[f"n_{part}_bytes"] for part in ("framing", "header")}
+    assert abs(sum(parts.values()) - 8 * ledger["n_archive_bytes"]) < 1e-6 * ideal + 1
+    margin = settings.grid.margin
     return {
         "model": Path(model.name).name,
-        "dtype": made.settings.dtype,
+        "dtype": settings.dtype,
         "n_bytes": len(data),
-        "n_tokens": made.n_tokens,
+        "n_tokens": ledger["n_tokens"],
         "n_blocks": len(blocks),
-        "n_lanes": made.n_lanes,
+        "n_lanes": ledger["n_lanes"],
         "margin": margin,
-        "cells": made.settings.grid.cells,
-        "n_archive_bytes": made.n_archive_bytes,
+        "cells": settings.grid.cells,
+        "n_archive_bytes": ledger["n_archive_bytes"],
         "bits": parts,
-        "coders": compare_coders(log_odds, bits, made.settings.grid),
-        "schemes": compare_schemes(log_odds, bits, made.settings.grid),
+        "coders": compare_coders(log_odds, bits, settings.grid),
+        "schemes": compare_schemes(log_odds, bits, settings.grid),
     }
 
 

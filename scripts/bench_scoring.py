@@ -229,7 +229,7 @@ def contestants(model: CausalLM, texts: list[str], requests: list[Request], batc
         return n_tokens, None
 
     def ours() -> Outcome:
-        report = perplexity(model, texts, device=str(model.device))
+        report = perplexity(model, texts, place=str(model.device))
         return report.ledger["n_tokens_scored"], find(report, "nll_nats").value
 
     def engine() -> Outcome:

@@ -12,6 +12,7 @@ from lmeval.compression import CompressSettings, compress, decompress, inspect
 from lmeval.compression.container import archive
 from lmeval.compression.text.online_only import online_block
 from lmeval.models import load_model
+from lmeval.results.report import leaves
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "compression" / "golden"
@@ -59,7 +60,7 @@ def main() -> None:
         assert decompress(made) == data
         path.write_bytes(made)
         path.with_suffix(".data").write_bytes(data)
-        kinds = [block["kind"] for part in inspect(memoryview(made)) for block in part["blocks"]]
+        kinds = [block["kind"] for part in leaves(inspect(memoryview(made))) for block in part.tables["blocks"]]
         print(f"{path.name}: {len(data):,} bytes in {len(made):,}, {', '.join(kinds) or 'no blocks'}")
 
 

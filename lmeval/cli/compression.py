@@ -14,6 +14,7 @@ from lmeval.cli.shared import (
     STDOUT,
     check_new,
     check_outputs,
+    data_dir_option,
     device_option,
     dtype_option,
     force_option,
@@ -38,13 +39,6 @@ if TYPE_CHECKING:
 SUFFIX = ".lmz"
 
 _adapt_help = "Let online models adapt to the file: full (smallest archive), light (faster), none."
-_data_dir = click.option(
-    "--data-dir",
-    envvar="LMEVAL_DATA",
-    show_envvar=True,
-    help="Where a density file's weights lie, if not beside it.",
-    metavar="DIR",
-)
 
 
 @click.command("compress")
@@ -77,7 +71,7 @@ _data_dir = click.option(
     help="Latents drawn for an image, of a density: a power of two.  [default: 16]",
 )
 @lanes_per_pass_option
-@_data_dir
+@data_dir_option
 @device_option
 @memory_option
 @dtype_option
@@ -97,7 +91,7 @@ def compress_command(
     no_verify: bool,
     particles: int | None,
     lanes_per_pass: int | None,
-    data_dir: str | None,
+    data_dir: Path | None,
     device: str,
     memory: int | None,
     dtype: str,
@@ -196,7 +190,7 @@ def _compress_images(
 @click.option("--range", "span", metavar="A:B", help="Only bytes A to B (not included) of the original.")
 @click.option("--salvage", is_flag=True, help="Recover what is whole of a damaged archive, with zeros for what is lost.")
 @lanes_per_pass_option
-@_data_dir
+@data_dir_option
 @device_option
 @memory_option
 @json_option
@@ -208,7 +202,7 @@ def decompress_command(
     span: str | None,
     salvage: bool,
     lanes_per_pass: int | None,
-    data_dir: str | None,
+    data_dir: Path | None,
     device: str,
     memory: int | None,
     json_path: Path | None,

@@ -1,13 +1,20 @@
 """`lmeval images`: sets of images as files that other commands take, with every choice on record."""
 
 import io
+import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmeval import report, results
-from lmeval.cli.shared import check_new, check_outputs, force_option, loading, print_table
+from lmeval import results
+from lmeval.cli.shared import check_new, check_outputs, data_dir_option, force_option, json_option, loading, print_report
 from lmeval.errors import InputError
+from lmeval.results import Measurement, Report
+
+if TYPE_CHECKING:
+    from lmeval.data.images import ImageSet
 
 
 @click.command("images")
@@ -26,7 +33,8 @@ from lmeval.errors import InputError
 @click.option("--limit", type=click.IntRange(min=1), help="The first N images only (binarised as part of all).")
 @click.option("--split", type=click.Choice(["train", "test"]), help="Of the set 'digits'.")
 @click.option("--shape", help="Of an image, as 28x28 or 32x32x3: a .png sheet needs it.")
-@click.option("--data-dir", envvar="LMEVAL_DATA", help="Folder where SOURCE may lie, too.", metavar="DIR")
+@data_dir_option
+@json_option
 @force_option
 def images_command(
     source: str,
@@ -36,7 +44,8 @@ def images_command(
     limit: int | None,
     split: str | None,
     shape: str | None,
-    data_dir: str | None,
+    data_dir: Path | None,
+    json_path: Path | None,
     force: bool,
 ) -> None:
     """Write a set of images as a .npy file of bytes.
@@ -53,7 +62,9 @@ def images_command(
         import numpy as np
 
         from lmeval.data.images import binarise, find_file, limited, read_images, threshold
-    check_outputs([output], () if source == "digits" else (str(find_file(source, data_dir)),))
+    inputs = () if source == "digits" else (str(find_file(source, data_dir)),)
+    check_outputs([output] if json_path is None else [output, json_path], inputs)
+    began = time.perf_counter()
     images = read_images(source, _sizes(shape), data_dir, split)
     if seed is not None:
         images = binarise(images, seed)
@@ -64,7 +75,25 @@ def images_command(
     np.save(content, images.x.numpy().reshape(len(images), *images.shape))
     with results.atomic_binary_writer(output) as out:
         out.write(content.getvalue())
-    print_table(report.images_table(str(output), images))
+    settings = {"binarise": seed, "threshold": at, "limit": limit, "split": split, "shape": shape}
+    print_report(_report(images, output, source, settings, time.perf_counter() - began), json_path)
+
+
+def _report(images: "ImageSet", output: Path, source: str, settings: dict[str, Any], seconds: float) -> Report:
+    """A report of kind "images": what the set is that was written, and its mean level."""
+    of = {"file": str(output)}
+    ledger = {
+        "file": str(output),
+        "n_images": len(images),
+        "n_source": images.n_source,
+        "shape": list(images.shape),
+        "tags": asdict(images.tags),
+        "space": images.tags.describe(),
+        "sha256": images.sha256,
+    }
+    provenance = results.provenance("images", inputs={"images": {"source": source}}, settings=settings, seconds=seconds)
+    mean = Measurement("mean_level", images.mean_level, "levels", "exact", n=len(images), of=of)
+    return Report("images", (mean,), ledger=ledger, provenance=provenance)
 
 
 def _sizes(shape: str | None) -> tuple[int, ...] | None:

@@ -6,17 +6,18 @@ import click
 
 from lmeval.cli.progress import drawn_progress
 from lmeval.cli.shared import (
+    STDOUT,
     check_outputs,
     data_dir_option,
     device_option,
     json_option,
     loading,
     memory_option,
-    print_report,
     records_option,
     write_report,
 )
 from lmeval.report.figures import check_folder, save_figures
+from lmeval.report.terminal import print_blocks
 from lmeval.report.views import view
 
 
@@ -57,9 +58,8 @@ def likelihood_command(
         from lmeval.likelihood.compare import compare
         from lmeval.likelihood.cost import cost_lines
         from lmeval.likelihood.prepare import prepare
-        from lmeval.likelihood.spec import read_spec, spec_path, with_overrides
-    path = spec_path(spec)
-    wanted = with_overrides(read_spec(path, data_dir), limit, seed)
+        from lmeval.likelihood.spec import read_spec, with_overrides
+    wanted = with_overrides(read_spec(spec, data_dir), limit, seed)
     check_outputs([path for path in (json_path, records_path) if path], (str(wanted.path), *map(str, wanted.files.values())))
     if folder:
         check_folder(folder)
@@ -72,8 +72,9 @@ def likelihood_command(
     with drawn_progress(show=place.is_first) as progress:
         report = compare(prepared, place=place, progress=progress)
     if place.is_first:
-        print_report(report, json_path)
-        write_report(report, None, records_path)
-        for file in save_figures(view(report), folder) if folder else ():
+        blocks = view(report)
+        print_blocks(blocks, to_stderr=json_path == STDOUT)
+        write_report(report, json_path, records_path)
+        for file in save_figures(blocks, folder) if folder else ():
             click.echo(f"wrote {file}", err=True)
     disconnect(place)

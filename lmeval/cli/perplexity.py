@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import IO, NamedTuple
 
 import click
@@ -14,24 +13,21 @@ from lmeval import compression, models, results
 from lmeval.cli.progress import drawn_progress
 from lmeval.cli.shared import (
     BatchSize,
+    RunOptions,
     check_outputs,
     corpus_of,
-    device_option,
-    dtype_option,
-    json_option,
     loading,
     mapped,
-    memory_option,
     model_option,
-    records_option,
+    print_report,
+    run_options,
     task_inputs,
 )
 from lmeval.compute.gather import as_place, disconnect
-from lmeval.data.documents import Corpus, DataSource, Document
+from lmeval.compute.place import Place
+from lmeval.data.documents import Corpus, DataSource, Document, first_documents
 from lmeval.errors import InputError
 from lmeval.progress import Progress
-from lmeval.report.terminal import print_blocks
-from lmeval.report.views import view
 from lmeval.report.views.perplexity import withheld_notice
 
 
@@ -49,9 +45,6 @@ from lmeval.report.views.perplexity import withheld_notice
     "document starts where stride = context, which is lm-evaluation-harness's rolling windows.",
 )
 @click.option("--batch-size", type=BatchSize(), default=None, help="Windows at once.  [default: auto]")
-@device_option
-@memory_option
-@dtype_option
 @click.option("--text-column", metavar="NAME", help="Read PATHs as tables (JSON lines, CSV, parquet), a row a document.")
 @click.option("--dataset", metavar="ID", help="Score a data set: a hub id or a folder; needs --text-column.")
 @click.option("--dataset-name", metavar="NAME", help="Configuration of the data set.")
@@ -61,9 +54,7 @@ from lmeval.report.views.perplexity import withheld_notice
     type=click.Choice(compression.LEVELS[1:]),
     help="Also the code length that `compress --adapt` reaches on every document, by the model and online models.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the block bootstrap.")
-@json_option
-@records_option
+@run_options(seed="Seed of the block bootstrap.", limit="Score the first N documents only.")
 def perplexity_command(
     paths: tuple[str, ...],
     model: str,
@@ -71,46 +62,40 @@ def perplexity_command(
     stride: int | None,
     bos: str,
     batch_size: int | None,
-    device: str,
-    memory: int | None,
-    dtype: str,
     text_column: str | None,
     dataset: str | None,
     dataset_name: str | None,
     split: str,
     adapt: str | None,
-    seed: int,
-    json_path: Path | None,
-    records_path: Path | None,
+    options: RunOptions,
 ) -> None:
     """Perplexity and bits per byte of a model on text.
 
     PATH is a file, a folder, a glob, '-' for standard input, a task file (YAML), or the name of one in tasks/.
     """
-    check_outputs([path for path in (json_path, records_path) if path], (*paths, *task_inputs(paths)))
-    corpus = corpus_of(paths, text_column, DataSource(dataset, dataset_name, split) if dataset else None)
+    check_outputs(options.outputs, (*paths, *task_inputs(paths)))
+    source = DataSource(dataset, dataset_name, split) if dataset else None
+    corpus = first_documents(corpus_of(paths, text_column, source), options.limit)
     with loading(f"model {model}"):
         from lmeval.perplexity import PerplexitySettings, perplexity
 
-        place = as_place(device, memory)
+        place = as_place(options.device, options.memory)
     if adapt and place.size > 1:
         raise InputError(f"--adapt is for one process, not for {place.size}: start lmeval without a launcher")
     with loading(f"model {model}"):
-        loaded = models.load_model(model, device=place.device, dtype=dtype)
+        loaded = models.load_model(model, device=place.device, dtype=options.dtype)
         if adapt:
             compression.check_codable(loaded)
-    settings = PerplexitySettings(context, stride, bos, batch_size, seed)
+    settings = PerplexitySettings(context, stride, bos, batch_size, options.seed)
     with ExitStack() as stack:
         kept = _Kept(stack.enter_context(tempfile.TemporaryFile()), []) if adapt else None
         progress = stack.enter_context(drawn_progress(show=place.is_first))
         text = _keeping(corpus, kept) if kept else corpus
-        report = perplexity(loaded, text, settings, place=place, progress=progress, records=records_path)
+        report = perplexity(loaded, text, settings, place=place, progress=progress, records=options.records_path)
         if adapt and kept:
-            report = _with_adapted(report, loaded, kept, adapt, progress)
+            report = _with_adapted(report, loaded, kept, adapt, place, progress)
     if place.is_first:
-        if json_path:
-            results.write_json(report, json_path)
-        print_blocks(view(report))
+        print_report(report, options.json_path)
         if notice := withheld_notice(report):
             click.echo(f"lmeval: {notice}", err=True)
     disconnect(place)
@@ -141,14 +126,14 @@ def _keeping(corpus: Corpus, kept: _Kept) -> Corpus:
 
 
 def _with_adapted(
-    report: results.Report, model: "models.CausalLM", kept: _Kept, level: str, progress: Progress
+    report: results.Report, model: "models.CausalLM", kept: _Kept, level: str, place: Place, progress: Progress
 ) -> results.Report:
     """The report with the code length of the same documents under the model and its online models."""
     kept.spool.flush()
     stops = itertools.accumulate(kept.lengths)
     with mapped(kept.spool) as text:
         texts = [text[stop - n : stop] for stop, n in zip(stops, kept.lengths, strict=True)]
-        measured, ledger = compression.measure_adapted(texts, model, level, progress=progress)
+        measured, ledger = compression.measure_adapted(texts, model, level, place=place, progress=progress)
     of = report.results[0].of
     added = measured._replace(of=of)
     return replace(report, results=(*report.results, added), ledger={**report.ledger, "adapted": ledger})

@@ -1,5 +1,6 @@
 """What the commands share: options, progress bars, outputs, inputs as bytes."""
 
+import functools
 import json
 import mmap
 import os
@@ -9,11 +10,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import click
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from lmeval import interrupts, results
 from lmeval.compute import gather
@@ -99,6 +99,52 @@ memory_option = click.option(
 )
 
 
+class RunOptions(NamedTuple):
+    """What `run_options` asks for: where to compute and in what precision, what to write, and of how much."""
+
+    device: str
+    memory: int | None
+    dtype: str
+    json_path: Path | None
+    records_path: Path | None
+    seed: int
+    limit: int | None
+
+    @property
+    def outputs(self) -> list[Path]:
+        """The files that are to be written."""
+        return [path for path in (self.json_path, self.records_path) if path]
+
+
+def run_options(*, seed: str, limit: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The options of every command that scores, each with one meaning; the command gets them as one argument, `options`.
+
+    Args:
+        seed: What --seed is the seed of, for its help.
+        limit: What --limit counts, for its help.
+    """
+    shared = (
+        device_option,
+        memory_option,
+        dtype_option,
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help=seed),
+        click.option("--limit", type=click.IntRange(min=1), help=limit),
+        json_option,
+        records_option,
+    )
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def collected(**params: Any) -> None:
+            command(options=RunOptions(**{name: params.pop(name) for name in RunOptions._fields}), **params)
+
+        for option in reversed(shared):
+            collected = option(collected)
+        return collected
+
+    return decorate
+
+
 @contextmanager
 def loading(what: str) -> Iterator[None]:
     """While the block imports libraries and loads a model: a line on the terminal, and Ctrl-C ends the process at once.
@@ -141,11 +187,6 @@ def check_outputs(outputs: list[Path], inputs: tuple[str, ...]) -> None:
         taken.add(output.resolve())
 
 
-def write_json_data(data: Any, path: Path) -> None:
-    """Write JSON-ready data whole or not at all."""
-    results.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", path)
-
-
 def print_report(report: results.Report, json_path: Path | None, *, to_stderr: bool = False) -> None:
     """Print a report's tables, on standard error where its JSON goes to standard output, and write what --json asks for."""
     print_blocks(view(report), to_stderr=to_stderr or json_path == STDOUT)
@@ -182,32 +223,6 @@ def corpus_of(paths: tuple[str, ...], text_column: str | None, source: DataSourc
             raise InputError(f"{tasks[0]} is a task: score one task at a time, by itself")
         return task_corpus(read_rolling_task(tasks[0]))
     return table_corpus(paths, column(text_column)) if text_column else file_corpus(paths)
-
-
-@contextmanager
-def byte_progress(label: str, n_bytes: int | None, *, show: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error, in bytes of text; nothing where that is no terminal."""
-    with labelled_progress(label, n_bytes, show=show) as advance:
-        yield lambda n: advance(label, n)
-
-
-@contextmanager
-def labelled_progress(label: str, n_bytes: int | None, *, show: bool) -> Iterator[Callable[[str, int], None]]:
-    """The same for work of several kinds: each call says what is being done."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as progress:
-        task = progress.add_task(label, total=n_bytes)
-        now = label
-
-        def advance(doing: str, n: int) -> None:
-            nonlocal now
-            if doing != now:
-                progress.reset(task, description=doing, total=n_bytes)
-                now = doing
-            progress.advance(task, n)
-
-        yield advance
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """`lmeval run`, `lmeval rescore` and `lmeval compare`."""
 
-from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +22,7 @@ from lmeval.cli.shared import (
 )
 from lmeval.compute import gather
 from lmeval.compute.place import Place, describe_place
-from lmeval.data.documents import local_files
+from lmeval.data.documents import first_documents, local_files
 from lmeval.data.resources import BUNDLED_FOR_TASKS
 from lmeval.errors import InputError
 from lmeval.progress import Progress
@@ -198,8 +196,7 @@ def _score_text(
     """Perplexity of a task that names plain text, of its first `limit` documents."""
     from lmeval.perplexity import perplexity
 
-    corpus = task_corpus(task)
-    corpus = replace(corpus, documents=islice(corpus.documents, limit))
+    corpus = first_documents(task_corpus(task), limit)
     return with_of(perplexity(model, corpus, windows, place=place, progress=progress), task=task.name)
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from lmeval.compression.compress import code_length
 from lmeval.compression.text.encode import CodeLength
 from lmeval.compression.text.plan import CompressSettings
+from lmeval.compute.place import Place
 from lmeval.errors import EmptyInput
 from lmeval.models import ModelLike
 from lmeval.progress import SILENT, Progress
@@ -24,6 +25,7 @@ def measure_adapted(
     model: ModelLike = "bundled",
     level: str = "full",
     *,
+    place: Place | str = "auto",
     progress: Progress = SILENT,
 ) -> AdaptedLength:
     """Bits per byte that `compress` reaches on texts, each coded on its own: payloads without headers and framing.
@@ -34,6 +36,7 @@ def measure_adapted(
         texts: UTF-8, or any other bytes; empty ones are left out.
         model: The language model: loaded, a pair (network, tokenizer), a folder, a hub id, or "bundled".
         level: Of the online models: "full" or "light"; "none" leaves them out.
+        place: Where: a Place, or a device's name.
         progress: Told of the bytes that were coded.
 
     Raises:
@@ -44,7 +47,9 @@ def measure_adapted(
         raise EmptyInput("no text to code: all are empty")
     settings = CompressSettings(adapt=level)
     progress.stage("coding", n_bytes, "bytes")
-    coded = [code_length(text, model, settings, progress=_Counted(progress)).ledger for text in texts if len(text)]
+    coded = [
+        code_length(text, model, settings, place=place, progress=_Counted(progress)).ledger for text in texts if len(text)
+    ]
     n_payload = sum(one["n_payload_bytes"] for one in coded)
     value = 8 * n_payload / n_bytes
     ledger = {

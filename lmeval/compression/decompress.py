@@ -6,6 +6,7 @@ import io
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from lmeval import results
@@ -37,7 +38,7 @@ class DecompressSettings(NamedTuple):
     """
 
     lanes_per_pass: int | None = None
-    data_dir: str | None = None
+    data_dir: str | Path | None = None
 
 
 class Gap(NamedTuple):

@@ -12,7 +12,7 @@ from lmeval.results.report import together
 from lmeval.results.table import count, words
 
 COLUMNS = (
-    count("block"),
+    Column("block", "block", align="left"),
     count("position"),
     count("offset", "data from"),
     count("n_bytes", "bytes"),

@@ -6,6 +6,7 @@ documents. Pieces of a document are bounded in size, so a file of any length pas
 
 import codecs
 import glob
+import itertools
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -37,6 +38,17 @@ class Corpus:
     documents: Iterator[Document]
     n_bytes_hint: int | None
     rereadable: bool = True
+
+
+def first_documents(corpus: Corpus, limit: int | None) -> Corpus:
+    """The corpus of the first `limit` documents alone; all of them for None.
+
+    >>> [document.name for document in first_documents(text_corpus(["one", "two", "three"]), 2).documents]
+    ['text 0', 'text 1']
+    """
+    if limit is None:
+        return corpus
+    return replace(corpus, documents=itertools.islice(corpus.documents, limit), n_bytes_hint=None)
 
 
 def text_corpus(texts: str | Document | Iterable[str | Document]) -> Corpus:

@@ -107,6 +107,11 @@ class ImageSet:
         """Numbers in an image: what bits a dimension are counted over."""
         return self.x.shape[1]
 
+    @property
+    def mean_level(self) -> float:
+        """Mean over all pixels of all images."""
+        return int(self.x.sum()) / self.x.numel()
+
 
 def image_set(
     x: UInt8[Tensor, "n dims"], shape: Sequence[int], tags: Tags, name: str, n_source: int | None = None

@@ -11,6 +11,7 @@ from lmeval import lazy
 if TYPE_CHECKING:
     from lmeval.data.images import ImageSet, Tags, binarise, image_set, limited, read_images, require_same_space, threshold
     from lmeval.densities.adapters import Flow, TokenImages, from_autoencoder_kl, from_causal_lm, from_flow, from_pythae
+    from lmeval.densities.checks import draw
     from lmeval.densities.modelfile import LoadedDensity, is_density, load_density
     from lmeval.densities.networks import DequantisedFlow, Generator, LayeredVAE, Made
     from lmeval.densities.protocols import (
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
         check_density,
         check_exact,
         check_latent,
-        draw,
         kind_of,
     )
     from lmeval.densities.spaces import (

@@ -68,8 +68,14 @@ def from_pythae(model: Any, observation: Observation, *, encoder: bool = True) -
     sigma. pythae's own get_nll takes sigma = 1 for "mse", whatever the pixels' scale: a density, and no rate of bits a
     dimension. torch keeps Bernoulli probabilities 1e-7 away from 0 and 1 in float32.
 
-    `encoder` False leaves out an encoder that gives no log_covariance. Raises DensityError for models that have another
-    prior, and InputError for another observation.
+    Args:
+        model: The pythae model, in evaluation mode.
+        observation: What its decoder's output is.
+        encoder: False leaves out an encoder that gives no log_covariance.
+
+    Raises:
+        DensityError: The model has another prior, or is none of pythae's.
+        InputError: There is no such observation.
     """
     name = getattr(model, "model_name", type(model).__name__)
     if name in _OTHER_PRIORS:
@@ -82,10 +88,10 @@ def from_pythae(model: Any, observation: Observation, *, encoder: bool = True) -
     def decode(z: Tensor) -> Distribution:
         output = model.decoder(z)
         try:
-            found = output["reconstruction"]
+            reconstruction = output["reconstruction"]
         except (KeyError, TypeError, IndexError) as error:
             raise DensityError(f"{name}.decoder(z) has no 'reconstruction': is it a decoder of pythae's?") from error
-        return _per_image(noise(found), found)
+        return _per_image(noise(reconstruction), reconstruction)
 
     def encode(x: Tensor) -> Distribution:
         output = model.encoder(x)
@@ -101,11 +107,11 @@ def from_pythae(model: Any, observation: Observation, *, encoder: bool = True) -
 def _noise(observation: Observation) -> Callable[[Tensor], Distribution]:
     match observation:
         case "bernoulli_probs":
-            return lambda found: Bernoulli(probs=found)
+            return lambda output: Bernoulli(probs=output)
         case "bernoulli_logits":
-            return lambda found: Bernoulli(logits=found)
+            return lambda output: Bernoulli(logits=output)
         case ("gaussian", int() | float() as sigma) if 0 < sigma < math.inf:
-            return lambda found: Normal(found, float(sigma))
+            return lambda output: Normal(output, float(sigma))
         case _:
             raise InputError(
                 f"observation is {observation!r}: say what the decoder's output is, 'bernoulli_probs', 'bernoulli_logits' "
@@ -113,8 +119,8 @@ def _noise(observation: Observation) -> Callable[[Tensor], Distribution]:
             )
 
 
-def _per_image(distribution: Distribution, found: Tensor) -> Distribution:
-    return Independent(distribution, found.ndim - 1)
+def _per_image(distribution: Distribution, values: Tensor) -> Distribution:
+    return Independent(distribution, values.ndim - 1)
 
 
 def from_autoencoder_kl(vae: Any, sigma: float, image_shape: Sequence[int] | None = None) -> WrappedVAE:
@@ -126,7 +132,14 @@ def from_autoencoder_kl(vae: Any, sigma: float, image_shape: Sequence[int] | Non
     perceptual and adversarial losses and next to no weight on the divergence from N(0, I): under that prior their likelihood
     is poor, which is what the number then says. `scaling_factor` belongs to the diffusion model and is not applied.
 
-    `image_shape` is that of x without n; by default what the configuration says (in_channels, sample_size, sample_size).
+    Args:
+        vae: The autoencoder, in evaluation mode.
+        sigma: Standard deviation of the noise of x, above 0.
+        image_shape: Of x without n; by default what the configuration says (in_channels, sample_size, sample_size).
+
+    Raises:
+        InputError: sigma is not positive, or the configuration tells no size.
+        DensityError: It is no AutoencoderKL.
     """
     if not 0 < sigma < math.inf:
         raise InputError(f"sigma is {sigma}: the noise of x in [-1, 1] has a standard deviation above 0")
@@ -144,16 +157,16 @@ def from_autoencoder_kl(vae: Any, sigma: float, image_shape: Sequence[int] | Non
     latent_shape = moments.mean.shape[1:]
 
     def decode(z: Tensor) -> Distribution:
-        found = vae.decode(z.reshape(len(z), *latent_shape)).sample
-        return _per_image(Normal(found, sigma), found)
+        images = vae.decode(z.reshape(len(z), *latent_shape)).sample
+        return _per_image(Normal(images, sigma), images)
 
     def encode(x: Tensor) -> Distribution:
         if float(x.abs().max()) > 1 + 1e-6:
             raise DensityError(
                 f"{name} takes x in [-1, 1], and x reaches {float(x.abs().max()):g}: give 2 * level / 255 - 1"
             )
-        found = vae.encode(x).latent_dist
-        return Independent(Normal(found.mean.flatten(1), found.std.flatten(1)), 1)
+        posterior = vae.encode(x).latent_dist
+        return Independent(Normal(posterior.mean.flatten(1), posterior.std.flatten(1)), 1)
 
     return WrappedVAE(name, vae, math.prod(latent_shape), decode, encode)
 
@@ -179,17 +192,21 @@ class Flow:
     def sample(self, n: int) -> Data:
         """`n` samples [n, *event]."""
         flow = self._distribution()
-        found = flow.sample((n,)) if isinstance(flow, Distribution) else flow.sample(n)
-        return found[0] if isinstance(found, tuple) else found  # normflows adds their log-probabilities
+        samples = flow.sample((n,)) if isinstance(flow, Distribution) else flow.sample(n)
+        return samples[0] if isinstance(samples, tuple) else samples  # normflows adds their log-probabilities
 
 
 def from_flow(flow: Any) -> Flow:
-    """A flow as an exact density of real numbers. Raises DensityError for what is none.
-
-    It is whatever has log_prob(x), as nflows' and normflows' flows and torch's distributions have, or gives a torch
-    Distribution when it is called, as zuko's do.
+    """A flow as an exact density of real numbers.
 
     Flows with a context or with classes are densities given those: fix them first, e.g. from_flow(flow(context)) of zuko.
+
+    Args:
+        flow: Whatever has log_prob(x), as nflows' and normflows' flows and torch's distributions have, or gives a torch
+            Distribution when it is called, as zuko's do.
+
+    Raises:
+        DensityError: It is neither.
     """
     name = type(flow).__name__
     if isinstance(flow, type):
@@ -198,10 +215,10 @@ def from_flow(flow: Any) -> Flow:
         if not callable(flow):
             raise DensityError(f"{name} is no flow: it has no log_prob(x) and gives no distribution when called")
         with torch.no_grad():
-            found = call_foreign(flow, f"{name}()", None)
-        if not isinstance(found, Distribution):
+            distribution = call_foreign(flow, f"{name}()", None)
+        if not isinstance(distribution, Distribution):
             raise DensityError(
-                f"{name}() gives {type(found).__name__}, not a torch Distribution, and {name} has no log_prob(x)"
+                f"{name}() gives {type(distribution).__name__}, not a torch Distribution, and {name} has no log_prob(x)"
             )
     return Flow(flow, name)
 
@@ -233,12 +250,19 @@ def from_causal_lm(
 
         log P(x) = sum over pixels i of log p(id(x_i) | start, id(x_1), .., id(x_{i-1}))
 
-    `start_id` stands before the first pixel (None: the model's BOS), level k is the token ids[k] (None: the id k). The
-    probabilities are the model's own over its whole vocabulary, not renormalised over the levels: what it gives to tokens
-    that are no levels counts as loss, and the probabilities of all images then sum to less than 1.
+    The probabilities are the model's own over its whole vocabulary, not renormalised over the levels: what it gives to
+    tokens that are no levels counts as loss, and the probabilities of all images then sum to less than 1. Where tokens are a
+    palette, as ImageGPT's 512 colours are, this is the likelihood of the palette image, and no number of bits for the
+    picture that it was made from.
 
-    Where tokens are a palette, as ImageGPT's 512 colours are, this is the likelihood of the palette image, and no number of
-    bits for the picture that it was made from. Raises InputError for ids that the model does not know.
+    Args:
+        model: A causal language model.
+        start_id: The token before the first pixel; None for the model's BOS.
+        levels: How many levels a pixel has.
+        ids: The token of each level; None for the ids 0 .. levels - 1.
+
+    Raises:
+        InputError: The model does not know an id, or two levels share one.
     """
     start = model.bos_id if start_id is None else start_id
     chosen = tuple(range(levels)) if ids is None else tuple(int(i) for i in ids)

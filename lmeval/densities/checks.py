@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, constraints
 
+from lmeval.compute.seeds import seeded
 from lmeval.errors import DensityError, EmptyInput, InputError, first_line
 
 Data = Float[Tensor, "n *event"]
@@ -97,10 +98,36 @@ def call_foreign(function: Callable[[], Any], what: str, given: Tensor | None) -
         raise DensityError(f"{what} fails{shown}: {line:.200}; {remedy}") from error
 
 
-def probe_rows(x: Data) -> Data:
-    """The data that tell most, N_TRIED of them: the first, and those with the least and the greatest value of all.
+def draw(model: Any, n: int, seed: int, device: torch.device | str = "cpu") -> Data:
+    """Samples of a model, from a seed; the caller's random state stays as it is.
 
-    Where these are fewer, the last and the middle one; where there are no others, the first one read backwards.
+    Args:
+        model: Anything with sample(n) or, as torch's distributions have it, sample(torch.Size).
+        n: How many.
+        seed: Of torch's generators.
+        device: Where the model lies.
+
+    Returns:
+        Samples [n, *event].
+
+    Raises:
+        DensityError: Samples are no finite float tensor [n, *event].
+    """
+    name, is_torch = name_of(model), isinstance(model, Distribution)
+    with seeded(seed, device), torch.no_grad():
+        samples = call_foreign(lambda: model.sample((n,) if is_torch else n), f"{name}.sample({n})", None)
+    if not isinstance(samples, Tensor) or samples.shape[:1] != (n,) or samples.ndim < 2 or not samples.is_floating_point():
+        shown = f"{samples.dtype} {list(samples.shape)}" if isinstance(samples, Tensor) else type(samples).__name__
+        raise DensityError(f"{name}.sample({n}) gives {shown}, and must give a float tensor [{n}, *event]")
+    if not torch.isfinite(samples).all():
+        raise DensityError(f"{name}.sample({n}) gives numbers that are not finite: check the model's weights")
+    return samples
+
+
+def probe_rows(x: Data) -> Data:
+    """Rows to try a model on, N_TRIED of them: the first, and those with the least and the greatest value.
+
+    Where these are the same, the last row and the middle one follow; where there are no others, the first one backwards.
     """
     flat = x.flatten(1)
     places = dict.fromkeys([0, int(flat.amin(1).argmin()), int(flat.amax(1).argmax()), len(x) - 1, len(x) // 2])
@@ -109,18 +136,18 @@ def probe_rows(x: Data) -> Data:
     return torch.cat([rows, backwards.expand(N_TRIED - len(rows), *x.shape[1:])])
 
 
-def check_distribution(found: Any, shape: tuple[int, tuple[int, ...]], name: str, of_what: str) -> Distribution:
+def check_distribution(returned: Any, shape: tuple[int, tuple[int, ...]], name: str, of_what: str) -> Distribution:
     """The distribution, whose batch and event must be `shape`, the event that of `of_what`."""
     n, event = shape
-    if not isinstance(found, Distribution):
-        kind = "a tensor" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+    if not isinstance(returned, Distribution):
+        kind = "a tensor" if isinstance(returned, Tensor) else f"a {type(returned).__name__}"
         such = "Bernoulli(logits=...)" if of_what == "x" else "Normal(mean, std)"
         raise DensityError(f"{name} returns {kind}, not a torch Distribution: return one, such as Independent({such}, 1)")
-    batch, has = tuple(found.batch_shape), tuple(found.event_shape)
+    batch, has = tuple(returned.batch_shape), tuple(returned.event_shape)
     whole = batch + has
     if batch == (n,) and has == event:
-        check_parameters(found, name)
-        return found
+        check_parameters(returned, name)
+        return returned
     remedy = f"they must be ({n},) and {event}, those of {of_what}"
     if whole == (n, *event) and len(has) < len(event):
         remedy = f"dimensions count as separate distributions: wrap it in Independent(..., {len(event) - len(has)})"
@@ -151,33 +178,34 @@ def check_parameters(distribution: Distribution, name: str) -> None:
             )
 
 
-def check_log_prob(found: Any, data: Data, name: str) -> Tensor:
+def check_log_prob(log_probs: Any, data: Data, name: str) -> Tensor:
     """Log-probabilities [n] in float64, one for each of the data."""
     n = len(data)
-    if not isinstance(found, Tensor):
-        raise DensityError(f"{name} returns {type(found).__name__}, not a tensor [{n}]")
-    if found.shape != (n,):
+    if not isinstance(log_probs, Tensor):
+        raise DensityError(f"{name} returns {type(log_probs).__name__}, not a tensor [{n}]")
+    if log_probs.shape != (n,):
         remedy = "one number for every datum"
-        if found.shape[:1] == (n,):
-            remedy = (
-                f"dimensions count as separate distributions: wrap the distribution in Independent(..., {found.ndim - 1})"
-            )
-        elif found.ndim == 0:
+        if log_probs.shape[:1] == (n,):
+            n_dims = log_probs.ndim - 1
+            remedy = f"dimensions count as separate distributions: wrap the distribution in Independent(..., {n_dims})"
+        elif log_probs.ndim == 0:
             remedy = "it is summed or averaged over the batch: return one number for every datum"
-        raise DensityError(f"{name} of {n} data has shape {list(found.shape)}, not [{n}]: {remedy}")
-    return found.double()
+        raise DensityError(f"{name} of {n} data has shape {list(log_probs.shape)}, not [{n}]: {remedy}")
+    return log_probs.double()
 
 
-def check_values(found: Tensor, name: str, *, discrete: bool, levels: int | None = None) -> None:
+def check_values(log_probs: Tensor, name: str, *, discrete: bool, levels: int | None = None) -> None:
     """Raise DensityError where log-probabilities are NaN or +inf, all -inf, or above 0 although x is discrete."""
-    if torch.isnan(found).any() or (found == math.inf).any():
-        raise DensityError(f"{name} is {float(found[~(found < math.inf)][0])}: check the weights and the scale of the data")
-    if (found == -math.inf).all():
+    if torch.isnan(log_probs).any() or (log_probs == math.inf).any():
+        raise DensityError(
+            f"{name} is {float(log_probs[~(log_probs < math.inf)][0])}: check the weights and the scale of the data"
+        )
+    if (log_probs == -math.inf).all():
         raise DensityError(
             f"{name} is -inf for all data tried: the model holds them impossible; check the scale of the data"
         )
-    if discrete and (found > ROUNDING).any():
-        worst = float(found.max())
+    if discrete and (log_probs > ROUNDING).any():
+        worst = float(log_probs.max())
         if levels is None:
             raise DensityError(f"{name} is {worst:.4g}, and no probability exceeds 1: the distribution is not normalised")
         raise DensityError(

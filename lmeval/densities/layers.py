@@ -60,15 +60,15 @@ def check_layers(layers: Layers, n_in: int, n_out: int | None, where: str) -> in
             if layer not in ACTIVATIONS:
                 raise DensityError(f"{where}: unknown activation {layer!r:.60}{nearest(layer, ACTIVATIONS)}")
             continue
-        found = list(layer.weight.shape)
-        if len(found) != 2 or found[1] != width or list(layer.bias.shape) != found[:1]:
+        shape = list(layer.weight.shape)
+        if len(shape) != 2 or shape[1] != width or list(layer.bias.shape) != shape[:1]:
             raise DensityError(
-                f"{where}: a layer's weight is {found} and its bias {list(layer.bias.shape)}, but {width} inputs reach it:"
+                f"{where}: a layer's weight is {shape} and its bias {list(layer.bias.shape)}, but {width} inputs reach it:"
                 f" the weight must be [n, {width}] and the bias [n]"
             )
         if not (layer.weight.isfinite().all() and layer.bias.isfinite().all()):
             raise DensityError(f"{where}: a layer's weights hold NaN or infinity: the file is damaged or training failed")
-        width = found[0]
+        width = shape[0]
     if n_out is not None and width != n_out:
         raise DensityError(f"{where}: the network gives {width} numbers, and {n_out} are needed")
     return width

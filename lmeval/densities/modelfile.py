@@ -85,8 +85,16 @@ def names_density(model: Any) -> bool:
 def load_density(name: str | Path, data_dir: str | Path | None = None, device: str | torch.device = "cpu") -> LoadedDensity:
     """Load a bundled density by its name, a folder that holds density.yaml, or a density file.
 
-    Weights are read as float32, whatever they are stored as. Raises ModelNotFound where there is no such file or it lacks
-    weights, and DensityError with file and line where a value or a shape is wrong.
+    Weights are read as float32, whatever they are stored as.
+
+    Args:
+        name: The bundled name, or a path.
+        data_dir: A folder where weights may lie that do not lie beside the density file.
+        device: Where the model is put.
+
+    Raises:
+        ModelNotFound: There is no such file, or it lacks weights.
+        DensityError: A value or a shape is wrong; it names file and line.
     """
     path = _density_path(str(name))
     if path is None:
@@ -96,9 +104,16 @@ def load_density(name: str | Path, data_dir: str | Path | None = None, device: s
     weights = {name: tensor.float() for name, tensor in _weights_of(keys, data_dir).items()}
     model = build_density(keys, weights, device)
     values = keys.values
-    found = tensors_sha256(weights.items())
+    fingerprint = tensors_sha256(weights.items())
     return LoadedDensity(
-        str(name), values["density"], model, values["levels"], tuple(values["shape"]), values["binarisation"], found, path
+        str(name),
+        values["density"],
+        model,
+        values["levels"],
+        tuple(values["shape"]),
+        values["binarisation"],
+        fingerprint,
+        path,
     )
 
 

@@ -249,8 +249,8 @@ def masked_layers(layers: Layers, ranks: Tensor) -> Layers:
     last = ranks.repeat_interleave(affine[-1].weight.shape[0] // n_dims)
     # Without a hidden layer `below` are the pixels' own ranks, and the strict comparison is right for them too.
     masks.append(last[:, None] > below)
-    found = iter(masks)
+    unused_masks = iter(masks)
     return tuple(
-        layer if isinstance(layer, str) else Linear(layer.weight * next(found).to(layer.weight), layer.bias)
+        layer if isinstance(layer, str) else Linear(layer.weight * next(unused_masks).to(layer.weight), layer.bias)
         for layer in layers
     )

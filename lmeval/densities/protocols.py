@@ -116,7 +116,16 @@ CheckedDensity = CheckedLatent | CheckedExact
 
 def kind_of(model: object) -> Kind:
     """Which kind of density an object is: latent if it has prior and decode, else exact if it has log_prob, else implicit if
-    it has sample. Raises DensityError that says what is missing.
+    it has sample.
+
+    Args:
+        model: Any object.
+
+    Returns:
+        "latent", "exact" or "implicit".
+
+    Raises:
+        DensityError: It says what is missing.
 
     >>> kind_of(torch.distributions.Normal(0.0, 1.0))
     'exact'
@@ -167,8 +176,17 @@ def check_density(model: Any, x: Data, levels: int | None = None) -> CheckedDens
 def check_latent(model: Any, x: Data, levels: int | None = None) -> CheckedLatent:
     """Try a latent variable model on a few data of `x` and a few z from its prior.
 
-    `levels` says that x holds levels 0 .. levels - 1 of discrete data: then p(x | z) must be a probability, not a density.
-    Raises DensityError in one line for parts, shapes and values that cannot be used, EmptyInput and InputError for such x.
+    Args:
+        model: An object with `prior` and `decode(z)`, perhaps `encode(x)`.
+        x: The data [n, *event], float32 or float64.
+        levels: Says that x holds levels 0 .. levels - 1 of discrete data: p(x | z) must then be a probability, no density.
+
+    Returns:
+        The model with its shape.
+
+    Raises:
+        DensityError: In one line, for parts, shapes and values that cannot be used.
+        InputError: x is no such tensor, or (EmptyInput) holds no data.
     """
     check_data(x, levels)
     refuse_training_mode(model)
@@ -185,10 +203,19 @@ def check_latent(model: Any, x: Data, levels: int | None = None) -> CheckedLaten
 
 
 def check_exact(model: Any, x: Data, levels: int | None = None) -> CheckedExact:
-    """Try a model with log_prob on a few data of `x`. Its numbers are "exact", or "lower" where it says so.
+    """Try a model with log_prob on a few data of `x`.
 
-    `levels` says that x holds levels 0 .. levels - 1 of discrete data: then no log_prob may be above 0. Raises as
-    `check_latent` does.
+    Args:
+        model: An object with `log_prob(x)`; its attribute `side` says "lower" where that is a bound.
+        x: The data [n, *event], float32 or float64.
+        levels: Says that x holds levels 0 .. levels - 1 of discrete data: then no log_prob may be above 0.
+
+    Returns:
+        The model with the side of its numbers, "exact" or "lower".
+
+    Raises:
+        DensityError: In one line, for shapes and values that cannot be used.
+        InputError: x is no such tensor, or (EmptyInput) holds no data.
     """
     check_data(x, levels)
     refuse_training_mode(model)
@@ -203,10 +230,10 @@ def check_exact(model: Any, x: Data, levels: int | None = None) -> CheckedExact:
     with seeded(0, x.device), torch.no_grad():
         support = support_of(model)
         check_support(support, x, rows, name_of(model))
-        found = log_prob(rows)
-        check_values(found, name, discrete=levels is not None or is_discrete(support), levels=levels)
-        check_same(found, log_prob(rows), f"{name} differs between two calls", REPEATED)
-        check_same(found[:1], log_prob(rows[:1]), f"{name} of a datum depends on the other data of the batch")
+        log_probs = log_prob(rows)
+        check_values(log_probs, name, discrete=levels is not None or is_discrete(support), levels=levels)
+        check_same(log_probs, log_prob(rows), f"{name} differs between two calls", REPEATED)
+        check_same(log_probs[:1], log_prob(rows[:1]), f"{name} of a datum depends on the other data of the batch")
     return CheckedExact(model, side)
 
 
@@ -222,22 +249,6 @@ KINDS: Mapping[Kind, KindOfDensity] = {
     "exact": KindOfDensity("a model with exact log p", check_exact),
     "implicit": KindOfDensity("an implicit model", None),
 }
-
-
-def draw(model: Any, n: int, seed: int, device: torch.device | str = "cpu") -> Data:
-    """`n` samples of anything with sample(n) or, as torch's distributions have it, sample(torch.Size), from a seed.
-
-    The caller's random state stays as it is. Raises DensityError where samples are no finite float tensor [n, *event].
-    """
-    name, is_torch = name_of(model), isinstance(model, Distribution)
-    with seeded(seed, device), torch.no_grad():
-        found = call_foreign(lambda: model.sample((n,) if is_torch else n), f"{name}.sample({n})", None)
-    if not isinstance(found, Tensor) or found.shape[:1] != (n,) or found.ndim < 2 or not found.is_floating_point():
-        shown = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-        raise DensityError(f"{name}.sample({n}) gives {shown}, and must give a float tensor [{n}, *event]")
-    if not torch.isfinite(found).all():
-        raise DensityError(f"{name}.sample({n}) gives numbers that are not finite: check the model's weights")
-    return found
 
 
 def _check_prior(model: Any, x: Data) -> int:
@@ -278,10 +289,10 @@ def _check_prior(model: Any, x: Data) -> int:
             "normal and map it to the range you want in decode(z)"
         )
     check_parameters(prior, f"{name}.prior")
-    found = call_foreign(lambda: prior.log_prob(z), f"{name}.prior.log_prob(z)", z)
-    if found.shape != (2,):
-        raise DensityError(f"{name}.prior.log_prob(z [2, {event[0]}]) has shape {list(found.shape)}, not [2]")
-    if torch.isnan(found).any():
+    log_probs = call_foreign(lambda: prior.log_prob(z), f"{name}.prior.log_prob(z)", z)
+    if log_probs.shape != (2,):
+        raise DensityError(f"{name}.prior.log_prob(z [2, {event[0]}]) has shape {list(log_probs.shape)}, not [2]")
+    if torch.isnan(log_probs).any():
         raise DensityError(f"{name}.prior gives its own samples log-probability NaN: check its parameters")
     return event[0]
 
@@ -294,8 +305,8 @@ def _check_decode(model: Any, z: Tensor, rows: Data, x: Data, levels: int | None
 
     def log_prob(some: Tensor, data: Data) -> Tensor:
         distribution = decoded(some)
-        found = call_foreign(lambda: distribution.log_prob(data), f"{name}.log_prob(x)", data)
-        return check_log_prob(found, data, f"{name}.log_prob(x)")
+        log_probs = call_foreign(lambda: distribution.log_prob(data), f"{name}.log_prob(x)", data)
+        return check_log_prob(log_probs, data, f"{name}.log_prob(x)")
 
     given = z.clone()
     support = support_of(decoded(z))
@@ -307,18 +318,18 @@ def _check_decode(model: Any, z: Tensor, rows: Data, x: Data, levels: int | None
             "categorical, discretised logistic), or dequantise x first (lmeval.densities.spaces)"
         )
     check_support(support, x, rows, name)
-    found = log_prob(z, rows)
-    check_values(found, f"{name}.log_prob(x) at ordinary z", discrete=is_discrete(support), levels=levels)
-    check_same(found, log_prob(z, rows), f"{name} differs between two calls with the same z", REPEATED)
+    log_probs = log_prob(z, rows)
+    check_values(log_probs, f"{name}.log_prob(x) at ordinary z", discrete=is_discrete(support), levels=levels)
+    check_same(log_probs, log_prob(z, rows), f"{name} differs between two calls with the same z", REPEATED)
     other = log_prob(torch.cat([z[:1], z[2:]]), torch.cat([rows[:1], rows[2:]]))
-    check_same(found[:1], other[:1], f"{name} depends on the other z of the batch")
-    check_same(found[:1], log_prob(z[:1], rows[:1]), f"{name} depends on the size of the batch")
+    check_same(log_probs[:1], other[:1], f"{name} depends on the other z of the batch")
+    check_same(log_probs[:1], log_prob(z[:1], rows[:1]), f"{name} depends on the size of the batch")
 
 
 def _check_encode(name: str, encode: Any, rows: Data, d_latent: int) -> None:
     def encoded(data: Data) -> Distribution:
-        found = call_foreign(lambda: encode(data), name, data)
-        return check_distribution(found, (len(data), (d_latent,)), name, "the prior's z")
+        posterior = call_foreign(lambda: encode(data), name, data)
+        return check_distribution(posterior, (len(data), (d_latent,)), name, "the prior's z")
 
     def log_prob(data: Data, some: Tensor) -> Tensor:
         q = encoded(data)
@@ -333,15 +344,17 @@ def _check_encode(name: str, encode: Any, rows: Data, d_latent: int) -> None:
     except (NotImplementedError, AttributeError):  # many distributions do not know their own
         spread = torch.ones_like(z)
     usable = torch.isfinite(z).all() and torch.isfinite(spread).all() and (spread > 0).all()
-    if not usable or not torch.isfinite(found := log_prob(rows, z)).all():
+    if not usable or not torch.isfinite(log_probs := log_prob(rows, z)).all():
         raise DensityError(
             f"{name} has a mean or scale that is NaN or infinite, or a scale of 0: check the weights, and whether the "
             "network gives a scale, its logarithm, or the logarithm of its square"
         )
-    check_same(found, log_prob(rows, z), f"{name} differs between two calls with the same x", REPEATED)
+    check_same(log_probs, log_prob(rows, z), f"{name} differs between two calls with the same x", REPEATED)
     others = torch.tensor([0, 2], device=rows.device)
-    check_same(found[:1], log_prob(rows[others], z[others])[:1], f"{name} of a datum depends on the other data of the batch")
-    check_same(found[:1], log_prob(rows[:1], z[:1]), f"{name} of a datum depends on the size of the batch")
+    check_same(
+        log_probs[:1], log_prob(rows[others], z[others])[:1], f"{name} of a datum depends on the other data of the batch"
+    )
+    check_same(log_probs[:1], log_prob(rows[:1], z[:1]), f"{name} of a datum depends on the size of the batch")
 
 
 def _takes_particles(model: Any, z: Tensor, rows: Data) -> bool:
@@ -350,12 +363,12 @@ def _takes_particles(model: Any, z: Tensor, rows: Data) -> bool:
     n = len(rows)
     try:
         many = model.decode(particles)
-        found = many.log_prob(rows)
+        log_probs = many.log_prob(rows)
         one = model.decode(particles[:1, :1])
-        if tuple(many.batch_shape) != (2, n) or tuple(one.batch_shape) != (1, 1) or found.shape != (2, n):
+        if tuple(many.batch_shape) != (2, n) or tuple(one.batch_shape) != (1, 1) or log_probs.shape != (2, n):
             return False
         flat = model.decode(particles.flatten(0, 1)).log_prob(torch.cat([rows, rows]))
-        return torch.allclose(found, flat.unflatten(0, (2, n)), rtol=1e-4, atol=1e-4)
+        return torch.allclose(log_probs, flat.unflatten(0, (2, n)), rtol=1e-4, atol=1e-4)
     except (
         Exception
     ):  # a network that takes no more dimensions fails in its own way, and is asked for one batch of z instead

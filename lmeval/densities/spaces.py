@@ -55,12 +55,20 @@ class UniformLevels:
         flat = x.flatten(1)
         inside = ((flat >= 0) & (flat <= self.levels - 1) & (flat == flat.round())).all(1)
         value = -self.n_dims * math.log(self.levels) if flat.shape[1] == self.n_dims else -math.inf
-        found = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
-        return found.masked_fill(inside, value)
+        log_probs = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+        return log_probs.masked_fill(inside, value)
 
 
 def uniform_levels(levels: int, n_dims: int) -> UniformLevels:
-    """The uniform density of images of levels, the yardstick of every unit conversion."""
+    """The uniform density of images of levels, the yardstick of every unit conversion.
+
+    Args:
+        levels: How many levels a pixel has, at least 2.
+        n_dims: How many pixels an image has, at least 1.
+
+    Raises:
+        InputError: There are fewer.
+    """
     if levels < 2 or n_dims < 1:
         raise InputError(f"levels is {levels} and n_dims {n_dims}: give at least 2 levels and 1 dimension")
     return UniformLevels(levels, n_dims)
@@ -119,7 +127,21 @@ def dequantised_bound(
 
 
 def dequantise(density: Exact, levels: int, draws: int = 1, *, space: Space = "unit", seed: int = 0) -> Dequantised:
-    """The dequantisation bound of a density of [0, 1]^D ("unit") or of [0, levels)^D ("levels"). Raises InputError."""
+    """The dequantisation bound of a density of real numbers.
+
+    Args:
+        density: A density of [0, 1]^D (`space` "unit") or of [0, levels)^D ("levels").
+        levels: How many levels a pixel has, at least 2.
+        draws: How many draws of noise are averaged for each image; more are a tighter bound.
+        space: Which numbers `density` is of.
+        seed: Of the noise, beside the levels of each image.
+
+    Returns:
+        A density of levels, on side "lower".
+
+    Raises:
+        InputError: An argument cannot be used.
+    """
     if space not in ("levels", "unit"):
         raise InputError(f"space is {space!r}: a density is of 'unit', [0, 1]^D, or of 'levels', [0, {levels})^D")
     if levels < 2 or draws < 1:
@@ -162,7 +184,8 @@ def margin_of(alpha: float, convention: Convention) -> float:
         "margin"   s = alpha + (1 - 2 alpha) v          RealNVP, MAF (1e-6 for MNIST, 0.05 for CIFAR-10): the margin itself
         "total"    s = (1 - alpha) v + alpha / 2        Glow-like code, normflows (0.05): both margins together
 
-    Raises InputError for an alpha that leaves nothing between the margins.
+    Raises:
+        InputError: Nothing is left between the margins.
     """
     if convention not in ("margin", "total"):
         raise InputError(f"convention is {convention!r}: alpha is a 'margin' (RealNVP, MAF) or the 'total' (normflows)")
@@ -176,8 +199,18 @@ def to_logits(v: Data, alpha: float, convention: Convention = "margin") -> tuple
     """y = logit(s) with s = alpha + (1 - 2 alpha) v, of v in [0, 1]; and its log-volume, [n].
 
     log |det dy/dv| = sum over dimensions of log(1 - 2 alpha) - log s - log(1 - s), and
-    log p(v) = log q(y) + log |det dy/dv| for q the density of y. See `margin_of` for alpha. Raises InputError where v leaves
-    [0, 1], and where it is 0 or 1 and alpha 0.
+    log p(v) = log q(y) + log |det dy/dv| for q the density of y.
+
+    Args:
+        v: Values [n, *event] in [0, 1].
+        alpha: The margin, as `margin_of` has it.
+        convention: Which margin alpha is.
+
+    Returns:
+        Logits like v, and log |det dy/dv| [n] in float64.
+
+    Raises:
+        InputError: v leaves [0, 1], or is 0 or 1 where alpha is 0.
     """
     margin = margin_of(alpha, convention)
     outside = ~((v >= 0) & (v <= 1)) if margin else ~((v > 0) & (v < 1))
@@ -200,7 +233,16 @@ def logit_inverse(y: Tensor, margin: float) -> Tensor:
 
 
 def from_logits(y: Data, alpha: float, convention: Convention = "margin") -> tuple[Data, Float64[Tensor, " n"]]:
-    """The inverse of `to_logits`: v, which lies a margin outside [0, 1] at most, and log |det dv/dy|."""
+    """The inverse of `to_logits`.
+
+    Args:
+        y: Logits [n, *event].
+        alpha: As of `to_logits`.
+        convention: As of `to_logits`.
+
+    Returns:
+        v like y, which lies a margin outside [0, 1] at most, and log |det dv/dy| [n] in float64.
+    """
     margin = margin_of(alpha, convention)
     wide = y.double()
     log_s, log_rest = torch.nn.functional.logsigmoid(wide), torch.nn.functional.logsigmoid(-wide)
@@ -246,15 +288,30 @@ def check_normalised(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> float:
-    """The total probability of a model with log_prob, found by going everywhere; DensityError where it is not 1.
+    """The total probability of a model with log_prob, computed by going everywhere.
 
     For discrete data the sum over all levels^n_dims images, at most 65,536 of them. For real numbers (`levels` None) in 1 or
     2 dimensions an integral by Gauss-Legendre quadrature: over [low, high]^n_dims where `box` is given, else over the real
     line by x = sinh(t), which sees scales from about 0.05 to 1000 near 0. A model whose side is "lower" may stay below 1;
     where its bounds are drawn by chance, so is their total, and `tolerance` has to allow for that.
 
-    For everything larger no sum or integral can tell: InputError. There, log_prob > 0 of discrete data is all that shows.
-    `dtype` is that of the x which the model gets.
+    For everything larger no sum or integral can tell. There, log_prob > 0 of discrete data is all that shows.
+
+    Args:
+        model: A model with log_prob.
+        levels: How many levels a pixel has; None for real numbers.
+        n_dims: How many numbers a datum has.
+        box: Where the real numbers lie, in every dimension.
+        tolerance: How far from 1 the total may lie.
+        device: Where the model lies.
+        dtype: Of the x that the model gets.
+
+    Returns:
+        The total.
+
+    Raises:
+        DensityError: It is not 1.
+        InputError: There is too much to sum.
     """
     side = getattr(model, "side", "exact")
     if levels is not None:
@@ -302,6 +359,6 @@ def _integral(model: Exact, n_dims: int, box: tuple[float, float] | None, like: 
     total = 0.0
     with seeded(0, like.device), torch.no_grad():
         for x, log_volume in zip(grid.split(_ROWS), volume.split(_ROWS), strict=True):
-            found = _density_at(model, x.to(like)).cpu()
-            total += float((found + log_volume).exp().sum())
+            log_probs = _density_at(model, x.to(like)).cpu()
+            total += float((log_probs + log_volume).exp().sum())
     return total

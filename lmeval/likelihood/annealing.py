@@ -44,8 +44,8 @@ def effective_size(log_weight: Tensor) -> Tensor:
     >>> effective_size(torch.zeros(4, 1))
     tensor([4.])
     """
-    found = torch.exp(2 * torch.logsumexp(log_weight, 0) - torch.logsumexp(2 * log_weight, 0))
-    return torch.nan_to_num(found, nan=0.0)
+    size = torch.exp(2 * torch.logsumexp(log_weight, 0) - torch.logsumexp(2 * log_weight, 0))
+    return torch.nan_to_num(size, nan=0.0)
 
 
 def forward(target: Target, ladder: Ladder, k: int, streams: Streams, tick: Callable[[int], None]) -> Annealed:

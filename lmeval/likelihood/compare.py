@@ -15,7 +15,7 @@ from lmeval.likelihood.estimate import score_checked
 from lmeval.likelihood.kde import KdeSettings, kde_log_likelihood
 from lmeval.likelihood.prepare import Model, Prepared, SettledBound
 from lmeval.likelihood.result import LogLikelihood
-from lmeval.likelihood.simulate import bound_both_sides
+from lmeval.likelihood.simulate import sandwich_checked
 from lmeval.likelihood.spec import KdeSpec
 from lmeval.likelihood.summary import DELTA, comparison_report
 from lmeval.likelihood.tables import BoundResult, SandwichResult
@@ -147,7 +147,7 @@ def _sandwich_model(model: Model, bound: SettledBound, place: Place, progress: P
     assert isinstance(model.checked, CheckedLatent)
     name = model.spec.name
     named = _Named(progress, f"{name}: sandwich")
-    sides = bound_both_sides(model.checked, model.spec.sandwich, bound.settings, place=place, progress=named)
+    sides = sandwich_checked(model.checked, model.spec.sandwich, bound.settings, place=place, progress=named)
     lower, upper = sides.lower, sides.upper
     return SandwichResult(
         name,

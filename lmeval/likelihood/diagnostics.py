@@ -33,21 +33,21 @@ def pareto_k(largest: Float64[np.ndarray, "m_plus_1 batch"], n: int) -> Float64[
     """
     m = min(tail_size(n), len(largest) - 1)
     ordered = np.sort(largest, axis=0)[::-1][: m + 1]
-    found = np.full(largest.shape[1], np.nan)
+    shapes = np.full(largest.shape[1], np.nan)
     if m < FEWEST_IN_TAIL:
-        return found
+        return shapes
     for i, column in enumerate(ordered.T):
         if not np.isfinite(column[0]):
             continue
         weights = np.exp(column - column[0])
         if weights[-1] > 1 - 1e-9:  # equal but for rounding
-            found[i] = -np.inf
+            shapes[i] = -np.inf
             continue
         above = np.sort(weights[:-1] - weights[-1])
         above = above[above > 0]
         if len(above) >= FEWEST_IN_TAIL:
-            found[i] = _pareto_shape(above)
-    return found
+            shapes[i] = _pareto_shape(above)
+    return shapes
 
 
 def _pareto_shape(x: Float64[np.ndarray, " m"]) -> float:
@@ -73,5 +73,5 @@ def log_estimate_stderr(ess: Float64[np.ndarray, " n"], k: int) -> Float64[np.nd
     ESS_FOR_STDERR: the weights seen then say little of those not seen.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = np.sqrt(np.maximum(k / ess - 1, 0.0) / max(1, k - 1))
-    return np.where((ess >= min(ESS_FOR_STDERR, k)) & (k > 1), found, np.nan)
+        stderr = np.sqrt(np.maximum(k / ess - 1, 0.0) / max(1, k - 1))
+    return np.where((ess >= min(ESS_FOR_STDERR, k)) & (k > 1), stderr, np.nan)

@@ -47,6 +47,9 @@ def plan(model: Any, x: Tensor, gap: float, settings: BoundSettings = DEFAULTS) 
         gap: Nats by which log Z-hat may lie below log p(x) on average.
         settings: The other settings; temperatures are the plan's to choose.
 
+    Returns:
+        The settings, with what they should cost.
+
     Raises:
         DensityError: The model cannot be annealed.
         InputError: The gap is no positive number, or settings cannot be used.

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lmeval.compute.gather import as_place, gather_by_id
 from lmeval.compute.place import Place
-from lmeval.densities.protocols import draw
+from lmeval.densities.checks import draw
 from lmeval.densities.spaces import dequantise_values
 from lmeval.errors import DensityError, EmptyInput, InputError, NonFiniteScore
 from lmeval.progress import SILENT, Progress
@@ -33,7 +33,7 @@ Values = Float64[np.ndarray, "n d"]
 
 
 class KdeLikelihood(NamedTuple):
-    """Log densities of data in nats, and how the bandwidth was found.
+    """Log densities of data in nats, and how the bandwidth was chosen.
 
     `nats` [n]; `bandwidth` in levels; `held_out` says whose log density chose it: "held-out data" (n_held_out of them, after
     those equal to test data were left out: n_shared) or "samples" (cross-validation over the model's own samples). `scores`
@@ -88,6 +88,9 @@ def kde_log_likelihood(
         held_out: The data [m, D] that choose the bandwidth.
         place: A device, or the place of this process among several, which share the data.
         progress: Told of one stage, in bandwidths.
+
+    Returns:
+        Log densities [n] in nats, and how the bandwidth was chosen.
 
     Raises:
         InputError: Shapes do not fit.

@@ -16,7 +16,7 @@ LONGEST_ORBIT = 2.0  # of a trajectory, in units of the target's standard deviat
 
 
 class Tuning(NamedTuple):
-    """What a pilot found, for each datum at its own temperatures (nodes), to be read between them by interpolation.
+    """What a pilot tuned, for each datum at its own temperatures (nodes), to be read between them by interpolation.
 
     `beta` and `length` are [nodes, batch], rising from 0; `length` is the thermodynamic length from the start, the integral
     of sd_b(tilt) db. `log_step` is [nodes, batch]. `scale` is [nodes, batch, d] (inverse root masses) or, if `dense`,
@@ -39,7 +39,7 @@ class Tuning(NamedTuple):
 
 
 class Ladder(NamedTuple):
-    """A run fixed beforehand: temperatures [T + 1, batch], what a pilot found, gradient evaluations of a trajectory, and the
+    """A run fixed beforehand: temperatures [T + 1, batch], what a pilot tuned, gradient evaluations of a trajectory, and the
     share of k below which the effective sample size calls for resampling (0: annealed importance sampling)."""
 
     betas: Tensor

@@ -136,9 +136,9 @@ def log_observation(target: Target, z: Tensor) -> Tensor:
     k, batch, d = z.shape
     if target.batched:
         return log_prob_of(target.model.decode(z), target.x)
-    found = target.model.decode(z.reshape(k * batch, d))
+    decoded = target.model.decode(z.reshape(k * batch, d))
     x = target.x.expand(k, *target.x.shape).reshape(k * batch, *target.x.shape[1:])
-    return found.log_prob(x).view(k, batch)
+    return decoded.log_prob(x).view(k, batch)
 
 
 def log_prior(target: Target, z: Tensor) -> Tensor:

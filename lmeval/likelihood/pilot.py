@@ -66,14 +66,14 @@ def run_pilot(target: Target, seed: int, keys: Sequence[Key], settings: PilotSet
     betas, lengths, steps = (torch.stack([node[i] for node in nodes]) for i in range(3))
     scales = nodes[0][3] if dense else torch.stack([node[3] for node in nodes])
     streams = Streams(seed, f"{purpose} end", keys, target.x)
-    found = []
+    positions = []
     for _ in range(FINAL_SWEEPS):
         state, log_step = _adapted(target, state, Move(beta, log_step.exp(), scale, settings.leapfrogs), streams)
-        found.append(state.z)
+        positions.append(state.z)
     steps = _smooth(torch.where(betas < 1, steps, log_step))
     sweeps = settings.sweeps * (len(nodes) - 1) + FINAL_SWEEPS
     cost = settings.particles * (1 + sweeps * settings.leapfrogs)
-    return Tuning(betas, lengths, steps, scales, dense, _fit(torch.cat(found)), cost)
+    return Tuning(betas, lengths, steps, scales, dense, _fit(torch.cat(positions)), cost)
 
 
 def _too_long(target: Target, beta: Tensor) -> DensityError:

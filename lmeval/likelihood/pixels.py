@@ -14,13 +14,13 @@ from torch.distributions import Bernoulli, Distribution, Independent, Normal
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
-def log_prob_of(found: Distribution, x: Tensor) -> Tensor:
+def log_prob_of(distribution: Distribution, x: Tensor) -> Tensor:
     """log p(x) [k, batch] under a distribution of batch shape [k, batch]; x is [batch, *event].
 
     Only torch's own classes are known by what they are: one derived from them may have another log_prob.
     """
-    if type(found) is Independent and len(found.event_shape) == 1:
-        pixels = found.base_dist
+    if type(distribution) is Independent and len(distribution.event_shape) == 1:
+        pixels = distribution.base_dist
         if type(pixels) is Bernoulli:
             return _BernoulliSum.apply(pixels.logits, x)
         if type(pixels) is Normal and not pixels.scale.requires_grad:
@@ -28,7 +28,7 @@ def log_prob_of(found: Distribution, x: Tensor) -> Tensor:
             scale = pixels.scale if any(pixels.scale.stride()) else pixels.scale[(0,) * pixels.scale.dim()]
             log_det = scale.log() * x.shape[-1] if scale.dim() == 0 else scale.log().sum(-1)
             return _NormalSum.apply(pixels.loc, x, scale) - log_det - x.shape[-1] * _HALF_LOG_TWO_PI
-    return found.log_prob(x)
+    return distribution.log_prob(x)
 
 
 class _BernoulliSum(torch.autograd.Function):

@@ -24,7 +24,7 @@ LAST_OF_TRAIN = 200  # images that choose a bandwidth where nothing else is name
 
 
 class SettledBound(NamedTuple):
-    """A bound of the spec, by which method it is found, and its settings with nothing left open."""
+    """A bound of the spec, the method that gives it, and its settings with nothing left open."""
 
     spec: BoundSpec
     method: Method

@@ -65,6 +65,9 @@ def sandwich(
         place: A device, or the place of this process among several, which share the data.
         progress: Told of one stage, in evaluations of the model.
 
+    Returns:
+        Both bounds, and the data with what made them.
+
     Raises:
         DensityError: The model is no latent variable model, or cannot be annealed.
         InputError: `n` or a setting cannot be used.
@@ -79,21 +82,26 @@ def sandwich(
     if kind_of(model) != "latent":
         raise DensityError("a sandwich needs a model with prior and decode(z): of others log p(x) is exact, or unknown")
     refuse_training_mode(model)
-    few, _ = call_foreign(
-        lambda: simulate_data(model, 3, fixed.seed, place.device), f"simulating data from {type(model).__name__}", None
-    )
-    return bound_both_sides(check_latent(model, few), int(n), fixed, place=place, progress=progress)
+    what = f"simulating data from {type(model).__name__}"
+    x, z = call_foreign(lambda: simulate_data(model, int(n), fixed.seed, place.device), what, None)
+    return _bound_both_sides(check_latent(model, x), x, z, fixed, place, progress)
 
 
-def bound_both_sides(
+def sandwich_checked(
     density: CheckedLatent, n: int, fixed: FixedSettings, *, place: Place, progress: Progress = SILENT
 ) -> Sandwich:
     """`sandwich` of a model that was checked on such data, with settings that are filled in."""
+    x, z = simulate_data(density.model, n, fixed.seed, place.device)
+    return _bound_both_sides(density, x, z, fixed, place, progress)
+
+
+def _bound_both_sides(
+    density: CheckedLatent, x: Tensor, z: Tensor, fixed: FixedSettings, place: Place, progress: Progress
+) -> Sandwich:
     score_both_sides = ANNEALED.score_both_sides
     assert score_both_sides is not None
-    x, z = simulate_data(density.model, n, fixed.seed, place.device)
     began = time.perf_counter()
-    progress.stage("sandwich", 2 * fixed.n_gradients * n, "evaluations")
+    progress.stage("sandwich", 2 * fixed.n_gradients * len(x), "evaluations")
 
     def score(batch: Batch, advance: Advance) -> list[tuple[DatumResult, DatumResult]]:
         return score_both_sides(density, fixed, batch, advance, z[list(batch.ids)])

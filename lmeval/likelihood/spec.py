@@ -185,34 +185,35 @@ def is_spec(path: Path) -> bool:
     return has_key(path, "likelihood")
 
 
-def read_spec(path: Path, data_dir: Path | None = None) -> Spec:
+def read_spec(name: str | Path, data_dir: Path | None = None) -> Spec:
     """Read a spec, and find the files that it names: beside it, in the working folder, or in `data_dir`.
 
     Args:
-        path: The YAML file.
+        name: The YAML file, or the name of one that ships in tasks/.
         data_dir: A folder with files that lie neither beside the spec nor in the working folder.
 
     Raises:
         TaskFileError: It names file and line.
         InputNotFound: There is no such file.
     """
+    path = name if isinstance(name, Path) else spec_path(name)
     top = read_file(path, COMPARISON_FILE, KEYS)
     if "likelihood" not in top.values:
         raise TaskFileError(f"{path}: not a spec: it lacks the key 'likelihood' (lmeval run scores task files)")
     blocks, paired = top.entries("models"), top.values.get("paired")
     models = tuple(map(_model, blocks))
     names = [model.name for model in models]
-    for block, (i, name) in zip(blocks, enumerate(names), strict=True):
-        if name in names[:i]:
-            raise TaskFileError(f"{block.line_of()}: two models are called {name}: give each its own name")
+    for block, (i, called) in zip(blocks, enumerate(names), strict=True):
+        if called in names[:i]:
+            raise TaskFileError(f"{block.line_of()}: two models are called {called}: give each its own name")
     if paired is not None and paired not in names:
         raise TaskFileError(f"{top.where('paired')}: no model is called {paired!r:.60}{nearest(paired, names)}")
-    name = top.values.get("likelihood") or path.stem
+    title = top.values.get("likelihood") or path.stem
     data = _data(top.inner("data"))
     held_out = [model.kde.held_out.images for model in models if model.kde and model.kde.held_out]
     folders, named = [path.parent, Path(), data_dir], [data.images.images, *(model.model for model in models), *held_out]
     files = {name: file for name in named if (file := find_in(folders, name))}
-    return Spec(name, path, data, models, top.values.get("seed") or 0, paired, data_dir, files)
+    return Spec(title, path, data, models, top.values.get("seed") or 0, paired, data_dir, files)
 
 
 def with_overrides(spec: Spec, limit: int | None, seed: int | None) -> Spec:

@@ -48,7 +48,8 @@ def score_all(
     keys, mine = keys_of(x), range(place.rank, len(x), place.size)
     n_threads = 1 if not threads or place.on_accelerator else torch.get_num_threads()
     n_parts = max(1, min(n_threads, len(mine) * k * x[:1].numel() // NUMBERS))
-    rows = at_once(PARTICLES, place, 4 * x[:1].numel())
+    share = place if place.memory is None else place._replace(memory=place.memory // n_parts)  # a budget is for all threads
+    rows = at_once(PARTICLES, share, 4 * x[:1].numel())
     size = max(1, min(rows // k, -(-len(mine) // n_parts)))
     parts = [tuple(mine[first : first + size]) for first in range(0, len(mine), size)]
     stopped, limit = threading.Event(), MemoryLimit()
@@ -74,7 +75,7 @@ def score_all(
             raise
         return dict(zip(ids, chain.from_iterable(halves), strict=True))
 
-    too_large = f"one datum with its {k:,} particles does not fit on {place.device}: take fewer, or less --memory"
+    too_large = f"one datum with its {k:,} particles does not fit on {place.device}: take fewer"
     results: dict[int, tuple[DatumResult, ...]] = {}
     failures: list[BaseException] = []
     try:

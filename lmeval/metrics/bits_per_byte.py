@@ -12,7 +12,7 @@ arithmetic coder driven by the model reaches, and does not depend on how the tok
 
 How it differs from the metric `perplexity` of the evaluate library: that one returns exp(mean nats per token) of each text
 and their arithmetic mean, so short texts count as much as long ones and models with different tokenizers cannot be compared;
-it scores nothing behind the first max_length tokens, and puts BOS in front of the padding. This one scores every token once,
+it scores nothing after the first max_length tokens, and puts BOS in front of the padding. This one scores every token once,
 in windows, whatever the lengths; tokens and bytes are counted on the very text that was scored.
 """
 
@@ -52,11 +52,11 @@ class BitsPerByte(evaluate.Metric):
     ) -> dict:
         settings = lmeval.PerplexitySettings(context=context, stride=stride)
         report = lmeval.perplexity(model, predictions, settings, place=device, dtype=dtype)
-        found = lmeval.find(report, "bits_per_byte")
+        bits = lmeval.find(report, "bits_per_byte")
         return {
-            "bits_per_byte": found.value,
-            "stderr": found.stderr,
-            "ci95": found.ci95,
+            "bits_per_byte": bits.value,
+            "stderr": bits.stderr,
+            "ci95": bits.ci95,
             "n_bytes": report.ledger["n_bytes_scored"],
             "n_tokens": report.ledger["n_tokens_scored"],
         }

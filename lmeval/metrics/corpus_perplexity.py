@@ -13,7 +13,7 @@ one more than the runs of white space of each text) or UTF-8 bytes (`byte_perple
 How it differs from the metric `perplexity` of the evaluate library: that one returns the perplexity of each text and as
 `mean_perplexity` their arithmetic mean, which short texts dominate and which is at least the corpus figure of equally long
 texts (Jensen); on the first lines of WikiText it gives several hundred for a model whose corpus perplexity is below 40. It
-scores nothing behind the first max_length tokens, and puts BOS in front of the padding. This one scores every token once, in
+scores nothing after the first max_length tokens, and puts BOS in front of the padding. This one scores every token once, in
 windows, and does not depend on the batch size.
 """
 
@@ -53,5 +53,5 @@ class CorpusPerplexity(evaluate.Metric):
     ) -> dict:
         settings = lmeval.PerplexitySettings(context=context, stride=stride)
         report = lmeval.perplexity(model, predictions, settings, place=device, dtype=dtype)
-        found = {m.name: m.value for m in report.results if m.name.endswith("_perplexity")}
-        return {**found, "n_tokens": report.ledger["n_tokens_scored"]}
+        figures = {m.name: m.value for m in report.results if m.name.endswith("_perplexity")}
+        return {**figures, "n_tokens": report.ledger["n_tokens_scored"]}

@@ -1,7 +1,13 @@
 """Models behind one small interface: ids in, float32-or-better log-probabilities of chosen tokens out.
 
 `causal` loads them, `tokens` turns text into ids and back to bytes, `logprobs` asks the network, `fingerprints` names the
-weights, `toys` are exact models with closed-form answers.
+weights, `toys` are exact models with closed-form answers. Text becomes ids in five ways, all of which give the same ids:
+
+    encode              one document of any length, in constant memory
+    encode_documents    many of them, the short ones side by side in threads
+    encode_texts        many texts that fit a context, whole (prompts, choices)
+    encode_beside       the same where a text begins like another one that is encoded already (`related`)
+    encode_bytes        any bytes, also what is no text (`spelling`, for archives)
 """
 
 from typing import TYPE_CHECKING

@@ -70,7 +70,17 @@ ModelLike = str | Path | CausalLM | tuple[PreTrainedModel, PreTrainedTokenizerBa
 
 
 def as_model(model: ModelLike, device: str | torch.device = "cpu", dtype: str = "float32") -> CausalLM:
-    """Load what is a name; wrap what is a pair of objects, which keep their device and dtype; pass on what is loaded."""
+    """The model, whatever names it or holds it.
+
+    Args:
+        model: A name, which is loaded; a pair (network, tokenizer), which is wrapped and keeps its device and dtype; or a
+            loaded model, which is passed on.
+        device: Where a named model is loaded.
+        dtype: The precision of a named model, one of DTYPES.
+
+    Raises:
+        ModelError: It cannot be loaded, or is no causal language model.
+    """
     if isinstance(model, CausalLM):
         return model
     if isinstance(model, tuple):
@@ -79,11 +89,19 @@ def as_model(model: ModelLike, device: str | torch.device = "cpu", dtype: str = 
 
 
 def load_model(name: str = "bundled", *, device: str | torch.device = "cpu", dtype: str = "float32") -> CausalLM:
-    """Load "bundled", another model that ships with the package by its name, a folder in Hugging Face format, or a hub id,
-    onto one device in one of DTYPES.
+    """Load a causal language model and find out by trying how its logits can be had.
 
-    Raises ModelNotFound where files are missing or do not belong together (a weight that no file holds is an error, never
-    a random number), NotCausal, NonFiniteScore for weights that give NaN, and VocabularyMismatch.
+    Args:
+        name: "bundled", another model that ships with the package, a folder in Hugging Face format, or a hub id.
+        device: Where its weights are held.
+        dtype: Their precision, one of DTYPES.
+
+    Raises:
+        ModelNotFound: Files are missing or do not belong together (a weight that no file holds is an error, never a random
+            number).
+        NotCausal: Its outputs depend on later tokens.
+        NonFiniteScore: Its weights give NaN.
+        VocabularyMismatch: The tokenizer has ids that the network lacks.
     """
     if dtype not in DTYPES:
         raise ModelError(f"unknown dtype '{dtype}': use {', '.join(DTYPES)}")
@@ -116,8 +134,17 @@ def from_pair(
 ) -> CausalLM:
     """Wrap a network and its tokenizer as they are, on the device and in the dtype that they have.
 
-    Without `examined` nothing is tried (`logprobs.examine`) and the network is only ever asked for whole forwards: for one
-    that is known to be causal.
+    Args:
+        network: A causal language model of transformers.
+        tokenizer: Its tokenizer; it is not changed.
+        name: What reports call the model; None takes the configuration's own name.
+        examined: Whether the network is tried (`logprobs.examine`). Without it only whole forwards are asked for: for a
+            network that is known to be causal.
+
+    Raises:
+        VocabularyMismatch: The tokenizer has ids that the network lacks.
+        NotCausal: The network's outputs depend on later tokens.
+        NonFiniteScore: Its weights give NaN.
     """
     network = network.eval()
     config = network.config.get_text_config()

@@ -44,11 +44,18 @@ def target_log_probs(
 ) -> Float[Tensor, " scored"]:
     """log p(target | ids up to and including the position), in nats, on the ids' device.
 
-    `positions` index the flattened [batch * time] ids: position i predicts the token behind it. The result is float32, or
-    float64 for a float64 network; the log-softmax is computed in that precision whatever the network's own.
+    Args:
+        network: The causal language model.
+        head: How its logits are had (`examine`).
+        ids: Token ids [batch, time]. Rows may be padded on the right with any id: a causal network does not look ahead, so
+            no mask is needed (and a mask would cost the fast attention kernels).
+        positions: Indices of the flattened [batch * time] ids; the token at position i predicts the one after it.
+        targets: The predicted token of each position.
+        place: Sets a memory budget (see `compute.memory`); None is the ids' device without one.
 
-    Rows may be padded on the right with any id: a causal network does not look ahead, so no mask is needed (and a mask
-    would cost the fast attention kernels). `place` may set a memory budget (see `compute.memory`).
+    Returns:
+        A tensor [scored] of float32, or float64 for a float64 network; the log-softmax is computed in that precision
+        whatever the network's own.
     """
     return _read(network, head, ids, Readings(positions, None, targets), None, place)[0]
 
@@ -95,7 +102,7 @@ def _read(
             hidden, _ = _hidden_states(network, ids, positions, trunk_inputs or {})
             cuts = torch.arange(len(hidden)).split(BLOCK_ROWS)
             parts = [_log_prob_by_blocks(hidden[rows], *weight_and_bias, *_local(readings, rows)[1:]) for rows in cuts]
-            log_probs, greedy = (torch.cat(found) for found in zip(*parts, strict=True))
+            log_probs, greedy = (torch.cat(of_rows) for of_rows in zip(*parts, strict=True))
             return log_probs, greedy
         log_probs = torch.empty(len(targets), dtype=torch.promote_types(network.dtype, torch.float32), device=ids.device)
         greedy = None if trunk_inputs is None else torch.empty(len(targets), dtype=torch.bool, device=ids.device)
@@ -267,8 +274,8 @@ def depends_on_batch(network: PreTrainedModel, longest: int) -> bool:
     forward pass exceeds the length that the network was first trained on: one sequence at a time is exact then.
     """
     config = network.config.get_text_config()
-    found = getattr(config, "rope_parameters", None) or {}
-    kinds = [found, *(part for part in found.values() if isinstance(part, Mapping))]
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(part for part in rope.values() if isinstance(part, Mapping))]
     for kind in kinds:
         if kind.get("rope_type") in ("longrope", "dynamic"):
             original = kind.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", 0)
@@ -281,7 +288,11 @@ def examine(network: PreTrainedModel, label: str) -> Head:
     """Find out by trying which head the network has, and that its outputs do not depend on later tokens.
 
     Two short rows that differ in their last token alone go through the network: all logits before it must agree, and the
-    simplest head that reproduces the network's own logits is taken. Raises NotCausal and NonFiniteScore.
+    simplest head that reproduces the network's own logits is taken.
+
+    Raises:
+        NotCausal: The logits do not agree.
+        NonFiniteScore: Some of them are NaN.
     """
     vocab = network.config.get_text_config().vocab_size
     device = next(network.parameters()).device

@@ -28,18 +28,18 @@ def encode_beside(encoder: TextEncoder, bases: Sequence[tuple[str, Ids]], texts:
     """
     cuts = [_cut(encoder.table, base, ids, text) for (base, ids), text in zip(bases, texts, strict=True)]
     parts = [_rest(text, cut) for text, cut in zip(texts, cuts, strict=True)]
-    found = encode_texts(encoder, parts)
+    encoded = encode_texts(encoder, parts)
     wrong: list[int] = []
     for i, cut in enumerate(cuts):
         if cut is None:
             continue
-        if np.array_equal(found[i][:AGREEMENT_TOKENS], cut.following):
-            found[i] = np.concatenate([cut.before, found[i]])
+        if np.array_equal(encoded[i][:AGREEMENT_TOKENS], cut.following):
+            encoded[i] = np.concatenate([cut.before, encoded[i]])
         else:
             wrong.append(i)
     for i, ids in zip(wrong, encode_texts(encoder, [texts[i] for i in wrong]), strict=True):
-        found[i] = ids
-    return found
+        encoded[i] = ids
+    return encoded
 
 
 def _rest(text: str, cut: "_Cut | None") -> str:
@@ -53,14 +53,14 @@ def leaders(texts: Sequence[str]) -> dict[str, str]:
     >>> leaders(["b", "a"])
     {'a': 'a', 'b': 'b'}
     """
-    found: dict[str, str] = {}
+    leader_of: dict[str, str] = {}
     leader, start = "", _bytes("")
     for text in sorted(texts):
         data = _bytes(text)
         if common_bytes(start, data) <= MARGIN_BYTES:
             leader, start = text, data
-        found[text] = leader
-    return found
+        leader_of[text] = leader
+    return leader_of
 
 
 def common_bytes(a: np.ndarray, b: np.ndarray) -> int:

@@ -92,9 +92,9 @@ def _patched(encoder: TextEncoder, table: ByteTable, data: bytes) -> ByteTokens 
             complete &= spell_singly(first, max(stop, first))
         done = max(stop, first)
     complete &= spell_singly(done, len(points))
-    found = np.array(ids, dtype=np.int64)
+    spelling = np.array(ids, dtype=np.int64)
     whole = b" " * extra_space + data
-    return ByteTokens(found, extra_space) if complete and decode_bytes(encoder, found) == whole else None
+    return ByteTokens(spelling, extra_space) if complete and decode_bytes(encoder, spelling) == whole else None
 
 
 def _touching(ids: list[int], offsets: list[tuple[int, int]]) -> Iterator[tuple[int, int, list[int]]]:

@@ -39,8 +39,8 @@ class LaneCache:
     pass_tokens: int
     length: int
     rows: slice  # the lanes that the pass in progress works on
-    own: Cache | None  # preallocated, for all lanes
-    library: list[tuple[slice, Any]]  # where the architecture's cache has a form of its own: one for each pass
+    own: Cache | None  # ours, preallocated for all lanes
+    native_caches: list[tuple[slice, Any]]  # for architectures with a cache class of their own: one a pass
 
 
 class _PreallocatedLayer(DynamicLayer):
@@ -104,8 +104,8 @@ def _lanes_attention(
     if time != 1 or heads == groups or attention_mask is not None or special:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     folded = query.reshape(batch, groups, heads // groups, width)
-    found = functional.scaled_dot_product_attention(folded, key, value, scale=options.get("scaling"))
-    return found.reshape(batch, 1, heads, value.shape[-1]), None
+    attended = functional.scaled_dot_product_attention(folded, key, value, scale=options.get("scaling"))
+    return attended.reshape(batch, 1, heads, value.shape[-1]), None
 
 
 AttentionInterface.register(_ATTENTION, _lanes_attention)
@@ -138,14 +138,14 @@ def _is_plain(layer: Any, capacity: int) -> bool:
 
 
 def restart(model: CausalLM, lanes: LaneCache, ids: Int64[Tensor, "lanes time"]) -> Float[Tensor, "lanes vocabulary"]:
-    """Forget everything, read `ids` (the same number in every lane) in parallel, return the logits behind the last."""
+    """Forget everything, read `ids` (the same number in every lane) in parallel, return the logits after the last."""
     lanes.length = 0
-    lanes.library = []
+    lanes.native_caches = []
     return _read(model, lanes, ids)
 
 
 def advance(model: CausalLM, lanes: LaneCache, ids: Int64[Tensor, " lanes"]) -> Float[Tensor, "lanes vocabulary"]:
-    """Read one more token in every lane, return the logits behind it."""
+    """Read one more token in every lane, return the logits after it."""
     return _read(model, lanes, ids.unsqueeze(1))
 
 
@@ -163,21 +163,23 @@ def cache_bytes_per_token(model: CausalLM) -> int:
 def _read(model: CausalLM, lanes: LaneCache, ids: Int64[Tensor, "lanes time"]) -> Float[Tensor, "lanes vocabulary"]:
     time = ids.shape[1]
     most = min(lanes.lanes_per_pass or lanes.n_lanes, max(1, lanes.pass_tokens // time))
-    if lanes.own is None and lanes.library:  # its passes were laid down when it was filled
-        cuts = [rows for rows, _ in lanes.library]
+    if lanes.own is None and lanes.native_caches:  # its passes were laid down when it was filled
+        cuts = [rows for rows, _ in lanes.native_caches]
     else:
         cuts = [slice(i, min(i + most, lanes.n_lanes)) for i in range(0, lanes.n_lanes, most)]
-    found = []
+    logits = []
     with torch.inference_mode():
         for i, rows in enumerate(cuts):
             lanes.rows = rows
-            held = lanes.own if lanes.own is not None else lanes.library[i][1] if i < len(lanes.library) else None
+            held = (
+                lanes.own if lanes.own is not None else lanes.native_caches[i][1] if i < len(lanes.native_caches) else None
+            )
             output = _forward(model, ids[rows], held)
-            if lanes.own is None and i >= len(lanes.library):
-                lanes.library.append((rows, _returned_cache(output, model)))
-            found.append(output.logits[:, -1])
+            if lanes.own is None and i >= len(lanes.native_caches):
+                lanes.native_caches.append((rows, _returned_cache(output, model)))
+            logits.append(output.logits[:, -1])
     lanes.length += time
-    return found[0] if len(found) == 1 else torch.cat(found)
+    return logits[0] if len(logits) == 1 else torch.cat(logits)
 
 
 def _forward(model: CausalLM, ids: Int64[Tensor, "rows time"], held: Any) -> Any:

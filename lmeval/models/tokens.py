@@ -64,7 +64,7 @@ class _Segment(NamedTuple):
     offset: int  # of its text, in bytes from the start of the document
     text: str
     ids: Int64[np.ndarray, " tokens"]
-    ends: Int64[np.ndarray, " tokens"]  # byte offset in the document behind each token
+    ends: Int64[np.ndarray, " tokens"]  # byte offset in the document at the end of each token
     units: Int32[np.ndarray, "tokens units"]
     exact: bool
 
@@ -92,14 +92,19 @@ def fingerprint(encoder: TextEncoder) -> str:
 
 
 def encode_texts(encoder: TextEncoder, texts: Sequence[str]) -> list[Int64[np.ndarray, " tokens"]]:
-    """The ids of each text, whole, without special tokens; many at a time, in parallel threads. For texts that fit a
-    context: `encode` is for those of any length. Raises UndecodableText."""
+    """The ids of each text, whole, without special tokens; many at a time, in parallel threads.
+
+    For texts that fit a context: `encode` is for those of any length.
+
+    Raises:
+        UndecodableText: A text has a lone surrogate, and so no UTF-8 form.
+    """
     for text in texts:
         _utf8(text)
     if encoder.core is None:
         return [_slow_segment(encoder, text).ids for text in texts]
-    found = encoder.core.encode_batch_fast(list(texts), add_special_tokens=False)
-    return [np.array(encoding.ids, dtype=np.int64) for encoding in found]
+    encodings = encoder.core.encode_batch_fast(list(texts), add_special_tokens=False)
+    return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
 
 def special_prefix(encoder: TextEncoder) -> list[int]:
@@ -114,7 +119,8 @@ def special_prefix(encoder: TextEncoder) -> list[int]:
 def encode(encoder: TextEncoder, pieces: Iterable[str]) -> Iterator[TokenRun]:
     """Token runs of one document, given as consecutive pieces of text: the ids of the whole text, in constant memory.
 
-    Raises UndecodableText for text with lone surrogates, which has no UTF-8 form.
+    Raises:
+        UndecodableText: The text has a lone surrogate, and so no UTF-8 form.
     """
     if encoder.core is None:
         text = "".join(pieces)
@@ -131,7 +137,15 @@ def encode(encoder: TextEncoder, pieces: Iterable[str]) -> Iterator[TokenRun]:
 def encode_documents(encoder: TextEncoder, documents: Iterable[Iterable[str]]) -> Iterator[Iterator[TokenRun]]:
     """`encode` for each of many documents, in order; short ones are encoded many at a time, in parallel threads.
 
-    Each iterator must be used up before the next is asked for.
+    Args:
+        encoder: The tokenizer.
+        documents: Consecutive pieces of text of each document.
+
+    Returns:
+        The token runs of each document; they must be used up before those of the next are asked for.
+
+    Raises:
+        UndecodableText: A text has a lone surrogate, and so no UTF-8 form.
     """
     short: list[str] = []
     for pieces in documents:
@@ -222,7 +236,7 @@ def _aligned(encoder: TextEncoder, held: _Segment, segment: _Segment) -> _Segmen
 
 
 def _between(segment: _Segment, begin: int, end: int | None) -> TokenRun:
-    """Tokens of a segment that end behind byte `begin` and not behind byte `end` of the document."""
+    """Tokens of a segment that end after byte `begin` of the document, and not after byte `end`."""
     start = int(np.searchsorted(segment.ends, begin, side="right"))
     stop = len(segment.ids) if end is None else int(np.searchsorted(segment.ends, end, side="right"))
     return TokenRun(segment.ids[start:stop], segment.units[start:stop], segment.exact)
@@ -250,12 +264,12 @@ def _segments(encoder: TextEncoder, cuts: list[tuple[int, str]]) -> list[_Segmen
         _utf8(text)  # the tokenizers library would call a lone surrogate a wrong type
     if encoder.table is not None:
         encodings = encoder.core.encode_batch_fast(texts, add_special_tokens=False)
-        found = [
+        by_table = [
             _table_segment(encoder.table, offset, text, np.array(encoding.ids, dtype=np.int64))
             for (offset, text), encoding in zip(cuts, encodings, strict=True)
         ]
-        segments = [segment for segment in found if segment is not None]
-        if len(segments) == len(found):
+        segments = [segment for segment in by_table if segment is not None]
+        if len(segments) == len(by_table):
             lossy = encoder.drops_space
             return [s._replace(exact=False) if lossy and s.offset == 0 and s.text[0] == " " else s for s in segments]
     encodings = encoder.core.encode_batch(texts, add_special_tokens=False)
@@ -300,7 +314,7 @@ def _offset_segment(
     offset: int, text: str, ids: Int64[np.ndarray, " tokens"], spans: Int64[np.ndarray, "tokens 2"], exact: bool
 ) -> _Segment:
     """The segment by the character spans that the tokenizers library reports; a character that several tokens share
-    counts for the first of them, and text behind the last token for the last."""
+    counts for the first of them, and text after the last token for the last."""
     data = np.frombuffer(_utf8(text), dtype=np.uint8)
     character_starts = np.append(np.flatnonzero((data & 0xC0) != 0x80), len(data))
     stops = character_starts[np.maximum.accumulate(spans[:, 1])] if len(ids) else np.zeros(0, dtype=np.int64)

@@ -44,14 +44,14 @@ class _PrefixLayer(DynamicLayer):
         self.prefix, self.length, self.keep = prefix, length, keep
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        found = key_states, value_states
+        keys, values = key_states, value_states
         if self.prefix is not None:
             rows = (len(key_states), -1, -1, -1)
-            joined = zip(self.prefix, found, strict=True)
-            found = tuple(torch.cat([before.expand(rows), new], dim=2) for before, new in joined)
+            pairs = zip(self.prefix, (keys, values), strict=True)
+            keys, values = (torch.cat([before.expand(rows), new], dim=2) for before, new in pairs)
         if self.keep:
-            self.keys, self.values = found
-        return found[0], found[1]
+            self.keys, self.values = keys, values
+        return keys, values
 
     def get_seq_length(self) -> int:
         return self.length
@@ -66,7 +66,7 @@ def _layers(model: CausalLM, prefix: CachedPrefix | None, keep: bool) -> list[_P
 
 
 def read_prefix(model: CausalLM, parent: CachedPrefix | None, ids: Int64[Tensor, " time"]) -> CachedPrefix:
-    """Read `ids` behind the parent (None: from the beginning) and keep the keys and values of both together."""
+    """Read `ids` after the parent (None: from the beginning) and keep the keys and values of both together."""
     layers, time = _layers(model, parent, keep=True), len(ids)
     cache = Cache(layers=[*layers])
     inputs: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
@@ -89,7 +89,7 @@ def tree_inputs(
     """Arguments of the trunk for rows of trees below a prefix.
 
     `depth` is each token's position in its sequence, counted from the sequence's (the prefix's) beginning. `end` is the
-    place in the row behind the last of a token's descendants, so that token j is an ancestor of i where j <= i < end[j];
+    place in the row after the last of a token's descendants, so that token j is an ancestor of i where j <= i < end[j];
     padding is its own tree (end = its place + 1). None where every row is one chain, padded on the right with anything.
     """
     if prefix is None and end is None:  # causal attention does it, with the fast kernels
@@ -170,16 +170,16 @@ def _probe(model: CausalLM, longest: int, row: int) -> bool:
         depth = torch.cat([places[:stem], (places[:branch] + stem).repeat(n)]) + prefix.length
         ends = torch.full_like(places, len(places))
         ends[stem:] = (torch.arange(n, device=device).repeat_interleave(branch) + 1) * branch + stem
-        bare = depth - prefix.length  # the same row behind no prefix
+        bare = depth - prefix.length  # the same row below no prefix
         for held, at in ((prefix, depth), (None, bare)):
             inputs = {"use_cache": False} | tree_inputs(model, held, at.unsqueeze(0), ends.unsqueeze(0))
             ids = torch.cat([trunk[first + second :], branches.flatten()]).unsqueeze(0)
-            found = model.network.base_model(input_ids=ids, **inputs).last_hidden_state[0]
+            in_tree = model.network.base_model(input_ids=ids, **inputs).last_hidden_state[0]
             for i in (0, n - 1):
                 path = torch.cat([trunk if held else trunk[first + second :], branches[i]]).unsqueeze(0)
                 alone = model.network.base_model(input_ids=path, use_cache=False).last_hidden_state[0]
                 skip = held.length if held else 0
-                mine = torch.cat([found[:stem], found[stem + i * branch : stem + (i + 1) * branch]])
+                mine = torch.cat([in_tree[:stem], in_tree[stem + i * branch : stem + (i + 1) * branch]])
                 if not _alike(mine, alone[skip:], model.dtype):
                     return False
     return True

@@ -12,8 +12,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from lmeval.compute.gather import as_place
 from lmeval.compute.memory import settled
 from lmeval.compute.place import Place, describe_place
@@ -182,7 +180,7 @@ def _with_scores(scored: CorpusWindow, log_probs: LogProbs) -> ScoredWindow:
     window = scored.window
     return ScoredWindow(
         document=scored.document,
-        scores=-log_probs[:, np.newaxis],
+        log_probs=log_probs,
         units=window.units,
         n_before=len(window.request.context) - 1,
         first_byte=scored.document_start + window.first_byte,

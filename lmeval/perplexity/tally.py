@@ -16,10 +16,8 @@ from lmeval import stats
 from lmeval.models.text_units import UNITS
 from lmeval.perplexity.blocks import ByteBlocks
 
-SCORES = ("nats",)
-"""What a model says of each token; what `ScoredWindow.scores` holds."""
-COLUMNS = (*SCORES, "tokens", *UNITS)
-"""The columns of every row."""
+COLUMNS = ("nats", "tokens", *UNITS)
+"""The columns of every row: what a model says of tokens, their number, what they count of the text. `_rows` fills them."""
 COLUMN: Mapping[str, int] = {name: i for i, name in enumerate(COLUMNS)}
 """The place of each column in a row."""
 
@@ -37,14 +35,14 @@ def named(row: Row) -> dict[str, float]:
 
 
 class ScoredWindow(NamedTuple):
-    """A window and what a model said of its target tokens.
+    """A window and what the engine gave for its target tokens.
 
-    `document` is (index, name). `scores` holds SCORES of each target and `units` what it counts of the text. `n_before`
-    tokens stand before the first target, which begins at byte `first_byte` of the corpus: all documents, end to end.
+    `document` is (index, name). `units` is what each target counts of the text. `n_before` tokens stand before the first
+    target, which begins at byte `first_byte` of the corpus: all documents, end to end.
     """
 
     document: tuple[int, str]
-    scores: Float[np.ndarray, "target scores"]
+    log_probs: Float[np.ndarray, " target"]
     units: Int32[np.ndarray, "target units"]
     n_before: int
     first_byte: int
@@ -58,7 +56,7 @@ class DocumentSums(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """How far ratios of a tally's sums may lie from those of more text like it, and by which method that was found.
+    """How far ratios of a tally's sums may lie from those of more text like it, and the method that says so.
 
     `method` is "documents" (linearised, over independent documents), "blocks" (circular block bootstrap over pieces of
     text) or "none" (one document, too short to say anything about spread).
@@ -99,10 +97,9 @@ class Tally:
         if self._document is not None and window.document[0] != self._document[0]:
             self._end_document()
         self._document = window.document
-        n_targets = len(window.units)
-        rows = np.concatenate([window.scores.astype(np.float64), np.ones((n_targets, 1)), window.units], axis=1)
+        rows = _rows(window)
         self.blocks.add(window.first_byte, rows[:, COLUMN["bytes"]], rows)
-        self._positions[window.n_before : window.n_before + n_targets] += rows
+        self._positions[window.n_before : window.n_before + len(rows)] += rows
         row = rows.sum(axis=0)
         self._row += row
         self._add_piece(row)
@@ -149,6 +146,12 @@ class Tally:
         stops = [2**k for k in range(math.ceil(math.log2(len(self._positions))) + 1)]
         bins = (PositionBin(a, b, self._positions[a:b].sum(axis=0)) for a, b in zip([0, *stops], stops, strict=False))
         return [one for one in bins if one.row[COLUMN["tokens"]]]
+
+
+def _rows(window: ScoredWindow) -> Float64[np.ndarray, "target columns"]:
+    """A row for each target, in the order of COLUMNS."""
+    nats = -window.log_probs.astype(np.float64)
+    return np.column_stack([nats, np.ones(len(nats)), window.units])
 
 
 def ratio(spread: Spread, denominator: str) -> stats.Estimate:

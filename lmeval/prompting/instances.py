@@ -14,12 +14,19 @@ from lmeval.specs.templates import value
 
 
 class RunSettings(NamedTuple):
-    """How a task is scored. None means: `num_fewshot` and `sampler` as the task says, `limit` all items, `batch_size`
-    automatic, `unconditional` where the task asks for it.
+    """How a task is scored.
 
-    `shot_seeds` > 1 scores every item under that many seeds (`seed`, `seed` + 1, ...), to show what the choice of examples
-    is worth. `strategy` is "auto", "tree" (shared prefixes are computed once) or "plain" (each prompt by itself); both give
-    the same scores.
+    Attributes:
+        num_fewshot: Examples before each item; None for as many as the task says.
+        sampler: How they are chosen, a key of SAMPLERS; None for the task's.
+        limit: Score the first rows only; None for all.
+        seed: Of the choice of examples.
+        shot_seeds: Score every item under that many seeds (`seed`, `seed` + 1, ...), to show what the choice of examples is
+            worth.
+        batch_size: Rows at once; None for as many as memory allows.
+        unconditional: Whether choices are scored after no question too; None for where the task asks for it.
+        strategy: "tree" (shared prefixes are computed once), "plain" (each prompt by itself), or "auto": tree where the
+            model allows it. All give the same scores.
     """
 
     num_fewshot: int | None = None

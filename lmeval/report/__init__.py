@@ -5,21 +5,11 @@ from typing import TYPE_CHECKING
 from lmeval import lazy
 
 if TYPE_CHECKING:
-    from lmeval.report.compression import (
-        Bound,
-        image_compression_table,
-        images_table,
-        running_rate,
-    )
     from lmeval.report.figures import check_folder, save_figures
 
 
 __all__ = [
-    "Bound",
     "check_folder",
-    "image_compression_table",
-    "images_table",
-    "running_rate",
     "save_figures",
 ]
 

@@ -65,9 +65,14 @@ def compare_reports(a: Report, b: Report, metrics: Sequence[str] = (), names: tu
         InputError: The reports are of different kinds, hold no items, hold one task twice, or have no item or metric in
             common.
     """
-    pairs = [pair for kind, part_a, part_b in _matching_parts(a, b, names) for pair in _pairs(kind, part_a, part_b, metrics)]
+    pairs = [
+        pair for kind, part_a, part_b in _match_parts(a, b, names) for pair in _compare_parts(kind, part_a, part_b, metrics)
+    ]
     if not pairs:
-        raise InputError(f"{names[0]} and {names[1]} have no metric over the same items in common: nothing to compare")
+        raise InputError(
+            f"{names[0]} and {names[1]} have no metric over the same items in common: give results on the same data, both "
+            "written by --json or both by --records"
+        )
     tests = [_test(pair) for pair in pairs]
     p_values = [p for _, p in tests if p is not None]
     adjusted = iter(significance.holm(p_values))
@@ -116,7 +121,7 @@ COLUMNS = (
 )
 
 
-def _matching_parts(a: Report, b: Report, names: tuple[str, str]) -> Iterator[tuple[str, Report, Report]]:
+def _match_parts(a: Report, b: Report, names: tuple[str, str]) -> Iterator[tuple[str, Report, Report]]:
     """Parts of a and b that answer the same question: of one kind and, of several, of one task."""
     parts_a, parts_b = ([part for part in leaves(report) if part.items is not None] for report in (a, b))
     for name, report, parts in ((names[0], a, parts_a), (names[1], b, parts_b)):
@@ -150,20 +155,18 @@ def _task(part: Report) -> str:
     return records[0].of.get("task", "") if records else ""
 
 
-def _pairs(kind: str, a: Report, b: Report, wanted: Sequence[str]) -> Iterator[Pair]:
+def _compare_parts(kind: str, a: Report, b: Report, wanted: Sequence[str]) -> Iterator[Pair]:
     assert a.items is not None and b.items is not None
     in_b = {metric.name: metric for metric in b.items.metrics}
     common = [metric for metric in a.items.metrics if metric.name in in_b]
     ordered = a.items.ordered and b.items.ordered
-    for records_a, records_b in _matching_groups(a.items.records, b.items.records):
+    for records_a, records_b in _match_groups(a.items.records, b.items.records):
         available = [m for m in common if has_metric(m, records_a) and has_metric(m, records_b)]
-        for metric in _chosen(kind, available, wanted, label(records_a[0].of)):
-            yield _pair(metric, records_a, records_b, ordered)
+        for metric in _choose_metrics(kind, available, wanted, label(records_a[0].of)):
+            yield _compare_metric(metric, records_a, records_b, ordered)
 
 
-def _matching_groups(
-    a: Sequence[ItemRecord], b: Sequence[ItemRecord]
-) -> Iterator[tuple[list[ItemRecord], list[ItemRecord]]]:
+def _match_groups(a: Sequence[ItemRecord], b: Sequence[ItemRecord]) -> Iterator[tuple[list[ItemRecord], list[ItemRecord]]]:
     """Records of a and b that are of the same; what is left over is paired where all but model and compressor agree and
     only one of each side does."""
     groups_a, groups_b = groups(a), groups(b)
@@ -187,7 +190,7 @@ def _by_rest(keys: Iterator[Key]) -> dict[Key, list[Key]]:
     return by_rest
 
 
-def _chosen(kind: str, available: Sequence[ItemMetric], wanted: Sequence[str], of: str) -> Sequence[ItemMetric]:
+def _choose_metrics(kind: str, available: Sequence[ItemMetric], wanted: Sequence[str], of: str) -> Sequence[ItemMetric]:
     by_name = {metric.name: metric for metric in available}
     if not wanted:
         main = [name for name in MAIN.get(kind, ()) if name in by_name]
@@ -200,7 +203,7 @@ def _chosen(kind: str, available: Sequence[ItemMetric], wanted: Sequence[str], o
     return [by_name[name] for name in wanted]
 
 
-def _pair(metric: ItemMetric, a: Sequence[ItemRecord], b: Sequence[ItemRecord], ordered: bool) -> Pair:
+def _compare_metric(metric: ItemMetric, a: Sequence[ItemRecord], b: Sequence[ItemRecord], ordered: bool) -> Pair:
     of_a, of_b = a[0].of, b[0].of
     values_a, values_b = _values(metric, a), _values(metric, b)
     items = [item for item in values_a if item in values_b]
@@ -211,6 +214,8 @@ def _pair(metric: ItemMetric, a: Sequence[ItemRecord], b: Sequence[ItemRecord], 
     _check_same_data(a, b)
     rows_a, rows_b = (np.array([values[item] for item in items]) for values in (values_a, values_b))
     clusters = _clusters([*a, *b], items)
+    if metric.denominator and not (rows_a[:, 1].any() and rows_b[:, 1].any()):
+        raise InputError(f"{metric.name} needs {metric.denominator}, and the items in both results have none")
     if metric.denominator:
         compared = paired.ratio_difference(rows_a, rows_b, clusters, ordered=ordered)
     else:

@@ -57,9 +57,10 @@ class Items(NamedTuple):
 
 
 def has_metric(metric: ItemMetric, records: Sequence[ItemRecord]) -> bool:
-    """Whether every record has the values that the metric is made of."""
+    """Whether every record has the values that the metric is made of, and there is something to divide by."""
     names = [name for name in (metric.numerator, metric.denominator) if name]
-    return all(name in record.values for record in records for name in names)
+    present = all(name in record.values for record in records for name in names)
+    return present and (not metric.denominator or any(record.values[metric.denominator] for record in records))
 
 
 def side_of(metric: ItemMetric, of: Mapping[str, str]) -> Side:

@@ -101,7 +101,7 @@ def _old_documents(data: Mapping[str, Any]) -> Items:
         ItemMetric("bits_per_token", "bits/token", "nll_nats", "n_tokens", BITS),
     )
     rows, of = data["documents"], {"model": _name(data["provenance"]["model"]["name"])}
-    names = numbered(_name(row["name"]) for row in rows)
+    names = number_names(_name(row["name"]) for row in rows)
     values = [{name: float(row[name]) for name in ("nll_nats", "n_bytes", "n_tokens")} for row in rows]
     return Items(metrics, tuple(ItemRecord(name, of, own) for name, own in zip(names, values, strict=True)))
 
@@ -142,10 +142,10 @@ OLD_ITEMS = {
 """Of each kind of schema 1: the table that held its items, and what reads it."""
 
 
-def numbered(names: Iterator[str]) -> list[str]:
+def number_names(names: Iterator[str]) -> list[str]:
     """The names, with " #2", " #3", ... after those that came before.
 
-    >>> numbered(iter(["a", "b", "a"]))
+    >>> number_names(iter(["a", "b", "a"]))
     ['a', 'b', 'a #2']
     """
     seen: dict[str, int] = {}

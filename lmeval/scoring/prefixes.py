@@ -22,7 +22,7 @@ MIN_PREFIX = 16  # tokens that a prefix adds to its parent
 MIN_SHARERS = 4  # sequences below a prefix
 ROW_TOKENS = 512  # rows grow to this (or to the longest sequence) while their sequences share enough
 PACKED_TOKENS = 256  # rows below a prefix grow to this whatever they share: each row copies the prefix's keys and values
-SHARED_PART = 4  # a sequence joins a row if it shares one part in so many of what remains of it
+SHARED_PART = 4  # a sequence joins a row if it shares at least 1 / SHARED_PART of what remains of it
 
 
 class Sequences(NamedTuple):
@@ -43,7 +43,7 @@ class Distinct(NamedTuple):
 
 
 class PlannedPrefix(NamedTuple):
-    """`length` leading tokens of sequence `member`, read behind those of `parent` (its index in the plan, or -1)."""
+    """`length` leading tokens of sequence `member`, read after those of `parent` (its index in the plan, or -1)."""
 
     parent: int
     length: int
@@ -188,7 +188,7 @@ def _divide(
     """Sequences (ascending) below a prefix of `length` -> those that are best read right below it, and those below longer
     prefixes that are worth it: their lengths and sequences, in order."""
     own: list[np.ndarray] = []
-    found: list[tuple[int, np.ndarray]] = []
+    deeper: list[tuple[int, np.ndarray]] = []
     waiting = [(members, _shared_by_neighbours(sequences, members))]  # groups in the tree, each with its neighbours' shares
     while waiting:
         group, shared = waiting.pop()
@@ -200,7 +200,7 @@ def _divide(
             best = _best_length(sequences.first[group], depth, length)
             inside = group[sequences.first[group] >= best]
             if best - length >= MIN_PREFIX and _saved(sequences, inside, length, best) > overhead:
-                found.append((best, inside))
+                deeper.append((best, inside))
                 own.append(group[sequences.first[group] < best])
                 continue
         cuts = np.flatnonzero(shared == depth) + 1
@@ -210,7 +210,7 @@ def _divide(
                 own.append(group[start:stop])
             else:
                 waiting.append((group[start:stop], shared[start : stop - 1]))
-    return np.concatenate(own) if own else members[:0], found
+    return np.concatenate(own) if own else members[:0], deeper
 
 
 def _shared_by_neighbours(

@@ -86,7 +86,16 @@ def _window(first: int, stop: int, windowing: Windowing) -> Window:
 
 
 def rolling_requests(runs: Iterable[TokenRun], windowing: Windowing) -> Iterator[WindowRequest]:
-    """The requests of one document's windows, from its tokens as they come; holds one window and one run at a time."""
+    """The requests of one document's windows, from its tokens as they come; holds one window and one run at a time.
+
+    Args:
+        runs: The document's tokens in order.
+        windowing: How it is cut.
+
+    Returns:
+        A window each, in order; all of their targets together are the document's tokens (but for its first one where no BOS
+        stands before it).
+    """
     held = _Held(np.empty(0, dtype=np.int64), np.empty((0, len(UNITS)), dtype=np.int32), 0, 0)
     first, stop = _first_targets(windowing)
     for run in runs:

@@ -4,6 +4,7 @@ import os
 import subprocess
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import Run, assert_one_line
@@ -14,6 +15,15 @@ from lmeval.compression.container import frame
 from lmeval.models.toys import byte_tokenizer
 
 BLOCKS = importlib.import_module("lmeval.compression.text.blocks")
+
+
+def shown_json(run: Run, path: Path | str) -> dict[str, Any]:
+    """What an archive says of itself, with its blocks."""
+    ran = run("inspect", path, "--json", "-")
+    assert ran.status == 0 and "payload" in ran.err
+    data = json.loads(ran.out)
+    assert (data["schema"], data["kind"]) == (2, "inspect")
+    return data["ledger"] | {"blocks": data["tables"]["blocks"]["rows"]}
 
 
 def test_a_file_comes_back(run: Run, model: Path, text: Path):
@@ -50,7 +60,7 @@ def test_everything_is_shown(run: Run, text: Path):
     text.write_text(PROSE)
     ran = run("compress", text, "--lanes", 3, "--tolerance", "1e-3", "--adapt", "none")
     assert "1 model" in ran.out and "online" not in ran.out and "adaptation" not in ran.out
-    (shown,) = json.loads(run("inspect", f"{text}.lmz", "--json").out)
+    shown = shown_json(run, f"{text}.lmz")
     assert shown["n_bytes"] == text.stat().st_size
     assert shown["model"]["epsilon_nats"] == 1e-3
     assert shown["n_archive_bytes"] == Path(f"{text}.lmz").stat().st_size
@@ -70,7 +80,7 @@ def test_online_models_are_named(run: Run, text: Path, adapt: str):
     ran = run("compress", text, *chosen, *(() if adapt == "full" else ("--adapt", adapt)))
     for word in ("1 adapted", f"online models  {adapt}", "adaptation"):
         assert word in ran.out
-    (shown,) = json.loads(run("inspect", f"{text}.lmz", "--json").out)
+    shown = shown_json(run, f"{text}.lmz")
     assert (shown["format"], shown["adapt"], shown["blocks"][0]["kind"]) == ("1.2", adapt, "adapted")
     assert run("decompress", f"{text}.lmz", "-m", text.parent / "talker", "-f") == (0, "", "")
     assert text.read_bytes() == babble(800)
@@ -85,7 +95,7 @@ def test_what_online_models_code_alone_needs_no_model(run: Run, text: Path, mode
     text.write_bytes(before)
     ran = run("compress", text, "-m", model, "--adapt", "light")
     assert ran.status == 0 and "ideal" not in ran.out and "1 online" in ran.out
-    (shown,) = json.loads(run("inspect", f"{text}.lmz", "--json").out)
+    shown = shown_json(run, f"{text}.lmz")
     assert "model" not in shown and shown["blocks"][0]["level"] == "light"
     assert "level" in run("inspect", f"{text}.lmz").out
     assert run("decompress", f"{text}.lmz", "-f") == (0, "", "")
@@ -152,7 +162,7 @@ def test_images_come_back(run: Run, tmp_path: Path):
     assert run("decompress", made) == (0, "", "")
     assert path.read_bytes() == before
     assert "network_sha256" in run("inspect", made).out
-    (shown,) = json.loads(run("inspect", made, "--json").out)
+    shown = shown_json(run, made)
     assert shown["blocks"][1]["n_images"] == 60
     ran = run("decompress", made, "--range", "500:900", "-o", tmp_path / "part")
     assert (tmp_path / "part").read_bytes() == before[500:900]
@@ -190,3 +200,34 @@ def test_mistakes_with_images_are_one_line(run: Run, text: Path, tmp_path: Path)
     assert_one_line(run("compress", path, "-m", "lmeval-mnist-vae-v1"), "784 numbers")
     assert_one_line(run("compress", path, "-m", "lmeval-digits-flow-v1"), "kind flow")
     assert not path.with_name("digits.npy.lmz").exists()
+
+
+def test_results_are_json_where_they_are_asked_for(run: Run, text: Path, model: Path, tmp_path: Path):
+    text.write_text(PROSE)
+    coded, back = tmp_path / "c.json", tmp_path / "d.json"
+    ran = run("compress", text, "-m", model, "--adapt", "none", "--json", coded)
+    assert ran.status == 0 and "archive" in ran.out
+    data = json.loads(coded.read_text())
+    n_archive_bytes = Path(f"{text}.lmz").stat().st_size
+    assert (data["schema"], data["kind"]) == (2, "compress")
+    assert data["ledger"]["n_archive_bytes"] == n_archive_bytes
+    by_name = {m["name"]: m for m in data["results"]}
+    assert by_name["archive_bytes"]["value"] == n_archive_bytes
+    assert by_name["bits_per_byte"]["of"] == {"model": str(model), "file": str(text)}
+    assert data["provenance"]["inputs"]["data"]["n_bytes"] == len(PROSE.encode())
+    ran = run("decompress", f"{text}.lmz", "-m", model, "-f", "--json", "-")
+    assert ran.status == 0 and json.loads(ran.out)["kind"] == "decompress"
+    run("decompress", f"{text}.lmz", "-m", model, "-f", "--json", back)
+    assert json.loads(back.read_text())["ledger"]["n_bytes"] == len(PROSE.encode())
+    assert_one_line(run("compress", text, "-m", model, "-o", "-", "--json", "-"), "--json -", "standard output")
+
+
+def test_a_density_finds_its_weights_by_the_environment(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, reference = digits(tmp_path), ROOT / "lmeval" / "reference" / "lmeval-digits-vae-v1"
+    (tmp_path / "data").mkdir()
+    (tmp_path / "mine.yaml").write_text((reference / "density.yaml").read_text())
+    (tmp_path / "data" / "model.safetensors").write_bytes((reference / "model.safetensors").read_bytes())
+    monkeypatch.setenv("LMEVAL_DATA", str(tmp_path / "data"))
+    assert run("compress", path, "-m", tmp_path / "mine.yaml", "--particles", 1, "--no-verify").status == 0
+    ran = run("decompress", f"{path}.lmz", "-m", tmp_path / "mine.yaml", "-o", tmp_path / "back")
+    assert (ran.status, (tmp_path / "back").read_bytes()) == (0, path.read_bytes())

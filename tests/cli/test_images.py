@@ -1,4 +1,5 @@
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,21 @@ def test_digits_and_the_data_folder(run: Run, tmp_path: Path):
     assert ran.status == 0 and (tmp_path / "y.npy").read_bytes() == npy(GREY)
 
 
+def test_a_set_of_images_has_a_report(run: Run, tmp_path: Path):
+    (tmp_path / "grey.npy").write_bytes(npy(GREY))
+    output, as_json = tmp_path / "t.npy", tmp_path / "t.json"
+    ran = run("images", tmp_path / "grey.npy", "-o", output, "--threshold", 128, "--limit", 20, "--json", as_json)
+    report = json.loads(as_json.read_text())
+    made = np.load(output)
+    assert (ran.status, report["schema"], report["kind"]) == (0, 2, "images")
+    [mean] = report["results"]
+    assert (mean["name"], mean["value"], mean["of"]) == ("mean_level", made.mean(), {"file": str(output)})
+    assert f"{made.mean():.6g}" in ran.out
+    assert (report["ledger"]["n_images"], report["ledger"]["n_source"]) == (20, 30)
+    assert report["ledger"]["tags"]["at"] == 128 and report["provenance"]["settings"]["threshold"] == 128
+    assert report["ledger"]["sha256"] == hashlib.sha256(made.tobytes()).hexdigest()
+
+
 def test_mistakes_are_one_line(run: Run, tmp_path: Path):
     source, out = tmp_path / "grey.npy", tmp_path / "out.npy"
     source.write_bytes(npy(GREY))
@@ -44,6 +60,7 @@ def test_mistakes_are_one_line(run: Run, tmp_path: Path):
     assert_one_line(run("images", source, "-o", out, "--threshold", 300), "threshold")
     (tmp_path / "b.npy").write_bytes(npy(GREY // 128))
     assert_one_line(run("images", tmp_path / "b.npy", "-o", out, "--binarise", 0), "binary already")
+    assert_one_line(run("images", source, "-o", out, "--json", out), "output")
     assert not out.exists()
 
 

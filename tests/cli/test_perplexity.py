@@ -103,9 +103,16 @@ def test_each_document_can_be_had_as_a_record(run: Run, model: Path, tmp_path: P
         (tmp_path / "texts" / name).write_text(name * 100)
     options = ["--records", tmp_path / "r.jsonl", "--json", tmp_path / "o.json"]
     assert run("perplexity", "-m", model, tmp_path / "texts", *options).status == 0
-    ((_, records, _),) = read_records(tmp_path / "r.jsonl")
+    ((_, records),) = read_records(tmp_path / "r.jsonl")
     rows = json.loads((tmp_path / "o.json").read_text())["tables"]["documents"]["rows"]
     assert [(record.item, record.values["nll_nats"]) for record in records] == [(r["name"], r["nll_nats"]) for r in rows]
+
+
+def test_a_limit_scores_the_first_documents(run: Run, model: Path, tmp_path: Path):
+    (tmp_path / "t.jsonl").write_text('{"body": "one"}\n{"body": "two"}\n{"body": "three"}\n')
+    options = ["--text-column", "body", "--limit", "2", "--json", tmp_path / "o"]
+    assert run("perplexity", "-m", model, tmp_path / "t.jsonl", *options).status == 0
+    assert figures(read(tmp_path / "o")) == figures(json.loads(json.dumps(as_json(perplexity(str(model), ["one", "two"])))))
 
 
 def test_a_memory_budget_reaches_the_run(run: Run, model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -297,6 +304,7 @@ def test_the_command_is_a_process_that_ends_with_its_status(tmp_path: Path):
     assert ran.stderr == "lmeval: no such file or folder: no-such-file\n"
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_writes(tmp_path: Path):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a").write_text(tinystories(30_000), encoding="utf-8")
@@ -319,7 +327,7 @@ def test_two_processes_write_what_one_writes(tmp_path: Path):
     assert read(tmp_path / "one") == read(tmp_path / "two")
     assert json.loads((tmp_path / "two").read_text())["provenance"]["n_processes"] == 2
     one, two = (read_records(tmp_path / f"{name}.jsonl") for name in ("one", "two"))
-    assert [records for _, records, _ in one] == [records for _, records, _ in two]
+    assert [records for _, records in one] == [records for _, records in two]
     assert shown[0] == shown[1]  # one table, by the first process alone
 
 
@@ -341,10 +349,11 @@ def coded_bits(run: Run, path: Path, model: Path, level: str) -> int:
     """Of the blocks' payloads, of an archive that `compress` makes."""
     ran = run("compress", path, "-m", model, "--adapt", level, "--no-verify", "-o", path.with_suffix(".lmz"), "-f")
     assert ran.status == 0
-    (found,) = json.loads(run("inspect", path.with_suffix(".lmz"), "--json").out)
+    found = json.loads(run("inspect", path.with_suffix(".lmz"), "--json", "-").out)["ledger"]
     return 8 * (found["n_archive_bytes"] - found["n_header_bytes"] - found["n_framing_bytes"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["light", "full"])
 def test_the_adapted_code_length_is_that_of_the_archive(run: Run, model: Path, text: Path, tmp_path: Path, level: str):
     ran = run("perplexity", text, "-m", model, "--adapt", level, "--json", tmp_path / "p.json")

@@ -456,6 +456,6 @@ def test_perplexity_does_not_overwrite_the_rows_of_its_task(run: Run, model: Pat
     path = task_file(tmp_path, CORPUS)
     rows = next(file for file in tmp_path.iterdir() if file.suffix == ".jsonl")
     before = rows.read_bytes()
-    for option in ("--json", "--documents"):
+    for option in ("--json", "--records"):
         assert_one_line(run("perplexity", path, "-m", model, option, rows), "is an input")
     assert rows.read_bytes() == before

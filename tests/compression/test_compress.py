@@ -8,35 +8,36 @@ from typing import Any
 
 import numpy as np
 import pytest
+from inspected import inspected
 from samples import ODD_BYTES, PROSE, babble, talker, unigram_tokenizer, with_tokenizer
+from told import Told
 
 from lmeval.compression import (
-    Compression,
     CompressSettings,
     code_length,
     compress,
     compress_to,
     decompress,
     decompress_range,
-    inspect,
 )
 from lmeval.compression.container.kinds import REGISTRY, Lost
 from lmeval.errors import CorruptArchive, NumericalDrift
 from lmeval.models import CausalLM
+from lmeval.results import Report
 
 BLOCKS, PLAN = (importlib.import_module(f"lmeval.compression.text.{name}") for name in ("blocks", "plan"))
 ROWS = b"".join(b"%d,%d,%d\r\n" % (i, i * i, i % 7) for i in range(200))
 UNIGRAM = functools.cache(lambda: with_tokenizer(unigram_tokenizer()))
 
 
-def compressed(data: bytes, model: CausalLM, **settings: Any) -> tuple[bytes, Compression]:
+def compressed(data: bytes, model: CausalLM, **settings: Any) -> tuple[bytes, Report]:
     out = io.BytesIO()
     report = compress_to(out, memoryview(data), model, CompressSettings(**settings))
     return out.getvalue(), report
 
 
 def kinds_of(data: bytes) -> list[str]:
-    return [block["kind"] for part in inspect(memoryview(data)) for block in part["blocks"]]
+    return [block["kind"] for part in inspected(memoryview(data)) for block in part["blocks"]]
 
 
 @pytest.mark.parametrize("adapt", ["light", "full"])
@@ -45,10 +46,10 @@ def test_what_the_model_knows_is_adapted(lanes: int | None, adapt: str):
     data = babble(600)
     coded, report = compressed(data, talker(), adapt=adapt, lanes=lanes)
     assert kinds_of(coded) == ["adapted"]
-    assert inspect(memoryview(coded))[0]["format"] == "1.2"
-    assert inspect(memoryview(coded))[0]["adapt"] == adapt == report.adapt
-    assert inspect(memoryview(coded))[0]["blocks"][0]["n_lanes"] == (lanes or 1)
-    assert report.verified and report.n_not_verified == 0
+    assert inspected(memoryview(coded))[0]["format"] == "1.2"
+    assert inspected(memoryview(coded))[0]["adapt"] == adapt == report.ledger["adapt"]
+    assert inspected(memoryview(coded))[0]["blocks"][0]["n_lanes"] == (lanes or 1)
+    assert report.ledger["verified"] and report.ledger["n_not_verified"] == 0
     assert decompress(coded, talker()) == data
 
 
@@ -58,13 +59,13 @@ def test_any_bytes(name: str, kind: str):
     data, model = ODD_BYTES[kind][:600], talker() if name == "talker" else UNIGRAM()
     coded, report = compressed(data, model, adapt="light")
     assert decompress(coded, model) == data
-    assert report.n_archive_bytes == len(coded) <= len(data) + 400
+    assert report.ledger["n_archive_bytes"] == len(coded) <= len(data) + 400
 
 
 def test_what_no_token_spells_is_coded_by_online_models_alone():
     coded, report = compressed(PROSE.upper().encode() * 5, UNIGRAM(), adapt="full")
     assert kinds_of(coded)[0] in ("online", "xz", "bzip2")
-    assert report.settings is None and report.model_bytes == 0
+    assert report.ledger["model"] is None and report.ledger["model_bytes"] == 0
     assert decompress(coded) == PROSE.upper().encode() * 5
 
 
@@ -79,7 +80,7 @@ def mixed(monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, bytes]:
     small_blocks(monkeypatch)
     data = babble(1400) + (ROWS * 2)[:700] + babble(700, seed=1) + bytes(700) + np.random.default_rng(0).bytes(700)
     coded, report = compressed(data, talker(), lanes=7)
-    assert report.n_blocks == {kind: kinds_of(coded).count(kind) for kind in REGISTRY}
+    assert report.ledger["n_blocks"] == {kind: kinds_of(coded).count(kind) for kind in REGISTRY}
     return coded, data
 
 
@@ -104,25 +105,25 @@ def test_ranges_are_slices(mixed: tuple[bytes, bytes], span: tuple[int, int | No
 def test_an_account_of_every_bit(mixed: tuple[bytes, bytes]):
     coded, data = mixed
     report = code_length(data, talker(), CompressSettings(lanes=7))
-    assert (report.n_archive_bytes, report.verified) == (len(coded), False)
-    blocks = inspect(memoryview(coded))[0]["blocks"]
-    assert report.n_payload_bytes == sum(block["payload_bytes"] for block in blocks)
+    assert (report.ledger["n_archive_bytes"], report.ledger["verified"]) == (len(coded), False)
+    blocks = inspected(memoryview(coded))[0]["blocks"]
+    assert report.ledger["n_payload_bytes"] == sum(block["payload_bytes"] for block in blocks)
     by_model = [block for block in blocks if block["kind"] == "adapted"]
-    assert sum(report.length) == pytest.approx(8 * sum(block["payload_bytes"] for block in by_model))
-    assert report.model_bytes == sum(block["n_bytes"] for block in by_model)
-    assert report.length.adaptation != 0
+    assert sum(report.ledger["length_bits"].values()) == pytest.approx(8 * sum(block["payload_bytes"] for block in by_model))
+    assert report.ledger["model_bytes"] == sum(block["n_bytes"] for block in by_model)
+    assert report.ledger["length_bits"]["adaptation"] != 0
 
 
 def test_progress_counts_every_byte(monkeypatch: pytest.MonkeyPatch):
     small_blocks(monkeypatch)
-    data, seen = babble(900) + np.random.default_rng(0).bytes(200), []
+    data, told = babble(900) + np.random.default_rng(0).bytes(200), Told()
     out = io.BytesIO()
-    compress_to(out, memoryview(data), talker(), CompressSettings(lanes=5), progress=lambda *step: seen.append(step))
-    assert sum(n for what, n, _ in seen if what == "encoding") == len(data)
+    compress_to(out, memoryview(data), talker(), CompressSettings(lanes=5), progress=told)
+    assert sum(told.counts["encoding"]) == len(data)
     checked = sum(
-        b["n_bytes"] for b in inspect(memoryview(out.getvalue()))[0]["blocks"] if b["kind"] in ("adapted", "online")
+        b["n_bytes"] for b in inspected(memoryview(out.getvalue()))[0]["blocks"] if b["kind"] in ("adapted", "online")
     )
-    assert abs(sum(n for what, n, _ in seen if what == "verifying") - checked) <= 10
+    assert abs(sum(told.counts["verifying"]) - checked) <= 10
 
 
 def test_archives_of_the_same_input_are_the_same():
@@ -134,7 +135,7 @@ def test_without_adaptation_nothing_has_changed():
     golden = Path(__file__).resolve().parents[2] / "compression" / "golden"
     data = (golden / "v1.0-table.data").read_bytes()
     coded = compress(data, "bundled", CompressSettings(adapt="none"))
-    old, new = (inspect(memoryview(raw))[0] for raw in ((golden / "v1.0-table.lmz").read_bytes(), coded))
+    old, new = (inspected(memoryview(raw))[0] for raw in ((golden / "v1.0-table.lmz").read_bytes(), coded))
     assert new["format"] == "1.0" and "adapt" not in new
     assert new["model"].keys() == old["model"].keys()
     assert [b["kind"] for b in new["blocks"]] == [b["kind"] for b in old["blocks"]]
@@ -183,8 +184,8 @@ def test_a_grid_without_safe_phases_leaves_the_online_models(monkeypatch: pytest
 def test_blocks_that_do_not_decode_are_coded_without_the_model(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(BLOCKS, "decode_blocks", lambda *a: [Lost(NumericalDrift("astray"))])
     coded, report = compressed(babble(900), talker(), lanes=5)
-    assert report.n_not_verified == 1 and kinds_of(coded)[0] != "adapted"
-    assert "model" not in inspect(memoryview(coded))[0]
+    assert report.ledger["n_not_verified"] == 1 and kinds_of(coded)[0] != "adapted"
+    assert "model" not in inspected(memoryview(coded))[0]
     assert decompress(coded) == babble(900)
 
 

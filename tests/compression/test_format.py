@@ -18,11 +18,12 @@ import pytest
 import safetensors.numpy
 import torch
 import yaml
+from inspected import inspected
 from page_online import Online
 from samples import ROOT
 from transformers import AutoModelForCausalLM
 
-from lmeval.compression import CompressSettings, compress_to, decompress, inspect
+from lmeval.compression import CompressSettings, compress_to, decompress
 from lmeval.models import load_model
 from lmeval.perplexity import PerplexitySettings, perplexity
 
@@ -36,15 +37,17 @@ def test_golden_archives_decode(path: Path):
 
 
 def test_there_are_golden_archives_of_every_kind():
-    kinds = {block["kind"] for path in GOLDEN for part in inspect(memoryview(path.read_bytes())) for block in part["blocks"]}
+    kinds = {
+        block["kind"] for path in GOLDEN for part in inspected(memoryview(path.read_bytes())) for block in part["blocks"]
+    }
     assert {"model", "xz", "bits-back"} <= kinds
-    assert any(len(inspect(memoryview(path.read_bytes()))) > 1 for path in GOLDEN)
+    assert any(len(inspected(memoryview(path.read_bytes()))) > 1 for path in GOLDEN)
 
 
 def test_every_golden_model_is_bundled():
     known = json.loads((REFERENCE / "fingerprints.json").read_text())
     for path in GOLDEN:
-        for part in inspect(memoryview(path.read_bytes())):
+        for part in inspected(memoryview(path.read_bytes())):
             for key in {"model", "density"} & part.keys():
                 assert part[key]["weights_sha256"] in known
 
@@ -398,8 +401,8 @@ def test_the_score_and_the_file_agree():
     model = load_model()
     out = io.BytesIO()
     settings = CompressSettings(lanes=1, context=256, overlap=64, verify=False, adapt="none")
-    coded = compress_to(out, memoryview(text.encode()), model, settings)
+    coded = compress_to(out, memoryview(text.encode()), model, settings).ledger
     scored = perplexity(model, [text], PerplexitySettings(context=256, stride=192, bos="window"))["nll_nats"] / math.log(2)
-    assert coded.length.ideal == pytest.approx(scored, rel=1e-5)
-    payload = 8 * (len(out.getvalue()) - coded.n_header_bytes - coded.n_framing_bytes)
+    assert coded["length_bits"]["ideal"] == pytest.approx(scored, rel=1e-5)
+    payload = 8 * (len(out.getvalue()) - coded["n_header_bytes"] - coded["n_framing_bytes"])
     assert scored < payload < 1.01 * scored + 64

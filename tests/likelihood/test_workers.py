@@ -212,3 +212,16 @@ def test_a_failure_in_a_later_part_is_not_waited_for(n: int, threads: Any):
     with pytest.raises(NonFiniteScore, match="datum 1: no weight"):
         score_all(score, X, at(1), lambda _: None)
     assert time.perf_counter() - began < 10
+
+
+def test_threads_share_a_memory_budget(threads: Any):
+    threads(4)
+    sizes: list[int] = []
+
+    def score(batch: Batch, advance: Advance) -> list[tuple[DatumResult, ...]]:
+        sizes.append(len(batch.ids))
+        return first_value(batch, advance)
+
+    score_all(score, X, at(9), lambda _: None)
+    assert max(sizes) == 2
+

@@ -14,7 +14,7 @@ NATS, TOKENS, BYTES = (COLUMN[name] for name in ("nats", "tokens", "bytes"))
 def window(document: int, nats: np.ndarray, units: np.ndarray | None = None, n_before: int = 0) -> ScoredWindow:
     """A window whose tokens have one byte, character and word each, unless `units` says otherwise."""
     units = np.ones((len(nats), 3), dtype=np.int32) if units is None else units
-    return ScoredWindow((document, f"d{document}"), nats[:, None], units, n_before, 0)
+    return ScoredWindow((document, f"d{document}"), -nats, units, n_before, 0)
 
 
 def fill(

@@ -304,6 +304,21 @@ REFUSED: dict[str, tuple[Report, Report, str]] = {
     ),
     "no metric": (of_task("t"), report_with({"weight": [1.0]}, [WEIGHT]), "have no metric over the same items in common"),
     "not a number": (with_value(1.0), with_value(float("nan")), "item i1 has the acc nan: it must be a finite number"),
+    "nothing to divide by": (
+        report_with({"nll_nats": [0.0, 1.0], "n_bytes": [0.0, 5.0]}, [RATE], kind="perplexity"),
+        report_with({"nll_nats": [0.0], "n_bytes": [0.0]}, [RATE], kind="perplexity"),
+        "have no metric over the same items in common",
+    ),
+    "nothing to divide by in common": (
+        report_with({"nll_nats": [0.0, 1.0], "n_bytes": [0.0, 5.0]}, [RATE], kind="perplexity"),
+        Report(
+            "perplexity",
+            items=Items(
+                (RATE,), tuple(item(name, {"nll_nats": 1.0, "n_bytes": float(n)}) for n, name in ((0, "i0"), (1, "x")))
+            ),
+        ),
+        "bits_per_byte needs n_bytes, and the items in both results have none",
+    ),
     "other data of that name": (
         Report("benchmark", items=Items((ACC,), (item("f", {"acc": 1.0})._replace(detail={"sha256": "0"}),))),
         Report("benchmark", items=Items((ACC,), (item("f", {"acc": 1.0})._replace(detail={"sha256": "1"}),))),

@@ -103,3 +103,4 @@ def test_a_metric_needs_all_of_its_values_in_every_item():
     whole, half = item("a", {"nll_nats": 1.0, "n_bytes": 2.0}), item("b", {"nll_nats": 1.0})
     assert has_metric(RATE, [whole]) and not has_metric(RATE, [whole, half])
     assert not has_metric(ACC, [whole])
+    assert not has_metric(RATE, [item("empty", {"nll_nats": 0.0, "n_bytes": 0.0})])  # nothing to divide by

@@ -110,3 +110,10 @@ def test_one_report_alone_stays_itself_and_several_keep_everything():
 def test_what_a_report_is_of_is_added_to_what_its_measurements_are_of():
     named = with_of(report(measurement(rule="sum"), measurement(task="own")), task="copa")
     assert [dict(m.of) for m in named.results] == [{"task": "copa", "rule": "sum"}, {"task": "own"}]
+
+
+def test_what_a_report_is_of_is_added_to_its_items():
+    named = with_of(dataclasses.replace(report(measurement()), items=ITEMS), model="m", task="other")
+    assert named.items is not None
+    assert [dict(item.of) for item in named.items.records] == [{"model": "m", "task": "t"}]
+    assert named.items.metrics == ITEMS.metrics

@@ -73,11 +73,11 @@ def frequencies(
 def _table() -> Int64[np.ndarray, " x"]:
     """P(1) at x = (j + 1/2) / 2^TABLE_BITS: x^3 / (x^3 + (1 - x)^3), rounded, in [1, 2^FREQUENCY_BITS - 1]."""
     one = 1 << FREQUENCY_BITS
-    found = []
+    table = []
     for j in range(1 << TABLE_BITS):
         a, b = (2 * j + 1) ** 3, ((2 << TABLE_BITS) - 2 * j - 1) ** 3
-        found.append(min(one - 1, max(1, (2 * one * a + a + b) // (2 * (a + b)))))
-    return np.array(found, dtype=np.int64)
+        table.append(min(one - 1, max(1, (2 * one * a + a + b) // (2 * (a + b)))))
+    return np.array(table, dtype=np.int64)
 
 
 def phase_of(ranks: Int64[np.ndarray, "*shape"]) -> Int64[np.ndarray, "*shape"]:
@@ -105,25 +105,25 @@ def _shifted_edges(
     log_odds: Float64[np.ndarray, "tokens decisions"], shift: float, grid: Grid
 ) -> Int32[np.ndarray, "tokens decisions"]:
     """`edges_below` of log-odds that are off by `shift`: they are below 2^24."""
-    found = np.empty(log_odds.shape, dtype=np.int32)
-    for first in range(0, len(found), _TOKENS_AT_ONCE):
+    edges = np.empty(log_odds.shape, dtype=np.int32)
+    for first in range(0, len(edges), _TOKENS_AT_ONCE):
         part = slice(first, first + _TOKENS_AT_ONCE)
-        found[part] = edges_below(log_odds[part] + shift, grid)
-    return found
+        edges[part] = edges_below(log_odds[part] + shift, grid)
+    return edges
 
 
 def block_frequencies(
     log_odds: Float64[np.ndarray, "tokens decisions"], phases: Phases, grid: Grid
 ) -> Int32[np.ndarray, "tokens decisions"]:
     """Integer probabilities of all decisions of a block, tokens in coding order."""
-    found = np.empty(log_odds.shape, dtype=np.int32)
+    in_order = np.empty(log_odds.shape, dtype=np.int32)
     ranks = phase_of(phases.ranks)
-    for first in range(0, len(found), _TOKENS_AT_ONCE):
+    for first in range(0, len(in_order), _TOKENS_AT_ONCE):
         part = slice(first, first + _TOKENS_AT_ONCE)
         edges = edges_below(log_odds[part], grid)
         phase = ranks[(first + np.arange(len(edges))) // phases.group_tokens]
-        found[part] = frequencies(edges, np.broadcast_to(phase[:, None], edges.shape), grid.cells)
-    return found
+        in_order[part] = frequencies(edges, np.broadcast_to(phase[:, None], edges.shape), grid.cells)
+    return in_order
 
 
 def _safe_ranks(
@@ -132,15 +132,15 @@ def _safe_ranks(
     """First safe rank of each group; phases k with an edge in (low, high] are unsafe."""
     n_groups = -(-len(low) // group)
     order = phase_of(np.arange(PHASES))
-    found = []
+    chosen = []
     for first in range(0, n_groups, _GROUPS_AT_ONCE):
         part = slice(first * group, (first + _GROUPS_AT_ONCE) * group)
         unsafe = _unsafe(low[part], high[part], group)[:, order]
         ranks = unsafe.argmin(axis=1)
         if unsafe[np.arange(len(ranks)), ranks].any():
             return None
-        found.append(ranks)
-    return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+        chosen.append(ranks)
+    return np.concatenate(chosen) if chosen else np.zeros(0, dtype=np.int64)
 
 
 def _unsafe(

@@ -33,8 +33,8 @@ def exp_minus(x: Integers) -> Integers:
 
 def logistic(x: Integers) -> Integers:
     """The logistic function in units of 2^-38, for x in units of 2^-16. It never falls; at -x it is 2^38 less it at x."""
-    found = _interpolated(_logistics(), np.minimum(np.abs(x), LIMIT))
-    return np.where(x < 0, (1 << MASS_BITS) - found, found)
+    at_size = _interpolated(_logistics(), np.minimum(np.abs(x), LIMIT))
+    return np.where(x < 0, (1 << MASS_BITS) - at_size, at_size)
 
 
 def curve(name: str, x: Integers) -> Integers:
@@ -44,8 +44,8 @@ def curve(name: str, x: Integers) -> Integers:
     if name == "leaky_relu":  # slope 0.01, rounded to 2^-24
         return np.where(x < 0, (x * 167772 + (1 << 23)) >> 24, x)
     end = _CURVE_LIMIT << FRACTION_BITS
-    found = _interpolated(_curve_table(name), np.clip(x, -end, end) + end, half=True)
-    return np.where(x > (0 if name == "elu" else end), x, found) if name in ("elu", "softplus") else found
+    value = _interpolated(_curve_table(name), np.clip(x, -end, end) + end, half=True)
+    return np.where(x > (0 if name == "elu" else end), x, value) if name in ("elu", "softplus") else value
 
 
 def _interpolated(table: Int64[np.ndarray, " n"], x: Integers, *, half: bool = False) -> Integers:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from lmeval.compression.container.frame import MAX_BLOCK_BYTES, MAX_LANES, Block
 from lmeval.compression.container.header import Header, packed, unpacked, version_of
-from lmeval.compression.container.kinds import REGISTRY, kind_of, names_by_code
+from lmeval.compression.container.kinds import REGISTRY, kind_of, name_of
 from lmeval.errors import CorruptArchive, NotAnArchive
 
 MAGIC = b"\x89LMZ\r\n\x1a\n"
@@ -132,7 +132,7 @@ def read_block(data: memoryview, position: int, seed: int) -> Block | None:
     payload = data[position + BLOCK_OVERHEAD : position + BLOCK_OVERHEAD + stored]
     if len(payload) < stored:
         raise CorruptArchive(f"the archive ends at byte {len(data):,}, inside a block: it was cut off")
-    kind = names_by_code().get(code, "")
+    kind = name_of(code) or ""
     block = Block(kind, flags, offset, n_bytes, n_lanes, n_units, parameter, checksum, bytes(payload))
     if not _can_be(block):
         raise CorruptArchive(f"the block at byte {position:,} claims what no encoder writes")

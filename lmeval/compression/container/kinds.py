@@ -5,10 +5,10 @@ holds a `Kind` of that name. Modules are imported when a block of theirs is met,
 library that it does not need.
 """
 
-import functools
 import importlib
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmeval.compression.container.frame import Block, checked
@@ -69,7 +69,7 @@ class Holder:
     given: Any = None
     place: Place | None = None
     lanes_per_pass: int | None = None
-    data_dir: str | None = None
+    data_dir: str | Path | None = None
     _held: tuple[Hashable, Any] | None = None
 
     def get(self, key: Hashable, load: Callable[[], Any]) -> Any:
@@ -98,16 +98,14 @@ class Kind(NamedTuple):
     encode: Callable[[bytes], bytes] | None = None
 
 
-@functools.cache
 def kind_of(name: str) -> Kind:
     """The kind of this name."""
     return importlib.import_module(REGISTRY[name].module).KINDS[name]
 
 
-@functools.cache
-def names_by_code() -> dict[int, str]:
-    """The kinds' names by their codes."""
-    return {home.code: name for name, home in REGISTRY.items()}
+def name_of(code: int) -> str | None:
+    """The name of the kind that has this code; None where there is no such kind."""
+    return next((name for name, home in REGISTRY.items() if home.code == code), None)
 
 
 def one_by_one(decode: Callable[[Block, Advance], bytes], waiting_bytes: int) -> Decoder:

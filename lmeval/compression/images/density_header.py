@@ -71,7 +71,7 @@ def from_meta(meta: Any) -> DensitySettings:
     return found
 
 
-def as_density(model: DensityLike, data_dir: str | None = None) -> LoadedDensity:
+def as_density(model: DensityLike, data_dir: str | Path | None = None) -> LoadedDensity:
     """Load what is a name; pass on what is loaded."""
     return model if isinstance(model, LoadedDensity) else load_density(model, data_dir)
 
@@ -96,7 +96,7 @@ def whole_numbers(density: LoadedDensity) -> IntegerVAE:
     return integer_vae(density.model, density.name)
 
 
-def needed_density(wanted: DensitySettings, given: Any, data_dir: str | None) -> IntegerVAE:
+def needed_density(wanted: DensitySettings, given: Any, data_dir: str | Path | None) -> IntegerVAE:
     """The density that an archive was made with: the one given, or the bundled one of this fingerprint.
 
     Raises ModelMismatch, naming both, unless it is the very one.

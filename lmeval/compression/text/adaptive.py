@@ -1,4 +1,4 @@
-"""Behind the grid: frequencies that encoder and decoder share become better ones, by models that learn the file being coded.
+"""Adaptive stage after the grid: mixes the quantised probabilities of the language model with online context models.
 
 The language model's decisions come in as integers on which both ends agree. Online models (lmeval.compression.text.online)
 predict the same decisions from what the block's lanes have shown so far, a mixer weighs them all, and every bit teaches all
@@ -55,22 +55,22 @@ def adapt_known(
     state = adaptive.state
     state.ids[:] = ids
     by_decision = np.ascontiguousarray(frequencies.T, dtype=np.int32)
-    found = np.empty_like(by_decision)
+    adapted = np.empty_like(by_decision)
     n_steps = -(-len(ids) // state.n_lanes)
     for first in range(0, n_steps, _STEPS_AT_ONCE):
         stop = min(first + _STEPS_AT_ONCE, n_steps)
-        run_steps(state, first, stop, by_decision, found)
+        run_steps(state, first, stop, by_decision, adapted)
         if progress:
             progress(min(stop * state.n_lanes, len(ids)) - first * state.n_lanes)
     adaptive.step = n_steps
-    return found.T
+    return adapted.T
 
 
 def predict(adaptive: Adaptive, frequencies: Int64[np.ndarray, " active"]) -> Int64[np.ndarray, " active"]:
     """The adapted frequencies of the next decision, of the lanes that have a token at this step."""
-    found = np.empty(len(frequencies), dtype=np.int32)
-    decide_step(adaptive.state, adaptive.step, adaptive.decision, frequencies.astype(np.int32), found)
-    return found.astype(np.int64)
+    adapted = np.empty(len(frequencies), dtype=np.int32)
+    decide_step(adaptive.state, adaptive.step, adaptive.decision, frequencies.astype(np.int32), adapted)
+    return adapted.astype(np.int64)
 
 
 def learn(adaptive: Adaptive, bits: Int32[np.ndarray, " active"]) -> None:

@@ -83,20 +83,20 @@ def decode_blocks(
         match their checksum: as the payload's did, the model's numbers here must have gone astray (NumericalDrift).
     """
     readers: list[_BlockReader] = []
-    found: list[bytes | Lost | None] = [None] * len(blocks)
+    decoded: list[bytes | Lost | None] = [None] * len(blocks)
     n_lanes = 0
     for i, block in enumerate(blocks):
         try:
             readers.append(_BlockReader(block, n_lanes, settings, i))
         except CorruptArchive as error:
-            found[i] = Lost(error)
+            decoded[i] = Lost(error)
             continue
         n_lanes += block.n_lanes
     if readers:
         _read_lanes(_Lanes(model, settings, n_lanes, lanes_per_pass), readers, progress)
     for reader in readers:
-        found[reader.number] = _data(model, reader)
-    return [data for data in found if data is not None]
+        decoded[reader.number] = _data(model, reader)
+    return [data for data in decoded if data is not None]
 
 
 def _read_lanes(state: "_Lanes", readers: list[_BlockReader], progress: Callable[[int], None] | None) -> None:
@@ -117,8 +117,8 @@ def _decode_step(
     """One token of every lane."""
     settings = state.settings
     for reader in readers:
-        found = reader.begin(state.step)
-        phase[reader.lanes] = found
+        phases = reader.begin(state.step)
+        phase[reader.lanes] = phases
 
     def decide(log_odds: Float64[np.ndarray, " lanes"]) -> Int32[np.ndarray, " lanes"]:
         frequencies = grid.frequencies(grid.edges_below(log_odds, settings.grid), phase, settings.grid.cells)
@@ -186,10 +186,10 @@ def stepwise_log_odds(
 ) -> Float64[np.ndarray, "tokens depth"]:
     """Log-odds of every decision of given tokens, in coding order, as a decoder computes them; lanes of equal length."""
     state = _Lanes(model, settings, n_lanes, lanes_per_pass)
-    found = []
+    log_odds = []
     with stepping(model), half_the_threads(model.device):
         for targets in ids.reshape(n_lanes, -1).T:
             chosen = torch.from_numpy(np.ascontiguousarray(targets)).to(model.device)
-            found.append(tree.path_log_odds(state.logits(), chosen, settings.depth).cpu().numpy())
+            log_odds.append(tree.path_log_odds(state.logits(), chosen, settings.depth).cpu().numpy())
             state.take(targets)
-    return np.concatenate(found)
+    return np.concatenate(log_odds)

@@ -94,11 +94,11 @@ def _as_decoded(part: Int32[np.ndarray, "tokens depth"], n_lanes: int) -> Int32[
     """Decoding goes step by step, and in a step decision by decision for all lanes."""
     n_tokens, depth = part.shape
     whole = n_tokens // n_lanes * n_lanes
-    found = np.empty(part.size, dtype=np.int32)
+    ordered = np.empty(part.size, dtype=np.int32)
     steps = part[:whole].reshape(-1, n_lanes, depth).transpose(0, 2, 1)
-    found[: whole * depth].reshape(steps.shape)[...] = steps
-    found[whole * depth :] = part[whole:].T.reshape(-1)
-    return found
+    ordered[: whole * depth].reshape(steps.shape)[...] = steps
+    ordered[whole * depth :] = part[whole:].T.reshape(-1)
+    return ordered
 
 
 def block_log_odds(
@@ -109,7 +109,7 @@ def block_log_odds(
     progress: Callable[[int], None] | None = None,
 ) -> Float64[np.ndarray, "tokens depth"]:
     """Log-odds of every decision of a block, tokens in coding order, by the parallel pass."""
-    found = np.empty((len(ids), settings.depth))
+    log_odds = np.empty((len(ids), settings.depth))
     order = lanes.coding_order(len(ids), n_lanes)
     bounds = lanes.lane_bounds(len(ids), n_lanes)
     windows = [
@@ -120,10 +120,10 @@ def block_log_odds(
     for batch in plan_batches([span.stop - span.begin for span in windows], batching_at(alone(model.device), model)):
         members = [windows[i] for i in batch]
         part = _window_log_odds(model, settings, ids, members)
-        found[np.concatenate([order[span.first : span.stop] for span in members])] = part
+        log_odds[np.concatenate([order[span.first : span.stop] for span in members])] = part
         if progress:
             progress(len(part))
-    return found
+    return log_odds
 
 
 def _window_log_odds(

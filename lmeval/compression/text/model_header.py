@@ -82,7 +82,7 @@ def from_header(header: dict[str, Any]) -> ModelSettings:
     meta, adapt = header["model"], header.get("adapt", "none")
     try:
         canary = np.frombuffer(base64.b64decode(meta["canary_log_probs"], validate=True), dtype=_kind(meta["dtype"]))
-        found = ModelSettings(
+        settings = ModelSettings(
             name=str(meta["name"]),
             weights_sha256=str(meta["weights_sha256"]),
             vocabulary_sha256=str(meta["vocabulary_sha256"]),
@@ -97,16 +97,19 @@ def from_header(header: dict[str, Any]) -> ModelSettings:
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CorruptArchive(f"the archive's header lacks what decoding needs: {error}") from error
-    window, overlap, start_id = found.layout
-    numbers = (found.grid.margin, found.epsilon, found.drift, *found.canary.log_probs)
+    window, overlap, start_id = settings.layout
+    numbers = (settings.grid.margin, settings.epsilon, settings.drift, *settings.canary.log_probs)
     sound = (
-        1 <= found.depth <= 32 and 0 <= overlap < window <= 1 << 24 and 1 <= found.grid.cells <= MAX_CELLS and start_id >= 0
+        1 <= settings.depth <= 32
+        and 0 <= overlap < window <= 1 << 24
+        and 1 <= settings.grid.cells <= MAX_CELLS
+        and start_id >= 0
     )
-    sound &= len(found.canary.ids) == len(found.canary.log_probs) <= window and found.grid.margin >= 0
-    sound = sound and all(0 <= i < 1 << found.depth for i in found.canary.ids)
-    if not sound or found.adapt not in LEVELS or found.dtype not in DTYPES or not np.isfinite(numbers).all():
+    sound &= len(settings.canary.ids) == len(settings.canary.log_probs) <= window and settings.grid.margin >= 0
+    sound = sound and all(0 <= i < 1 << settings.depth for i in settings.canary.ids)
+    if not sound or settings.adapt not in LEVELS or settings.dtype not in DTYPES or not np.isfinite(numbers).all():
         raise CorruptArchive("the archive's header claims what no encoder writes")
-    return found
+    return settings
 
 
 def where_model_is(settings: ModelSettings) -> str | None:

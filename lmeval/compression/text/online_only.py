@@ -92,9 +92,9 @@ def _pop(stack: _Stack, frequency: int) -> int:
 @compiled
 def _decode(state: State, stack: _Stack, first: int, stop: int) -> None:
     """Bytes [first, stop) of the block, into the ids of the online models."""
-    even, found, bits = np.full(1, EVEN, np.int32), np.empty(1, np.int32), np.empty(1, np.int64)
+    even, adapted, bits = np.full(1, EVEN, np.int32), np.empty(1, np.int32), np.empty(1, np.int64)
     for step in range(first, stop):
         for decision in range(BYTE_BITS):
-            decide_step(state, step, decision, even, found)
-            bits[0] = _pop(stack, np.int64(found[0]))
+            decide_step(state, step, decision, even, adapted)
+            bits[0] = _pop(stack, np.int64(adapted[0]))
             learn_step(state, step, decision, bits)

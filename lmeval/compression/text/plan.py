@@ -65,20 +65,22 @@ class Plan(NamedTuple):
     blocks_at_once: int
 
 
-def plan_blocks(found: Survey | None, n_bytes: int, settings: CompressSettings, place: Place) -> Plan:
+def plan_blocks(surveyed: Survey | None, n_bytes: int, settings: CompressSettings, place: Place) -> Plan:
     """As many lanes as decode fast together, if their cold starts allow it, in as few blocks as hold them."""
     if settings.adapting:
-        return _adapted_plan(found, n_bytes, settings.lanes, place)
-    if found is None:
+        return _adapted_plan(surveyed, n_bytes, settings.lanes, place)
+    if surveyed is None:
         n_blocks = max(1, -(-n_bytes // PLAIN_BLOCK_BYTES))
         return Plan(-(-n_bytes // n_blocks), 1, 1)
-    lanes, n_tokens = settings.lanes, n_bytes / found.bytes_per_token
-    together = at_once(LANES, place, found.lane_bytes)
-    shortest = max(2 * found.settings.layout.window, found.cold_start_bits / (COLD_START_SHARE * found.bits_per_token))
+    lanes, n_tokens = settings.lanes, n_bytes / surveyed.bytes_per_token
+    together = at_once(LANES, place, surveyed.lane_bytes)
+    shortest = max(
+        2 * surveyed.settings.layout.window, surveyed.cold_start_bits / (COLD_START_SHARE * surveyed.bits_per_token)
+    )
     length = min(max(shortest, n_tokens / together), max(shortest, LANE_TOKENS))
     per_block = min(BLOCK_LANES, together) if lanes is None else lanes
-    in_bounds = min(frame.MAX_BLOCK_UNITS / 2, frame.MAX_BLOCK_BYTES / 2 / found.bytes_per_token)
-    most = min(per_block * length, in_bounds, BLOCK_DECISIONS / found.settings.depth)
+    in_bounds = min(frame.MAX_BLOCK_UNITS / 2, frame.MAX_BLOCK_BYTES / 2 / surveyed.bytes_per_token)
+    most = min(per_block * length, in_bounds, BLOCK_DECISIONS / surveyed.settings.depth)
     n_blocks = max(1, math.ceil(n_tokens / most))
     if lanes is not None:  # as asked for, in blocks no smaller than they would be otherwise
         n_blocks = max(1, math.ceil(n_tokens / min(in_bounds, max(most, BLOCK_LANES * length))))
@@ -87,21 +89,21 @@ def plan_blocks(found: Survey | None, n_bytes: int, settings: CompressSettings, 
     return Plan(-(-n_bytes // n_blocks), chosen, max(1, together // chosen))
 
 
-def _adapted_plan(found: Survey | None, n_bytes: int, lanes: int | None, place: Place) -> Plan:
+def _adapted_plan(surveyed: Survey | None, n_bytes: int, lanes: int | None, place: Place) -> Plan:
     """One block at a time, as large as may be: each has online models of its own, and takes the memory that they do. Whether
     the language model or bytes alone are coded, a block has no more decisions than ADAPTED_BLOCK_DECISIONS."""
     most = min(ADAPTED_BLOCK_DECISIONS / 8, float(frame.MAX_BLOCK_UNITS))
-    if found is None:
+    if surveyed is None:
         n_blocks = max(1, math.ceil(n_bytes / most))
         return Plan(-(-n_bytes // n_blocks), 1, 1)
-    n_tokens = min(ADAPTED_BLOCK_DECISIONS / found.settings.depth, frame.MAX_BLOCK_UNITS / 2)
-    n_blocks = max(1, math.ceil(n_bytes / min(most, n_tokens * found.bytes_per_token)))
+    n_tokens = min(ADAPTED_BLOCK_DECISIONS / surveyed.settings.depth, frame.MAX_BLOCK_UNITS / 2)
+    n_blocks = max(1, math.ceil(n_bytes / min(most, n_tokens * surveyed.bytes_per_token)))
     block_bytes = -(-n_bytes // n_blocks)
     if lanes is not None:
         return Plan(block_bytes, lanes, 1)
-    limit = min(ADAPTED_LANES if n_blocks == 1 else ADAPTED_FULL_LANES, at_once(LANES, place, found.lane_bytes))
-    shortest = max(ADAPTED_LANE_TOKENS, 2 * found.settings.layout.window)
-    return Plan(block_bytes, max(1, min(limit, int(block_bytes / found.bytes_per_token / shortest))), 1)
+    limit = min(ADAPTED_LANES if n_blocks == 1 else ADAPTED_FULL_LANES, at_once(LANES, place, surveyed.lane_bytes))
+    shortest = max(ADAPTED_LANE_TOKENS, 2 * surveyed.settings.layout.window)
+    return Plan(block_bytes, max(1, min(limit, int(block_bytes / surveyed.bytes_per_token / shortest))), 1)
 
 
 class Cut(NamedTuple):

@@ -168,20 +168,20 @@ def _sample(model: CausalLM, data: memoryview, window: int) -> tuple[Int64[np.nd
     """Equally long stretches of tokens from all over the input, and bytes per token; None where no token spells it."""
     longest = 1 if model.vocab_size < 300 else 8  # bytes that a token may well have
     n = max(1, min(SAMPLE_WINDOWS, int(len(data) * SAMPLE_SHARE / (window * longest))))
-    found, n_bytes = [], 0
+    pieces, n_bytes = [], 0
     for i in range(n):
         first = len(data) * i // n
         piece = bytes(data[first : first + window * longest])
         piece = piece[next((k for k in range(4) if (piece[k : k + 1] or b"a")[0] & 0xC0 != 0x80), 0) :]
         tokens = encode_bytes(model.encoder, piece)
         if tokens is not None and len(tokens.ids):
-            found.append(tokens.ids)
+            pieces.append(tokens.ids)
             n_bytes += len(piece)
-    if not found:
+    if not pieces:
         return None
-    bytes_per_token = n_bytes / sum(map(len, found))
-    time = min(window, max(map(len, found)))
-    kept = [ids[:time] for ids in found if len(ids) >= time]
+    bytes_per_token = n_bytes / sum(map(len, pieces))
+    time = min(window, max(map(len, pieces)))
+    kept = [ids[:time] for ids in pieces if len(ids) >= time]
     return np.stack(kept), bytes_per_token
 
 

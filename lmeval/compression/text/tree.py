@@ -56,7 +56,7 @@ def bucket_masses(logits: Float[Tensor, "rows vocabulary"], depth: int) -> Bucke
             "the model gives NaN or infinite logits for this text: its weights are damaged, or its dtype overflows "
             "(try --dtype float32)"
         )
-    found = logits.new_empty((len(logits), n_buckets), dtype=torch.float64)
+    masses = logits.new_empty((len(logits), n_buckets), dtype=torch.float64)
     at_once = max(1, (SLICE_ELEMENTS if logits.device.type == "cpu" else 1 << 27) // n_ids)
     space = largest.new_zeros((min(at_once, len(logits)), n_buckets * width))  # one for all slices: new memory is slow
     for first in range(0, len(logits), at_once):
@@ -64,8 +64,8 @@ def bucket_masses(logits: Float[Tensor, "rows vocabulary"], depth: int) -> Bucke
         mass = space[: rows.stop - first]
         torch.sub(logits[rows], largest[rows], out=mass[:, :n_ids])
         mass[:, :n_ids].clamp_(min=LEAST_LOGIT).exp_()
-        torch.sum(mass.view(len(mass), n_buckets, width), dim=2, dtype=torch.float64, out=found[rows])
-    return Buckets(found, largest)
+        torch.sum(mass.view(len(mass), n_buckets, width), dim=2, dtype=torch.float64, out=masses[rows])
+    return Buckets(masses, largest)
 
 
 def _precision(logits: Tensor) -> torch.dtype:
@@ -107,14 +107,14 @@ def _filled_up(masses: Float64[Tensor, "rows buckets"], depth: int) -> Float64[T
 
 def _path(mass: Float64[Tensor, "rows leaves"], leaf: Int64[Tensor, " rows"]) -> Float64[Tensor, "rows bits"]:
     """Log-odds on the way to one leaf of a complete tree, from the leaves up."""
-    found = []
+    log_odds = []
     node = leaf.unsqueeze(1)
     while mass.shape[1] > 1:
         pair = mass.gather(1, torch.cat([node & ~1, node | 1], dim=1)).clamp_(min=_TINY).log_()
-        found.append(pair[:, 1] - pair[:, 0])
+        log_odds.append(pair[:, 1] - pair[:, 0])
         mass = mass[:, 0::2] + mass[:, 1::2]
         node = node >> 1
-    return torch.stack(found[::-1], dim=1)
+    return torch.stack(log_odds[::-1], dim=1)
 
 
 def path_bits(ids: Int64[np.ndarray, " tokens"], depth: int) -> Int32[np.ndarray, "tokens depth"]:

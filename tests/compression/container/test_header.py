@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inspected import inspected
 from samples import ROOT, babble, shared, talker
 
-from lmeval.compression import CompressSettings, compress, decompress, inspect
+from lmeval.compression import CompressSettings, compress, decompress
 from lmeval.compression.container import archive
 from lmeval.compression.container.header import _ADAPTED_DICTIONARY, _DICTIONARY, packed, unpacked, version_of
 from lmeval.errors import CorruptArchive
@@ -61,14 +62,14 @@ def test_headers_that_hold_something_else_are_refused(text: bytes):
 
 def test_the_sha_stands_in_front():
     coded = compress(b"some text", talker())
-    found = inspect(memoryview(coded))[0]
+    found = inspected(memoryview(coded))[0]
     assert coded[16:48].hex() == found["sha256"]
     assert next(iter(found)) == "format" and found["adapt"] == "full"
 
 
 def header_size(data: bytes, **settings: Any) -> int:
     # The header of an archive whose blocks are of the model is that of its survey: what follows costs time alone.
-    return inspect(memoryview(compress(data, "bundled", CompressSettings(verify=False, **settings))))[0]["n_header_bytes"]
+    return inspected(memoryview(compress(data, "bundled", CompressSettings(verify=False, **settings))))[0]["n_header_bytes"]
 
 
 @pytest.mark.parametrize("name", ["eng", "cmn_hans"])
@@ -80,7 +81,9 @@ def test_the_header_of_a_short_text_is_small(name: str):
 
 def test_numbers_of_a_header_are_short_and_on_the_safe_side():
     data = babble(3000)
-    found = json.loads(json.dumps(inspect(memoryview(compress(data, talker(), CompressSettings(verify=False))))[0]["model"]))
+    found = json.loads(
+        json.dumps(inspected(memoryview(compress(data, talker(), CompressSettings(verify=False))))[0]["model"])
+    )
     for key in ("epsilon_nats", "drift_nats", "margin_nats"):
         assert len(f"{found[key]:e}".split("e")[0].rstrip("0")) <= 3
     assert found["margin_nats"] >= (2 * found["epsilon_nats"] + found["drift_nats"]) * (1 - 1e-12)
@@ -90,6 +93,6 @@ def test_numbers_of_a_header_are_short_and_on_the_safe_side():
 def test_an_archive_without_blocks_of_the_model_does_not_describe_it():
     data = b"".join(b"%d,%d\r\n" % (i, i * i) for i in range(300))
     coded = compress(data, talker(), CompressSettings(adapt="light"))
-    (found,) = inspect(memoryview(coded))
+    (found,) = inspected(memoryview(coded))
     assert "model" not in found and "made_on" not in found and found["n_header_bytes"] < 70
     assert decompress(coded) == data

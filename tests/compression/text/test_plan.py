@@ -4,9 +4,11 @@ import pytest
 from samples import model_settings, talker
 
 from lmeval.compression.container import frame
-from lmeval.compression.text import lanes, plan
+from lmeval.compression.text import plan
 from lmeval.compression.text.plan import CompressSettings, cuts, plan_blocks
 from lmeval.compression.text.survey import Survey
+from lmeval.compute.memory import LANES
+from lmeval.compute.place import alone
 
 FULL = CompressSettings()
 
@@ -20,27 +22,27 @@ def found(bytes_per_token: float = 1.0, lane_bytes: int = 1000, depth: int = 8) 
     [(1, 1, 1), (8191, 1, 1), (8192, 1, 2), (100_000, 1, 24), (1 << 20, 1, 128), (1 << 21, 1, 128), (5 << 20, 3, 256)],
 )
 def test_adapted_blocks_are_large_and_lanes_long(n_bytes: int, n_blocks: int, n_lanes: int):
-    made = plan_blocks(found(), n_bytes, FULL, talker())
+    made = plan_blocks(found(), n_bytes, FULL, alone())
     assert (-(-n_bytes // made.block_bytes), made.n_lanes, made.blocks_at_once) == (n_blocks, n_lanes, 1)
 
 
 def test_an_adapted_block_has_so_many_decisions_at_most():
     for bytes_per_token, depth in ((1.0, 8), (4.0, 16), (0.7, 17), (4.5, 9)):
-        made = plan_blocks(found(bytes_per_token, depth=depth), 10**9, FULL, talker())
+        made = plan_blocks(found(bytes_per_token, depth=depth), 10**9, FULL, alone())
         assert made.block_bytes * 8 <= plan.ADAPTED_BLOCK_DECISIONS
         assert made.block_bytes / bytes_per_token * depth <= plan.ADAPTED_BLOCK_DECISIONS
         assert made.block_bytes <= frame.MAX_BLOCK_UNITS
 
 
 def test_lanes_fit_into_memory_unless_asked_for():
-    heavy = found(lane_bytes=lanes.CACHE_BYTES // 5)
-    assert plan_blocks(heavy, 1 << 20, FULL, talker()).n_lanes == 5
-    assert plan_blocks(heavy, 1 << 20, FULL._replace(lanes=9), talker()).n_lanes == 9
+    heavy = found(lane_bytes=LANES.bytes.on_cpu // 5)
+    assert plan_blocks(heavy, 1 << 20, FULL, alone()).n_lanes == 5
+    assert plan_blocks(heavy, 1 << 20, FULL._replace(lanes=9), alone()).n_lanes == 9
 
 
 def test_without_a_model_blocks_are_for_online_models():
-    assert plan_blocks(None, 5 << 20, FULL, talker()) == (-(-(5 << 20) // 3), 1, 1)
-    assert plan_blocks(None, 5 << 20, FULL._replace(adapt="none"), talker()) == (1 << 20, 1, 1)
+    assert plan_blocks(None, 5 << 20, FULL, alone()) == (-(-(5 << 20) // 3), 1, 1)
+    assert plan_blocks(None, 5 << 20, FULL._replace(adapt="none"), alone()) == (1 << 20, 1, 1)
 
 
 def test_cuts_leave_no_gap():

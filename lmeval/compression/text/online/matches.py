@@ -15,10 +15,15 @@ MAP_LIMIT = 250
 
 
 class Matches(NamedTuple):
-    """For each model: `lengths` that a match must have, a hash table of places; for each lane the place of the symbol that
-    is expected (a number in coding order, -1: none), how many symbols before it agreed, and how many did not of late. Maps:
-    row 64 misses + 2 length + expected bit. Of the decision in hand: the row, or -1."""
+    """`depth` is the number of decisions of a symbol. For each model: `lengths` that a match must have, a hash table of
+    places; for each lane the place of the symbol that is expected (a number in coding order, -1: none), how many symbols
+    before it agreed, and how many did not of late. Maps: row 64 misses + 2 length + expected bit.
 
+    Of the decision in hand: each model's row, or -1; `strongest`: 0, or 1 + 2 (size of the log-odds of the first model that
+    expects anything, in nats, at most 7) + the bit that it expects.
+    """
+
+    depth: int
     lengths: Int64[np.ndarray, " models"]
     table: Int32[np.ndarray, "models size"]
     place: Int64[np.ndarray, "models lanes"]
@@ -27,9 +32,10 @@ class Matches(NamedTuple):
     maps: Int64[np.ndarray, "models rows"]
     used: Int64[np.ndarray, "models rows"]
     row: Int64[np.ndarray, "models lanes"]
+    strongest: Int64[np.ndarray, " lanes"]
 
 
-def open_matches(lengths: list[int], size_bits: int, n_lanes: int) -> Matches:
+def open_matches(depth: int, lengths: list[int], size_bits: int, n_lanes: int) -> Matches:
     """Models that know of no place."""
     n = len(lengths)
     row = np.arange(MAP_ROWS)
@@ -37,6 +43,7 @@ def open_matches(lengths: list[int], size_bits: int, n_lanes: int) -> Matches:
     doubt = ONE // (np.where(missed > 0, length >> 1, length) + 3)
     first = np.where(row & 1, ONE - doubt, doubt)
     return Matches(
+        depth,
         np.array(lengths, dtype=np.int64),
         np.full((n, 1 << size_bits), -1, dtype=np.int32),
         np.full((n, n_lanes), -1, dtype=np.int64),
@@ -45,6 +52,7 @@ def open_matches(lengths: list[int], size_bits: int, n_lanes: int) -> Matches:
         np.tile(first, (n, 1)),
         np.zeros((n, MAP_ROWS), dtype=np.int64),
         np.full((n, n_lanes), -1, dtype=np.int64),
+        np.zeros(n_lanes, dtype=np.int64),
     )
 
 
@@ -125,14 +133,12 @@ def expect(
     ids: Int64[np.ndarray, " tokens"],
     node: Int64[np.ndarray, " lanes"],
     decision: int,
-    depth: int,
     n_active: int,
     inputs: Int32[np.ndarray, "lanes inputs"],
     first: int,
-    strongest: Int64[np.ndarray, " lanes"],
 ) -> None:
-    """Write the inputs of one decision, from `first` on. `strongest`: 0, or 1 + 2 (size of the log-odds of the first model
-    that expects anything, in nats, at most 7) + the bit that it expects."""
+    """Write the inputs of one decision, from `first` on, and what is strongest expected."""
+    depth, strongest = matches.depth, matches.strongest
     left = depth - decision
     for lane in range(n_active):
         strongest[lane] = 0

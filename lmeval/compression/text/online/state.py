@@ -23,8 +23,8 @@ class State(NamedTuple):
     symbols without a gap; `n_counts`: inputs that the counters write.
 
     For each lane: the `node` of the tree at which the decision in hand stands (1: the root), `last` and `second` symbol
-    before it (1 + the id, modulo 256), log-odds of the language `model` (2^-12 nats), what a match has `expected`, the
-    contexts `seen` before, and `base`, the hashes of its contexts. `found` is where those are first written."""
+    before it (1 + the id, modulo 256), log-odds of the language `model` (2^-12 nats), the contexts `seen` before, and
+    `base`, the hashes of its contexts. `found` is where those are first written."""
 
     depth: int
     n_lanes: int
@@ -41,7 +41,6 @@ class State(NamedTuple):
     last: Int64[np.ndarray, " lanes"]
     second: Int64[np.ndarray, " lanes"]
     model: Int64[np.ndarray, " lanes"]
-    expected: Int64[np.ndarray, " lanes"]
     seen: Int64[np.ndarray, "lanes 2"]
     base: UInt64[np.ndarray, "lanes contexts"]
     found: UInt64[np.ndarray, " numbers"]
@@ -77,7 +76,6 @@ def open_state(recipe: Recipe, depth: int, n_tokens: int, n_lanes: int, *, use_m
         last=np.zeros(n_lanes, dtype=np.int64),
         second=np.zeros(n_lanes, dtype=np.int64),
         model=np.zeros(n_lanes, dtype=np.int64),
-        expected=np.zeros(n_lanes, dtype=np.int64),
         seen=np.zeros((n_lanes, 2), dtype=np.int64),
         base=np.zeros((n_lanes, n_contexts), dtype=np.uint64),
         found=np.zeros(contexts.N_CONTEXTS, dtype=np.uint64),
@@ -90,7 +88,7 @@ def open_state(recipe: Recipe, depth: int, n_tokens: int, n_lanes: int, *, use_m
             n_lanes,
         ),
         runs=runs.open_runs(list(recipe.runs), recipe.run_bits(n_tokens), n_lanes),
-        matches=matches.open_matches(list(recipe.match_lengths), recipe.match_bits(n_tokens), n_lanes),
+        matches=matches.open_matches(depth, list(recipe.match_lengths), recipe.match_bits(n_tokens), n_lanes),
         mixer=mixing.open_mixer(first, list(SET_SIZES), recipe.n_sets, 256, n_lanes),
         refiner=mixing.open_refiner(_REFINED, _HASHED, n_lanes, lookup),
     )
@@ -140,7 +138,7 @@ def predict_step(
             state.model[lane] = inputs[lane, place] = log_odds
             inputs[lane, place + 1] = stretch(refined, lookup.middle, lookup.tail)
     place += _MODEL_INPUTS
-    matches.expect(state.matches, lookup, state.ids, node, decision, state.depth, n_active, inputs, place, state.expected)
+    matches.expect(state.matches, lookup, state.ids, node, decision, n_active, inputs, place)
     place += len(state.matches.lengths)
     runs.expect_runs(state.runs, lookup, node, decision, state.depth, n_active, inputs, place)
     inputs[:n_active, place + len(state.runs.contexts)] = NAT // 2
@@ -157,7 +155,7 @@ def _refine(state: State, found: Int32[np.ndarray, " active"]) -> None:
         hashed = fold(fold(fold(_SALT, node), last), state.second[lane])
         first = mixing.refine(state.refiner, log_odds, np.int64(1), _place(state.depth, node, last), lane)
         second = mixing.refine(state.refiner, log_odds, np.int64(2), np.int64(hashed >> np.uint64(48)), lane)
-        third = mixing.refine(state.refiner, log_odds, np.int64(3), state.expected[lane] << 8 | node & 255, lane)
+        third = mixing.refine(state.refiner, log_odds, np.int64(3), state.matches.strongest[lane] << 8 | node & 255, lane)
         found[lane] = min(max((state.mixer.mixed[lane] + first + second + third) >> 2, 1), ONE - 1)
 
 
@@ -189,7 +187,7 @@ def _choose_rows(state: State, decision: int, n_active: int) -> None:
         alike = min(_count(state.seen[lane, 1] & state.orders), 15)
         level = min(abs(model) >> 11, 15)
         row[lane, 0] = first[0] + (node if node < 224 or state.depth == BYTE_DEPTH else 224 + decision)
-        row[lane, 1] = first[1] + state.expected[lane] * 8 + early
+        row[lane, 1] = first[1] + state.matches.strongest[lane] * 8 + early
         row[lane, 2] = first[2] + orders * 16 + level
         row[lane, 3] = first[3] + state.last[lane]
         row[lane, 4] = first[4] + (state.text.partial[lane] * 8 + early) * 16 + orders

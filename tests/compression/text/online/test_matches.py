@@ -4,14 +4,14 @@ import pytest
 from lmeval.compression.text.online.matches import Matches, _following, expect, follow, learn_matches, open_matches
 from lmeval.compression.text.online.tables import NAT, tables
 
-LENGTH = 4
+LENGTH, DEPTH = 4, 4
 
 
 def _followed(text: list[bytes], length: int = LENGTH) -> tuple[Matches, np.ndarray, list[list[int]]]:
     """One model that has followed lanes to their ends; for each step the places that the lanes then expect."""
     n_lanes = len(text)
     ids = np.array([list(lane) for lane in text], dtype=np.int64).T.reshape(-1).copy()
-    matches, places = open_matches([length], 12, n_lanes), []
+    matches, places = open_matches(DEPTH, [length], 12, n_lanes), []
     for step in range(1, len(text[0])):
         follow(matches, ids, step, n_lanes, n_lanes)
         places.append(matches.place[0].tolist())
@@ -75,10 +75,10 @@ def test_agreement_is_compared_no_further_than_it_counts():
 def test_the_expected_bit_is_said_until_it_is_missed(bit: int):
     symbol = 0b1010 if bit else 0b0101
     matches, ids, _ = _followed([bytes([1, 2, 3, 4, symbol, 9, 9, 9, 1, 2, 3, 4, 0])])
-    inputs, strongest = np.zeros((1, 3), dtype=np.int32), np.zeros(1, dtype=np.int64)
+    inputs, strongest = np.zeros((1, 3), dtype=np.int32), matches.strongest
 
     def said(node: int, decision: int) -> int:
-        expect(matches, tables(), ids, np.array([node]), decision, 4, 1, inputs, 1, strongest)
+        expect(matches, tables(), ids, np.array([node]), decision, 1, inputs, 1)
         return int(inputs[0, 1])
 
     sign = 1 if bit else -1
