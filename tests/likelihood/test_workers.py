@@ -224,4 +224,3 @@ def test_threads_share_a_memory_budget(threads: Any):
 
     score_all(score, X, at(9), lambda _: None)
     assert max(sizes) == 2
-
