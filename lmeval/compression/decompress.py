@@ -13,7 +13,7 @@ from lmeval import results
 from lmeval.compression.container import archive
 from lmeval.compression.container.frame import Block
 from lmeval.compression.container.header import Header
-from lmeval.compression.container.kinds import Advance, Decoder, Holder, Lost, kind_of
+from lmeval.compression.container.kinds import Decoder, Holder, Lost, kind_of
 from lmeval.compression.images.density_header import DensityLike
 from lmeval.compute.gather import as_place
 from lmeval.compute.memory import settled
@@ -291,20 +291,20 @@ def _decoded(blocks: Iterable[Block], header: Header, holder: Holder, progress: 
         decoder = decoders[block.kind]
         share = decoder.share(block)
         if waiting and filled[block.kind] + share > FULL:
-            yield from _flushed(waiting, decoders, progress.advance)
+            yield from _flushed(waiting, decoders, progress)
             waiting, filled = [], defaultdict(float)
         waiting.append(block)
         filled[block.kind] += share
         if len(waiting) == 1 and not decoder.gathers:
-            yield from _flushed(waiting, decoders, progress.advance)
+            yield from _flushed(waiting, decoders, progress)
             waiting, filled = [], defaultdict(float)
-    yield from _flushed(waiting, decoders, progress.advance)
+    yield from _flushed(waiting, decoders, progress)
 
 
-def _flushed(waiting: Sequence[Block], decoders: dict[str, Decoder], advance: Advance) -> Iterator[bytes | Lost]:
+def _flushed(waiting: Sequence[Block], decoders: dict[str, Decoder], progress: Progress) -> Iterator[bytes | Lost]:
     """The data of the waiting blocks in their order; those of one kind are decoded together."""
     kinds = dict.fromkeys(block.kind for block in waiting)
-    decoded = {kind: iter(decoders[kind].decode([b for b in waiting if b.kind == kind], advance)) for kind in kinds}
+    decoded = {kind: iter(decoders[kind].decode([b for b in waiting if b.kind == kind], progress)) for kind in kinds}
     for block in waiting:
         yield next(decoded[block.kind])
 

@@ -15,6 +15,7 @@ from lmeval.compression.container.frame import Block, checked
 from lmeval.compression.container.header import Header
 from lmeval.compute.place import Place
 from lmeval.errors import ArchiveError
+from lmeval.progress import Progress
 
 
 class Home(NamedTuple):
@@ -41,19 +42,15 @@ class Lost(NamedTuple):
     error: ArchiveError
 
 
-Advance = Callable[[int], None]
-"""Called with the number of bytes of data just decoded."""
-
-
 class Decoder(NamedTuple):
     """Decodes the blocks of one kind in one archive.
 
-    `decode` gives each block's data, checked against its digest, or Lost. Where blocks are decoded faster together,
-    `gathers` is true, and `share` says which part a block takes of what is decoded at a time; where they are not, which part
-    it takes of what may wait behind others.
+    `decode` gives each block's data, checked against its digest, or Lost, and counts bytes of data as it goes. Where blocks
+    are decoded faster together, `gathers` is true, and `share` says which part a block takes of what is decoded at a time;
+    where they are not, which part it takes of what may wait behind others.
     """
 
-    decode: Callable[[Sequence[Block], Advance], Iterable[bytes | Lost]]
+    decode: Callable[[Sequence[Block], Progress], Iterable[bytes | Lost]]
     share: Callable[[Block], float]
     gathers: bool = False
 
@@ -108,18 +105,19 @@ def name_of(code: int) -> str | None:
     return next((name for name, home in REGISTRY.items() if home.code == code), None)
 
 
-def one_by_one(decode: Callable[[Block, Advance], bytes], waiting_bytes: int) -> Decoder:
+def one_by_one(decode: Callable[[Block, Callable[[int], None]], bytes], waiting_bytes: int) -> Decoder:
     """The decoder of a kind whose blocks are decoded each by itself.
 
     Args:
-        decode: Gives a block's data, or raises an ArchiveError; it tells its second argument how far it is.
+        decode: Gives a block's data, or raises an ArchiveError; it calls its second argument with numbers of bytes that it
+            has decoded.
         waiting_bytes: How many bytes of payload may wait behind blocks that are gathered.
     """
 
-    def decoded(blocks: Sequence[Block], advance: Advance) -> Iterable[bytes | Lost]:
+    def decoded(blocks: Sequence[Block], progress: Progress) -> Iterable[bytes | Lost]:
         for block in blocks:
             try:
-                data: bytes | Lost = checked(block, decode(block, advance))
+                data: bytes | Lost = checked(block, decode(block, progress.advance))
             except ArchiveError as error:
                 data = Lost(error)
             yield data

@@ -7,7 +7,7 @@ from typing import Any
 
 from lmeval.compression.container.frame import Block, digest, span
 from lmeval.compression.container.header import Header
-from lmeval.compression.container.kinds import REGISTRY, Advance, Decoder, Holder, Kind, kind_of, one_by_one
+from lmeval.compression.container.kinds import REGISTRY, Decoder, Holder, Kind, kind_of, one_by_one
 from lmeval.errors import CorruptArchive
 
 STORED, BZIP2, XZ = "stored", "bzip2", "xz"
@@ -54,7 +54,7 @@ def codec(encode: Callable[[bytes], bytes], decode: Callable[[bytes, int], bytes
         decode: Payload and number of bytes to data, no more than that many.
     """
 
-    def data_of(block: Block, advance: Advance) -> bytes:
+    def data_of(block: Block, advance: Callable[[int], None]) -> bytes:
         try:
             data = decode(block.payload, block.n_bytes)
         except (OSError, EOFError, lzma.LZMAError, ValueError) as error:

@@ -7,13 +7,14 @@ from jaxtyping import UInt8, UInt32
 
 from lmeval.compression.container.frame import Block, checked, span
 from lmeval.compression.container.header import Header
-from lmeval.compression.container.kinds import Advance, Decoder, Holder, Lost
+from lmeval.compression.container.kinds import Decoder, Holder, Lost
 from lmeval.compression.images import bitsback
 from lmeval.compression.images.bitsback import Coded, Scheme, blocks_together
 from lmeval.compression.images.density_header import DensitySettings, from_meta, needed_density
 from lmeval.compression.images.imagefile import bytes_of
 from lmeval.compute.place import alone
 from lmeval.errors import ArchiveError, CorruptArchive
+from lmeval.progress import Progress
 
 
 def images_decoder(header: Header, holder: Holder) -> Decoder:
@@ -31,10 +32,10 @@ def images_decoder(header: Header, holder: Holder) -> Decoder:
     place = (holder.place or alone())._replace(device=bitsback.CPU)  # exact integers run on the CPU
     size = vae.n_dims * np.dtype(wanted.dtype).itemsize
 
-    def decode(blocks: Sequence[Block], advance: Advance) -> Iterable[bytes | Lost]:
+    def decode(blocks: Sequence[Block], progress: Progress) -> Iterable[bytes | Lost]:
         coded = [_coded(block, scheme, size) for block in blocks]
         parts = [part for part in coded if part is not None]
-        decoded = iter(bitsback.decode_blocks(scheme, parts, lambda n: advance(n * size)) if parts else ())
+        decoded = iter(bitsback.decode_blocks(scheme, parts, lambda n: progress.advance(n * size)) if parts else ())
         for block, part in zip(blocks, coded, strict=True):
             yield _data(block, None if part is None else next(decoded), wanted)
 

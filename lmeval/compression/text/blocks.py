@@ -20,7 +20,7 @@ from lmeval.compression.text.tree import code_length_nats, path_bits
 from lmeval.errors import CorruptArchive
 from lmeval.models import CausalLM
 from lmeval.models.spelling import ByteTokens, encode_bytes
-from lmeval.progress import SILENT, Progress, counting, paced
+from lmeval.progress import SILENT, Progress, counting
 
 PROBE_WINDOWS = 4
 HOPELESS = 1.1  # times the size that a general-purpose codec reaches
@@ -49,18 +49,16 @@ class Job(NamedTuple):
 def code_block(job: Job, cut: Cut) -> Coded:
     """One block, in the shortest way."""
     piece = bytes(job.data[cut.first : cut.stop])
-    done = 0
+    done = 0.0
 
-    def on_bytes(n: int) -> None:
+    def on_bytes(n: float) -> None:
         nonlocal done
-        following = min(len(piece), done + n)
-        job.progress.advance(following - done, _running_rate(job.tally.n_written, cut.first + following))
-        done = following
+        before, done = int(done), min(len(piece), done + n)
+        job.progress.advance(int(done) - before, _running_rate(job.tally.n_written, cut.first + int(done)))
 
     plain = plain_block(piece, cut.first)
     coded = (_adapted if job.settings.adapting else _modelled)(job, piece, plain, on_bytes)
-    if done < len(piece):
-        on_bytes(len(piece) - done)
+    on_bytes(len(piece))
     return coded
 
 
@@ -69,7 +67,7 @@ def _running_rate(n_archive_bytes: int, n_bytes: int) -> str:
     return f"{8 * n_archive_bytes / n_bytes:.3f} bits/byte" if n_bytes and n_archive_bytes else ""
 
 
-def _modelled(job: Job, piece: bytes, plain: Block, on_bytes: Callable[[int], None]) -> Coded:
+def _modelled(job: Job, piece: bytes, plain: Block, on_bytes: Callable[[float], None]) -> Coded:
     """The block coded by the model, if that makes it shorter."""
     tokens = _tokens(job, piece)
     if tokens is None or not _promising(job, tokens, HOPELESS * len(plain.payload)):
@@ -78,7 +76,7 @@ def _modelled(job: Job, piece: bytes, plain: Block, on_bytes: Callable[[int], No
     return (plain, None) if coded is None else _shortest([(plain, None), coded])
 
 
-def _adapted(job: Job, piece: bytes, plain: Block, on_bytes: Callable[[int], None]) -> Coded:
+def _adapted(job: Job, piece: bytes, plain: Block, on_bytes: Callable[[float], None]) -> Coded:
     """The block coded by the model and the online models, or by those alone, if that makes it shorter."""
     if len(piece) >= TELLING_BYTES and len(plain.payload) > INCOMPRESSIBLE * len(piece):
         return plain, None
@@ -108,12 +106,12 @@ def _tokens(job: Job, piece: bytes) -> ByteTokens | None:
     return tokens if fits else None
 
 
-def _by_model(job: Job, piece: bytes, offset: int, tokens: ByteTokens, on_bytes: Callable[[int], None]) -> Coded | None:
+def _by_model(job: Job, piece: bytes, offset: int, tokens: ByteTokens, on_bytes: Callable[[float], None]) -> Coded | None:
     """The block coded by the model; None where the grid has no safe phase."""
     assert job.surveyed is not None
     n_lanes = min(job.plan.n_lanes, len(tokens.ids))
-    on_tokens = paced(on_bytes, len(piece) / len(tokens.ids))
-    coded = encode_tokens(job.model, job.surveyed.settings, tokens.ids, n_lanes, on_tokens)
+    bytes_per_token = len(piece) / len(tokens.ids)
+    coded = encode_tokens(job.model, job.surveyed.settings, tokens.ids, n_lanes, lambda n: on_bytes(n * bytes_per_token))
     return None if coded is None else (model_block(coded, tokens, piece, offset, n_lanes), coded.length)
 
 

@@ -15,7 +15,6 @@ from lmeval.compute.place import alone
 from lmeval.models import CausalLM
 from lmeval.models.logprobs import logit_slices
 from lmeval.models.spelling import ByteTokens
-from lmeval.progress import paced
 from lmeval.scoring.batching import batching_at, plan_batches
 
 MODEL, ADAPTED = "model", "adapted"
@@ -54,7 +53,7 @@ def encode_tokens(
     settings: ModelSettings,
     ids: Int64[np.ndarray, " tokens"],
     n_lanes: int,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> CodedTokens | None:
     """Code the tokens of a block; None where the grid has no safe phase for them. `progress` is told of tokens, each of them
     half where online models read them too.
@@ -63,8 +62,8 @@ def encode_tokens(
     beside the online models' tables.
     """
     adapting = settings.adapt != "none"
-    progress = paced(progress, 0.5 if adapting else 1.0)
-    log_odds = block_log_odds(model, settings, ids, n_lanes, progress)
+    on_tokens = progress and _halved(progress) if adapting else progress
+    log_odds = block_log_odds(model, settings, ids, n_lanes, on_tokens)
     phases = grid.choose_phases(log_odds, settings.grid)
     if phases is None:
         return None
@@ -78,7 +77,7 @@ def encode_tokens(
     if adapting:
         del bits
         state = adaptive.open_adaptive(settings.adapt, settings.depth, len(ids), n_lanes)
-        frequencies = adaptive.adapt_known(state, frequencies, in_order, progress)
+        frequencies = adaptive.adapt_known(state, frequencies, in_order, on_tokens)
         del state
         frequencies = frequencies.astype(np.int32)
         bits = tree.path_bits(in_order, settings.depth)
@@ -88,6 +87,10 @@ def encode_tokens(
     length = CodeLength(ideal, quantised - ideal, 8.0 * len(ranks), adapted - quantised, 8.0 * len(words) - adapted)
     kind = ADAPTED if adapting else MODEL
     return CodedTokens(kind, ranks + words, phases.group_tokens, length)
+
+
+def _halved(progress: Callable[[float], None]) -> Callable[[int], None]:
+    return lambda n: progress(n / 2)
 
 
 def _as_decoded(part: Int32[np.ndarray, "tokens depth"], n_lanes: int) -> Int32[np.ndarray, " decisions"]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from lmeval.compression.container.frame import Block
 from lmeval.compression.container.header import Header
-from lmeval.compression.container.kinds import Advance, Decoder, Holder, Lost
+from lmeval.compression.container.kinds import Decoder, Holder, Lost
 from lmeval.compression.text import tree
 from lmeval.compression.text.decode import decode_blocks, stepwise_log_odds
 from lmeval.compression.text.encode import ADAPTED
@@ -17,7 +17,7 @@ from lmeval.densities.modelfile import names_density
 from lmeval.errors import ModelMismatch, NumericalDrift
 from lmeval.models import CausalLM, as_model, from_pair
 from lmeval.models.stepwise import cache_bytes_per_token
-from lmeval.progress import paced
+from lmeval.progress import Progress, counting
 
 
 def model_decoder(header: Header, holder: Holder) -> Decoder:
@@ -37,8 +37,8 @@ def model_decoder(header: Header, holder: Holder) -> Decoder:
     place = (holder.place or alone(model.device))._replace(device=model.device)
     most = at_once(LANES, place, cache_bytes_per_token(model) * wanted.layout.window)
 
-    def decode(blocks: Sequence[Block], advance: Advance) -> Iterable[bytes | Lost]:
-        on_tokens = paced(advance, sum(b.n_bytes for b in blocks) / sum(b.n_units for b in blocks))
+    def decode(blocks: Sequence[Block], progress: Progress) -> Iterable[bytes | Lost]:
+        on_tokens = counting(progress, sum(b.n_bytes for b in blocks) / sum(b.n_units for b in blocks))
         for data in decode_blocks(model, wanted, blocks, holder.lanes_per_pass, on_tokens):
             if isinstance(data, Lost) and isinstance(data.error, NumericalDrift):
                 yield Lost(NumericalDrift(f"{data.error}: {_drift_message(model, wanted, drift, header)}"))

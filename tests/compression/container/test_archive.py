@@ -30,6 +30,7 @@ from lmeval.compression.text.online_only import online_block
 from lmeval.errors import ArchiveError, CorruptArchive, LmevalError, NotAnArchive, NumericalDrift
 from lmeval.models import CausalLM, from_pair
 from lmeval.models.toys import byte_tokenizer
+from lmeval.progress import SILENT
 
 SEED = 11
 PROLOGUE, BLOCK, LINE, FOOTER = (struct.Struct(form) for form in ("<8sBBHI", "<4sIIQBBHII8sI", "<II", "<IQI"))
@@ -121,7 +122,7 @@ def gap(first: int, stop: int) -> Gap:
 
 def plain_data(block: frame.Block) -> bytes:
     header = archive.Header({}, (1, 0), 0, 0)
-    (data,) = kind_of(block.kind).decoder(header, Holder()).decode([block], lambda _: None)
+    (data,) = kind_of(block.kind).decoder(header, Holder()).decode([block], SILENT)
     if isinstance(data, Lost):
         raise data.error
     return data

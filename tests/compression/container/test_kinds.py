@@ -8,6 +8,7 @@ import zlib
 
 import pytest
 from samples import PROSE, talker
+from told import Told
 
 from lmeval.compression import CompressSettings, compress, decompress, decompress_range, inspect
 from lmeval.compression.container import plain
@@ -73,13 +74,11 @@ def test_a_kind_that_is_not_registered_is_refused(toy: str, monkeypatch: pytest.
 def test_blocks_that_are_decoded_each_by_itself_are_checked_and_may_be_lost():
     blocks = [plain.plain_block(data, 0) for data in (b"abc" * 40, bytes(range(50)), TEXT)]
     blocks[1] = blocks[1]._replace(digest=digest(b"another"))
-    told: list[int] = []
+    told = Told()
     decoders = [kind_of(block.kind).decoder(Header({}, (1, 0), 0, 0), Holder()) for block in blocks]
-    pieces = [
-        piece for block, decoder in zip(blocks, decoders, strict=True) for piece in decoder.decode([block], told.append)
-    ]
+    pieces = [piece for block, decoder in zip(blocks, decoders, strict=True) for piece in decoder.decode([block], told)]
     assert (pieces[0], pieces[2], isinstance(pieces[1], Lost)) == (b"abc" * 40, TEXT, True)
-    assert sum(told) == 120 + 50 + len(TEXT)
+    assert sum(told.numbers) == 120 + 50 + len(TEXT)
     assert not any(decoder.gathers for decoder in decoders)
 
 
