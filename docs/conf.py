@@ -46,6 +46,7 @@ nitpick_ignore_regex = [(r"py:.*", r"(?!lmeval\.).*")]
 
 
 API = Path(__file__).parent / "reference" / "api"
+PROPERTIES: dict[str, list[str]] = {}  # their docstrings, before napoleon reads them
 UNCLOSED_STAR = re.compile(r"(?<=[\s,(\[])\*(?=\w)(?![^*]*\*)")
 CODE = re.compile(r"(`[^`]*`)")
 
@@ -84,6 +85,21 @@ def plain_to_rst(app: Sphinx, what: str, name: str, obj: Any, options: Any, line
         made.append(line if literal or line.lstrip().startswith(">>>") else "".join(map(_escaped, CODE.split(line))))
         above = line or above
     lines[:] = made
+    if what == "property":
+        PROPERTIES[name] = made
+
+
+def keep_colons(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Undo what napoleon does to a property's first sentence: what stands before a colon is no type."""
+    if what == "property":
+        lines[:] = PROPERTIES.pop(name)
+
+
+def parse_factories(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None] | None:
+    """Make the signature of a dataclass with default factories one that Sphinx can parse."""
+    return (signature.replace("<factory>", "..."), returns) if signature else None
 
 
 def _escaped(text: str) -> str:
@@ -95,3 +111,5 @@ def setup(app: Sphinx) -> None:
     app.connect("source-read", insert_generated)
     app.connect("autodoc-skip-member", skip_member)
     app.connect("autodoc-process-docstring", plain_to_rst, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", keep_colons, priority=600)
+    app.connect("autodoc-process-signature", parse_factories)

@@ -17,6 +17,7 @@ from lmeval.cli.shared import (
     lanes_option,
     lanes_per_pass_option,
     loading,
+    memory_option,
     one_process,
     records_option,
     write_report,
@@ -41,6 +42,7 @@ from lmeval.report.views import view
 @lanes_option
 @lanes_per_pass_option
 @device_option
+@memory_option
 @dtype_option
 @json_option
 @records_option
@@ -51,6 +53,7 @@ def benchmark_command(
     lanes: int | None,
     lanes_per_pass: int | None,
     device: str,
+    memory: int | None,
     dtype: str,
     json_path: Path | None,
     records_path: Path | None,
@@ -65,7 +68,7 @@ def benchmark_command(
     corpora = list(_corpora(paths))
     names = names or ("bundled",)
     with loading(f"model {', '.join(names)}"):
-        place = one_process(device)
+        place = one_process(device, memory)
         loaded = [models.load_model(name, device=place.device, dtype=dtype) for name in names]
         settings = compression.CompressSettings(lanes=lanes, lanes_per_pass=lanes_per_pass)
     with drawn_progress() as progress:

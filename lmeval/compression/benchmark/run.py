@@ -3,7 +3,7 @@
 import hashlib
 import io
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmeval.compression.benchmark.baselines import BASELINES, Baseline, measure_baseline
@@ -40,7 +40,7 @@ def benchmark(
         settings: How the models compress. `verify` is not used, since the decoding that is timed verifies; nor is `adapt`.
         levels: The levels of online models with which every model compresses: "none", "light", "full".
         dtype: Precision of the networks that are loaded by name.
-        place: Where networks that are loaded by name compute.
+        place: Where the networks compute, and in how much memory; a model that is given loaded stays where it is.
         progress: Hears stages such as "enwik8: xz -9e", in bytes of the corpus.
 
     Returns:
@@ -61,9 +61,10 @@ def benchmark(
     for name, data in corpora:
         corpus = Corpus(name, len(data), hashlib.sha256(data).hexdigest())
         read.append(corpus)
-        results += _results(
-            corpus, data, loaded, [settings._replace(verify=False, adapt=level) for level in levels], progress
-        )
+        ways = [settings._replace(verify=False, adapt=level) for level in levels]
+        for model in loaded:
+            results += [_compressed_by_model(corpus, data, model, way, here, progress) for way in ways]
+        results += [_compressed_by_baseline(corpus, data, baseline, progress) for baseline in BASELINES.values()]
     origin = provenance(
         "benchmark",
         inputs={"corpora": [{"name": c.name, "n_bytes": c.n_bytes, "sha256": c.sha256} for c in read]},
@@ -85,29 +86,17 @@ def _check_corpora(corpora: Sequence[tuple[str, bytes]]) -> None:
             raise InputError(f"{names.count(name)} corpora are called {name}: give each a name of its own")
 
 
-def _results(
-    corpus: Corpus, data: bytes, models: Sequence[CausalLM], ways: Sequence[CompressSettings], progress: Progress
-) -> Iterator[Result]:
-    for model in models:
-        for settings in ways:
-            yield _compressed_by_model(corpus, data, model, settings, progress)
-    for baseline in BASELINES.values():
-        progress.stage(f"{corpus.name}: {baseline.name}", len(data), "bytes")
-        yield _compressed_by_baseline(corpus, data, baseline)
-        progress.advance(len(data))
-
-
 def _compressed_by_model(
-    corpus: Corpus, data: bytes, model: CausalLM, settings: CompressSettings, progress: Progress
+    corpus: Corpus, data: bytes, model: CausalLM, settings: CompressSettings, place: Place, progress: Progress
 ) -> Result:
     compressor = f"{model.name} + {settings.adapt}" if settings.adapting else model.name
     archive, decoded = io.BytesIO(), io.BytesIO()
     labelled = _Labelled(progress, f"{corpus.name}: {compressor}")
     began = time.perf_counter()
-    ledger = compress_to(archive, memoryview(data), model, settings, progress=labelled).ledger
+    ledger = compress_to(archive, memoryview(data), model, settings, place=place, progress=labelled).ledger
     encoded = time.perf_counter()
     lanes = DecompressSettings(lanes_per_pass=settings.lanes_per_pass)
-    decompress_to(decoded, memoryview(archive.getvalue()), model, lanes, progress=labelled)
+    decompress_to(decoded, memoryview(archive.getvalue()), model, lanes, place=place, progress=labelled)
     ended = time.perf_counter()
     ideal, overhead = _against_ideal(ledger)
     return Result(
@@ -147,8 +136,10 @@ def _against_ideal(ledger: Mapping[str, Any]) -> tuple[float | None, float | Non
     return ideal_bits / model_bytes, coded_bits / ideal_bits - 1 if by_model_alone else None
 
 
-def _compressed_by_baseline(corpus: Corpus, data: bytes, baseline: Baseline) -> Result:
+def _compressed_by_baseline(corpus: Corpus, data: bytes, baseline: Baseline, progress: Progress) -> Result:
+    progress.stage(f"{corpus.name}: {baseline.name}", len(data), "bytes")
     measured = measure_baseline(baseline, data)
+    progress.advance(len(data))
     return Result(
         corpus=corpus,
         compressor=measured.name,

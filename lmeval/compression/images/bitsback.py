@@ -123,9 +123,9 @@ def _words(label: bytes, i: int, n: int) -> UInt32[np.ndarray, " n"]:
 
 def initial_words(n: int) -> UInt32[np.ndarray, " n"]:
     """The stack before the first image, top word last. Its highest bit is set: a stack cannot begin with a zero word."""
-    found = _words(b"initial", 0, n)[::-1].copy()
-    found[-1:] |= np.uint32(1 << 31)
-    return found
+    words = _words(b"initial", 0, n)[::-1].copy()
+    words[-1:] |= np.uint32(1 << 31)
+    return words
 
 
 def _pad(i: int, n_latent: int) -> Int32[np.ndarray, " latents"]:

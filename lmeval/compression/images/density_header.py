@@ -54,21 +54,21 @@ def from_meta(meta: Any) -> DensitySettings:
         values = {key: meta[key] for key in kinds}
         if any(type(values[key]) is not kinds[key] for key in kinds):
             raise TypeError("a value is of the wrong kind")
-        found = DensitySettings(**values)
+        settings = DensitySettings(**values)
     except (KeyError, TypeError) as error:
         raise CorruptArchive(f"the archive's header lacks what decoding needs: {error}") from error
     sound = (
-        found.observation in OBSERVATIONS
-        and 2 <= found.levels <= pixels.MAX_LEVELS
-        and FEWEST_STEP_BITS <= found.step_bits <= MAX_STEP_BITS
-        and 0 <= found.particle_bits <= MAX_PARTICLE_BITS
-        and 1 <= found.n_dims <= 1 << 26
-        and 1 <= found.n_latent <= 1 << 20
-        and found.dtype in DTYPES
+        settings.observation in OBSERVATIONS
+        and 2 <= settings.levels <= pixels.MAX_LEVELS
+        and FEWEST_STEP_BITS <= settings.step_bits <= MAX_STEP_BITS
+        and 0 <= settings.particle_bits <= MAX_PARTICLE_BITS
+        and 1 <= settings.n_dims <= 1 << 26
+        and 1 <= settings.n_latent <= 1 << 20
+        and settings.dtype in DTYPES
     )
     if not sound:
         raise CorruptArchive("the archive's header claims what no encoder writes")
-    return found
+    return settings
 
 
 def as_density(model: DensityLike, data_dir: str | Path | None = None) -> LoadedDensity:

@@ -27,7 +27,7 @@ from lmeval.compression.images.density_header import (
     whole_numbers,
 )
 from lmeval.compression.images.imagefile import ImageFile, bytes_of, levels_of, read_layout
-from lmeval.compression.images.integer_vae import ROWS, Images, IntegerVAE, chosen_step_bits, particle_numbers
+from lmeval.compression.images.integer_vae import ROWS, Images, IntegerVAE, choose_step_bits, particle_numbers
 from lmeval.compression.images.kinds import BITSBACK
 from lmeval.compression.images.latent_tables import FEWEST_STEP_BITS
 from lmeval.compute.gather import as_place
@@ -134,7 +134,7 @@ def _job(data: memoryview, loaded: LoadedDensity, settings: ImageSettings, place
     for first, n in _spans(layout, BLOCK_IMAGES):
         levels_of(data, layout, first, n, vae.levels, loaded.name)
     sample = levels_of(data, layout, 0, min(layout.n, ROWS), vae.levels, loaded.name)
-    step_bits = chosen_step_bits(vae, sample) if layout.n else FEWEST_STEP_BITS
+    step_bits = choose_step_bits(vae, sample) if layout.n else FEWEST_STEP_BITS
     header = DensitySettings(
         name=short_name(loaded),
         weights_sha256=loaded.weights_sha256,

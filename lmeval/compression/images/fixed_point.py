@@ -41,10 +41,10 @@ def integer_layers(layers: Layers, bound: int, where: str) -> tuple[IntegerLayer
     Raises ModelError, one line that begins with `where`, for weights that are not finite or so large that sums could leave
     the range in which float64 is exact: the L1 norm of a unit's weights times the bound of its inputs must stay below 2^21.
     """
-    found: list[IntegerLinear | str] = []
+    integers: list[IntegerLinear | str] = []
     for layer in layers:
         if isinstance(layer, str):
-            found.append(layer)
+            integers.append(layer)
             # All six have slopes of at most 1; tanh and sigmoid stay below 1, softplus above |x| by at most ln 2.
             bound = bound + (1 << FRACTION_BITS)
             continue
@@ -69,9 +69,9 @@ def integer_layers(layers: Layers, bound: int, where: str) -> tuple[IntegerLayer
                 f"{where}: a unit's weights could sum to {largest / 2.0 ** (WEIGHT_BITS + FRACTION_BITS):.4g}, and exact "
                 f"integers end at {_EXACT >> (WEIGHT_BITS + FRACTION_BITS):,}: train with weight decay, or scale the weights"
             )
-        found.append(whole)
+        integers.append(whole)
         bound = min(CLIP, (largest >> WEIGHT_BITS) + 1)
-    return tuple(found), bound
+    return tuple(integers), bound
 
 
 def run_integers(layers: IntegerLayers, h: Int64[np.ndarray, "n n_in"]) -> Int64[np.ndarray, "n n_out"]:
@@ -88,13 +88,13 @@ def run_integers(layers: IntegerLayers, h: Int64[np.ndarray, "n n_in"]) -> Int64
 
 def layers_sha256(networks: Iterable[IntegerLayers]) -> str:
     """Fingerprint of networks: of the names of activations, shapes and whole numbers (64 bits, little-endian), in order."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for network in networks:
-        found.update(b"network")
+        digest.update(b"network")
         for layer in network:
             if isinstance(layer, str):
-                found.update(b"activation " + layer.encode())
+                digest.update(b"activation " + layer.encode())
             else:
-                found.update("linear {} {}".format(*layer.weight.shape).encode())
-                found.update(layer.weight.astype("<i8").tobytes() + layer.bias.astype("<i8").tobytes())
-    return found.hexdigest()
+                digest.update("linear {} {}".format(*layer.weight.shape).encode())
+                digest.update(layer.weight.astype("<i8").tobytes() + layer.bias.astype("<i8").tobytes())
+    return digest.hexdigest()

@@ -68,8 +68,8 @@ def levels_of(
     """Levels of `n` images from the `first` on. Raises InputError where a number is none of 0..levels-1."""
     begin = layout.first + first * layout.image_bytes
     values = np.frombuffer(data[begin : begin + n * layout.image_bytes], dtype=layout.dtype).reshape(n, layout.n_dims)
-    found = values.astype(np.uint8) if values.dtype.kind != "f" else _whole(values)
-    fits = (values >= 0) & (values < levels) & (found == values)
+    whole = values.astype(np.uint8) if values.dtype.kind != "f" else _whole(values)
+    fits = (values >= 0) & (values < levels) & (whole == values)
     if not np.all(fits):
         odd = values[~fits][0]
         remedy = (
@@ -78,7 +78,7 @@ def levels_of(
             else "give images of as many levels as the model has"
         )
         raise InputError(f"the images hold {odd:g}, and {name} takes whole numbers 0 to {levels - 1}: {remedy}")
-    return found
+    return whole
 
 
 def _whole(values: np.ndarray) -> UInt8[np.ndarray, "n dims"]:

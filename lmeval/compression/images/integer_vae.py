@@ -39,7 +39,15 @@ class IntegerVAE(NamedTuple):
 
 
 def integer_vae(model: LayeredVAE, name: str) -> IntegerVAE:
-    """Raises ModelError, one line that begins with the name, for a model that exact integers cannot run."""
+    """The model in whole numbers.
+
+    Args:
+        model: A latent density with an encoder.
+        name: What messages call it.
+
+    Raises:
+        ModelError: Exact integers cannot run the model; one line that begins with the name.
+    """
     if model.levels > pixels.MAX_LEVELS:
         raise ModelError(f"{name}: {model.levels:,} levels a pixel, and bits-back coding takes at most {pixels.MAX_LEVELS}")
     encoder, bound = integer_layers(model.encoder, 1 << FRACTION_BITS, f"{name}: encoder")
@@ -50,12 +58,21 @@ def integer_vae(model: LayeredVAE, name: str) -> IntegerVAE:
 
 
 def posteriors(vae: IntegerVAE, step_bits: int, images: Images) -> Posterior:
-    """Rounded posteriors of images, [n, latents] each."""
-    found = []
+    """Posteriors of images, rounded to the grid.
+
+    Args:
+        vae: The model.
+        step_bits: The grid's steps are 2^-step_bits.
+        images: Levels.
+
+    Returns:
+        Means and tables, [n, latents] each.
+    """
+    rounded = []
     for first in range(0, len(images), ROWS):
         h = run_integers(vae.encoder, network_input(images[first : first + ROWS], vae.levels))
-        found.append(posterior(run_integers(vae.mean, h), run_integers(vae.log_std, h), step_bits))
-    return Posterior(*(np.concatenate(part) for part in zip(*found, strict=True)))
+        rounded.append(posterior(run_integers(vae.mean, h), run_integers(vae.log_std, h), step_bits))
+    return Posterior(*(np.concatenate(part) for part in zip(*rounded, strict=True)))
 
 
 def network_input(images: Images, levels: int) -> Int64[np.ndarray, "n dims"]:
@@ -71,8 +88,8 @@ def particle_numbers(vae: IntegerVAE) -> int:
     return vae.n_dims * (vae.levels if vae.observation == "categorical" else (vae.levels - 1).bit_length())
 
 
-def chosen_step_bits(vae: IntegerVAE, images: Images) -> int:
-    """The coarsest grid on which all but the narrowest 2% of these images' posteriors are at least 3/4 of a step wide.
+def choose_step_bits(vae: IntegerVAE, images: Images) -> int:
+    """Step bits of the coarsest grid on which all but the narrowest 2% of these posteriors are at least 3/4 of a step wide.
 
     Down to half a step a coarse grid costs nothing: sums over it equal integrals, up to exp(-2 pi^2 std^2) for a standard
     deviation in steps.

@@ -30,7 +30,7 @@ def n_bits(levels: int) -> int:
 def bit_parts(observation: str, levels: int, outputs: Int64[np.ndarray, "n n_out"]) -> Bits:
     """Probabilities of bits for a decoder's outputs, which are LayeredVAE's in units of 2^-16."""
     if observation == "bernoulli":
-        ones = _clipped((logistic(outputs) + (1 << (MASS_BITS - PART_BITS - 1))) >> (MASS_BITS - PART_BITS))
+        ones = _clip((logistic(outputs) + (1 << (MASS_BITS - PART_BITS - 1))) >> (MASS_BITS - PART_BITS))
         return lambda _higher, _place: ones
     below = _categorical(levels, outputs) if observation == "categorical" else _rounded_logistic(levels, outputs)
 
@@ -38,13 +38,13 @@ def bit_parts(observation: str, levels: int, outputs: Int64[np.ndarray, "n n_out
         first = higher << (place + 1)
         bounds = [below(np.minimum(first + (i << place), levels)) for i in range(3)]
         ones, both = bounds[2] - bounds[1], bounds[2] - bounds[0]
-        found = ((ones << PART_BITS) + (both >> 1)) // np.maximum(both, 1)
-        return _clipped(np.where(both > 0, found, 1 << (PART_BITS - 1)))
+        nearest = ((ones << PART_BITS) + (both >> 1)) // np.maximum(both, 1)
+        return _clip(np.where(both > 0, nearest, 1 << (PART_BITS - 1)))
 
     return parts
 
 
-def _clipped(ones: Int64[np.ndarray, "n dims"]) -> Int64[np.ndarray, "n dims"]:
+def _clip(ones: Int64[np.ndarray, "n dims"]) -> Int64[np.ndarray, "n dims"]:
     return np.clip(ones, 1, (1 << PART_BITS) - 1)
 
 
@@ -64,15 +64,15 @@ def _rounded_logistic(levels: int, outputs: Int64[np.ndarray, "n n_out"]) -> _Be
 
     def below(level: Int64[np.ndarray, "n dims"]) -> Int64[np.ndarray, "n dims"]:
         edge = level * whole - whole // 2 - mean
-        found = logistic(np.clip(edge * inverse >> _INVERSE_BITS, -LIMIT, LIMIT))
-        return np.where(level <= 0, 0, np.where(level >= levels, 1 << MASS_BITS, found))
+        mass = logistic(np.clip(edge * inverse >> _INVERSE_BITS, -LIMIT, LIMIT))
+        return np.where(level <= 0, 0, np.where(level >= levels, 1 << MASS_BITS, mass))
 
     return below
 
 
 def coder_weights(ones: Int64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape 2"]:
     """Weights that make the coder give exactly these parts of 2^24 to a 1 and the rest to a 0 (see `coder_model`)."""
-    found = np.empty((*ones.shape, 2), dtype=np.float64)
-    found[..., 1] = ones - 1
-    np.subtract((1 << PART_BITS) - 2, found[..., 1], out=found[..., 0])
-    return found
+    weights = np.empty((*ones.shape, 2), dtype=np.float64)
+    weights[..., 1] = ones - 1
+    np.subtract((1 << PART_BITS) - 2, weights[..., 1], out=weights[..., 0])
+    return weights

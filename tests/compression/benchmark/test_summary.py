@@ -25,7 +25,7 @@ def test_two_benchmarks_are_compared_by_file():
     a = report_of(made(BOOK, "model", 2000), made(BOOK, "xz", 3000), made(LETTER, "model", 50), made(LETTER, "xz", 60))
     b = report_of(made(LETTER, "xz", 60), made(LETTER, "new", 40), made(BOOK, "new", 1800), made(BOOK, "xz", 3000))
     rows = compare_reports(a, b).tables["differences"]
-    [xz] = [row for row in rows if row["of"] == "compressor xz"]
+    [xz] = [row for row in rows if row["of"] == {"compressor": "xz"}]
     [model] = [row for row in rows if row["of_a"] == {"compressor": "model"}]
     assert (xz["difference"], xz["n"]) == (0, 2)
     assert model["of_b"] == {"compressor": "new"}

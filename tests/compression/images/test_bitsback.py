@@ -7,7 +7,7 @@ import torch
 from vaes import drawn, fitting_vae, random_vae, scheme
 
 from lmeval.compression.images.bitsback import Coded, Scheme, decode_blocks, encode_blocks, initial_words
-from lmeval.compression.images.integer_vae import Images, chosen_step_bits, integer_vae, network_input, posteriors
+from lmeval.compression.images.integer_vae import Images, choose_step_bits, integer_vae, network_input, posteriors
 from lmeval.compression.images.latent_tables import MEAN_LIMIT
 from lmeval.densities.layers import Linear
 from lmeval.densities.modelfile import load_density
@@ -177,7 +177,7 @@ def test_the_coarsest_grid_that_fits_is_chosen():
         model = random_vae()
         log_std = Linear(torch.zeros_like(model.log_std.weight), torch.full((3,), math.log(std)))
         changed = LayeredVAE(model.encoder, model.mean, log_std, model.decoder, *_rest(model))
-        return chosen_step_bits(integer_vae(changed, "x"), drawn(model, 4))
+        return choose_step_bits(integer_vae(changed, "x"), drawn(model, 4))
 
     assert [of(std) for std in (1.0, 0.2, 0.18, 0.02, 1e-9)] == [2, 2, 3, 6, 8]
 

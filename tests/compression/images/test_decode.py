@@ -323,6 +323,7 @@ def test_random_damage_gives_the_data_or_an_error():
             continue
 
 
+@pytest.mark.slow  # compiles online models where they are not compiled yet
 def test_metadata_name_the_version():
     data, _ = sample()
     assert inspect(memoryview(data)).ledger["format"] == "1.1"
