@@ -9,6 +9,7 @@ import click
 from lmeval import compression, models
 from lmeval.cli.progress import drawn_progress
 from lmeval.cli.shared import (
+    STDOUT,
     check_outputs,
     device_option,
     dtype_option,
@@ -75,7 +76,7 @@ def benchmark_command(
         report = compression.benchmark(
             corpora, loaded, settings, levels=levels or ("none", "full"), place=place, progress=progress
         )
-    print_blocks(view(report))
+    print_blocks(view(report), to_stderr=json_path == STDOUT)
     write_report(report, json_path, records_path)
 
 

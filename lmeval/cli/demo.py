@@ -10,7 +10,7 @@ import click
 
 from lmeval import compression, models, prompting, results
 from lmeval.cli.progress import drawn_progress
-from lmeval.cli.shared import check_outputs, device_option, json_option, loading, memory_option, write_report
+from lmeval.cli.shared import STDOUT, check_outputs, device_option, json_option, loading, memory_option, write_report
 from lmeval.data.documents import python_manual, text_corpus
 from lmeval.data.locate import exists
 from lmeval.errors import InputNotFound
@@ -75,8 +75,8 @@ def demo_command(files: tuple[str, ...], full: bool, device: str, memory: int | 
 
     On a part of this Python's manual, on your own files, on short reviews and on images of digits: no network is needed.
     """
-    to_stderr = json_path == Path("-")
-    check_outputs([json_path] if json_path and not to_stderr else [], files)
+    to_stderr = json_path == STDOUT
+    check_outputs([json_path] if json_path else [], files)
     texts = [_manual(), *(_read(file, None if full else FILE_BYTES) for file in files)]
     print_blocks(
         [Note("lmeval: bits per byte of a text, as a score and as a file that decodes to the same bytes")],
@@ -110,7 +110,7 @@ def demo_command(files: tuple[str, ...], full: bool, device: str, memory: int | 
             place=describe_place(place),
             seconds=time.perf_counter() - began,
         )
-        write_report(_report(steps, (task, likelihoods), provenance), json_path, None)
+        write_report(_report(steps, (task, likelihoods), provenance), json_path)
     if not all(step.equal is not False for step in steps):
         raise click.ClickException("a decoded archive differs from its text: this must never happen; please report it")
 

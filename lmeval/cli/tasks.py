@@ -8,6 +8,7 @@ import click
 from lmeval import models, prompting, results
 from lmeval.cli.progress import drawn_progress
 from lmeval.cli.shared import (
+    STDOUT,
     BatchSize,
     check_outputs,
     data_dir_option,
@@ -17,6 +18,7 @@ from lmeval.cli.shared import (
     loading,
     memory_option,
     model_option,
+    print_report,
     records_option,
     write_report,
 )
@@ -118,7 +120,7 @@ def run_command(
             else:
                 parts.append(_score_text(task, limit, loaded, windows, place, progress))
         if place.is_first:
-            _print(parts[-1], first=len(parts) == 1)
+            _print(parts[-1], first=len(parts) == 1, to_stderr=json_path == STDOUT)
     if place.is_first:
         write_report(_together(parts, loaded, place), json_path, records_path)
     gather.disconnect(place)
@@ -141,8 +143,7 @@ def rescore_command(records_path: Path, json_path: Path | None) -> None:
     )
     inputs = {"records": {"file": str(records_path), "sha256": results.files_sha256([str(records_path)])}}
     rescored = results.together(parts[0].kind, parts, results.provenance(parts[0].kind, inputs=inputs))
-    write_report(rescored, json_path, None)
-    print_blocks(view(rescored))
+    print_report(rescored, json_path)
 
 
 @click.command("compare")
@@ -163,8 +164,7 @@ def compare_command(a: Path, b: Path, metrics: tuple[str, ...], json_path: Path 
     check_outputs([json_path] if json_path else [], (str(a), str(b)))
     reports = [read_results(path, prompting.read_old_records) for path in (a, b)]
     compared = compare_reports(reports[0], reports[1], metrics, (str(a), str(b)))
-    write_report(compared, json_path, None)
-    print_blocks(view(compared))
+    print_report(compared, json_path)
 
 
 def _read_tasks(files: list[Path], data_dir: Path | None, *, allow_code: bool) -> dict[str, Task | RollingTask]:
@@ -208,9 +208,9 @@ def _together(parts: list[Report], model: "models.CausalLM", place: Place) -> Re
     return results.together("run", tuple(parts), provenance)
 
 
-def _print(part: Report, *, first: bool) -> None:
+def _print(part: Report, *, first: bool, to_stderr: bool) -> None:
     if not first:
-        click.echo()
-    print_blocks(view(part))
+        click.echo(err=to_stderr)
+    print_blocks(view(part), to_stderr=to_stderr)
     if part.kind == "perplexity" and (notice := withheld_notice(part)):
         click.echo(f"lmeval: {notice}", err=True)

@@ -459,3 +459,13 @@ def test_perplexity_does_not_overwrite_the_rows_of_its_task(run: Run, model: Pat
     for option in ("--json", "--records"):
         assert_one_line(run("perplexity", path, "-m", model, option, rows), "is an input")
     assert rows.read_bytes() == before
+
+
+def test_json_on_standard_output_is_all_that_stands_there(run: Run, tmp_path: Path):
+    records = tmp_path / "records.jsonl"
+    ran = run("run", "sentiment", "--limit", 4, "--json", "-", "--records", records)
+    assert json.loads(ran.out)["kind"] == "run"
+    for arguments in (["rescore", records], ["compare", records, records]):
+        ran = run(*arguments, "--json", "-")
+        assert json.loads(ran.out)["schema"] == 2
+        assert "acc" in ran.err
