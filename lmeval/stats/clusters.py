@@ -9,7 +9,17 @@ from lmeval.errors import InputError
 
 
 def cluster_codes(clusters: Sequence[Hashable] | np.ndarray, n: int) -> Int64[np.ndarray, " n"]:
-    """Clusters of `n` items as codes 0, 1, ... in order of first appearance. Raises InputError where there are not `n`.
+    """Clusters of `n` items as codes 0, 1, ... in order of first appearance.
+
+    Args:
+        clusters: The cluster of each item, under any hashable name.
+        n: How many items there are.
+
+    Returns:
+        An int64 array [n]: the code of each item's cluster. Items of one cluster have one code.
+
+    Raises:
+        InputError: There are not `n` clusters.
 
     >>> cluster_codes(["b", "a", "b"], 3).tolist()
     [0, 1, 0]

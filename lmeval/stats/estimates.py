@@ -17,6 +17,12 @@ CONFIDENCE = 0.95
 def student_quantile(degrees_of_freedom: int) -> float:
     """Two-sided 95% quantile of Student's t.
 
+    Args:
+        degrees_of_freedom: At least 1; for a mean, one less than there are independent units.
+
+    Returns:
+        The t for which 95% of the distribution lies in [-t, t]: how many standard errors an interval reaches to each side.
+
     >>> round(student_quantile(9), 3)
     2.262
     """
@@ -42,6 +48,14 @@ def wilson_interval(share: float, n: int | float, quantile: float | None = None)
 
         (share + z^2 / 2n +- z sqrt(share (1 - share) / n + z^2 / 4n^2)) / (1 + z^2 / n),   z = `quantile`, 1.96 if None
 
+    Args:
+        share: The observed share, from 0 to 1.
+        n: How many independent items it is of, more than 0. An effective number of items need not be whole.
+        quantile: How many standard errors the interval reaches to each side; None takes the normal 95% quantile.
+
+    Returns:
+        The lower and the upper end.
+
     >>> tuple(round(x, 4) for x in wilson_interval(1.0, 10))
     (0.7225, 1.0)
     """
@@ -66,7 +80,19 @@ def mean_estimate(
     The interval is Student's t on one degree of freedom less than there are units. For a share (`share`; None: all values
     are 0 or 1) it is Wilson's instead. With clusters that takes the effective number of items n' = n * se_1^2 / se_C^2 (se_1
     as if there were no clusters), at most n, and C where all values are equal; with t in place of z (Dean & Pagano 2015,
-    J. Survey Stat. Methodol. 3). Raises EmptyInput without values, InputError where clusters do not match them.
+    J. Survey Stat. Methodol. 3).
+
+    Args:
+        values: One number an item, float64 [n], in any unit.
+        clusters: The cluster of each item, under any hashable name; None takes the items as independent.
+        share: Whether the mean is a share; None finds out from the values.
+
+    Returns:
+        The mean with its standard error and interval, all in the unit of the values.
+
+    Raises:
+        EmptyInput: There are no values.
+        InputError: There are not as many clusters as values.
     """
     n = len(values)
     if n == 0:

@@ -21,6 +21,19 @@ def paired_difference(
 
     se(a - b)^2 = se(a)^2 + se(b)^2 - 2 cov: items that are hard for both models cancel (Miller 2024). A z score
     from two separate standard errors, as lm-evaluation-harness's model comparator has it, leaves the covariance out.
+
+    Args:
+        a: One number an item in run a, float64 [n].
+        b: The same of run b, in the same order and unit.
+        clusters: The cluster of each item, for items that are not independent; None takes them as independent.
+
+    Returns:
+        The mean difference with its standard error and interval, in the unit of the values. The interval is Student's t
+        even where all differences are 0 or 1.
+
+    Raises:
+        EmptyInput: There are no items.
+        InputError: There are not as many clusters as items.
     """
     return mean_estimate(a - b, clusters, share=False)
 
@@ -38,6 +51,13 @@ def mcnemar(a_right: Bool[np.ndarray, " n"], b_right: Bool[np.ndarray, " n"]) ->
 
     p = min(1, 2 P(X <= min(only_a, only_b))), X ~ Binomial(only_a + only_b, 1/2); 1 where no item is discordant. The
     chi-squared form of the same name is an approximation. It takes items as independent: no clusters.
+
+    Args:
+        a_right: Whether run a has each item right, bool [n].
+        b_right: The same of run b, in the same order.
+
+    Returns:
+        How many items only a has right, how many only b, and p.
     """
     only_a, only_b = int((a_right & ~b_right).sum()), int((b_right & ~a_right).sum())
     tail = float(special.bdtr(min(only_a, only_b), only_a + only_b, 0.5)) if only_a + only_b else 1.0
@@ -61,7 +81,20 @@ class Difference(NamedTuple):
 def mean_difference(
     a: Float64[np.ndarray, " n"], b: Float64[np.ndarray, " n"], clusters: Sequence[Hashable] | np.ndarray | None = None
 ) -> Difference:
-    """The mean of a_i - b_i over items (`paired_difference`), beside the two means and the correlation of the items."""
+    """The mean of a_i - b_i over items (`paired_difference`), beside the two means and the correlation of the items.
+
+    Args:
+        a: One number an item in run a, float64 [n].
+        b: The same of run b, in the same order and unit.
+        clusters: The cluster of each item, for items that are not independent; None takes them as independent.
+
+    Returns:
+        Both means, their difference with its uncertainty (all in the unit of the values), and the items' correlation.
+
+    Raises:
+        EmptyInput: There are no items.
+        InputError: There are not as many clusters as items.
+    """
     difference = paired_difference(a, b, clusters)
     method = "paired items" if clusters is None else "paired items, by clusters"
     values = [mean_estimate(values).value for values in (a, b)]
@@ -87,11 +120,19 @@ def ratio_difference(
     text (`ordered`), by a circular block bootstrap of e with an automatic block length.
 
     Args:
-        a: Numerator and denominator of each item in run a.
+        a: Numerator and denominator of each item in run a, float64 [n, 2].
         b: The same of run b, in the same order.
         clusters: What items share that are not independent.
         ordered: Whether neighbours in the order are related; clusters are then not used.
         seed: Of the bootstrap.
+
+    Returns:
+        R_a, R_b and R_a - R_b with its uncertainty, in the unit of numerator over denominator. Its `n_clusters` counts
+        items, clusters, or the whole blocks of the bootstrap, which is used only for ENOUGH_BLOCKS items or more.
+
+    Raises:
+        ZeroDivisionError: The denominators of a run sum to 0, as they do without items.
+        InputError: There are not as many clusters as items, and clusters are used.
     """
     ratios = [float(math.fsum(rows[:, 0]) / math.fsum(rows[:, 1])) for rows in (a, b)]
     shares = [(rows[:, 0] - ratio * rows[:, 1]) / rows[:, 1].mean() for rows, ratio in zip((a, b), ratios, strict=True)]

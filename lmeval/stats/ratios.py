@@ -22,12 +22,27 @@ class Moments(NamedTuple):
 
 
 def no_moments(columns: int) -> Moments:
-    """The moments of no rows."""
+    """The moments of no rows, to which `add_row` adds.
+
+    Args:
+        columns: How many numbers each row will have.
+
+    Returns:
+        A count of 0, and zeros of shapes [columns] and [columns, columns].
+    """
     return Moments(0, np.zeros(columns), np.zeros((columns, columns)))
 
 
 def add_row(moments: Moments, row: Float64[np.ndarray, " columns"]) -> Moments:
-    """The moments with one row more."""
+    """The moments with one row more.
+
+    Args:
+        moments: Those of the rows before; they are not changed.
+        row: What one independent unit (a document, an item) adds to each column's sum, [columns].
+
+    Returns:
+        New moments of one row more.
+    """
     return Moments(moments.n + 1, moments.total + row, moments.products + np.outer(row, row))
 
 
@@ -37,6 +52,15 @@ def linearised_ratio(moments: Moments, numerator: int, denominator: int) -> Esti
         se(R)^2 = n / (n - 1) * sum_i (y_i - R x_i)^2 / (sum_i x_i)^2
 
     with a Student t interval on n - 1 degrees of freedom (Cochran, Sampling Techniques, 3rd ed., section 6.4).
+
+    Args:
+        moments: The moments of the rows, one row a unit.
+        numerator: Index of the column of y.
+        denominator: Index of the column of x, whose sum must not be 0.
+
+    Returns:
+        R = sum_i y_i / sum_i x_i with its uncertainty, in the unit of y over that of x. `stderr` and `ci95` are None for
+        fewer than two rows.
     """
     y, x = moments.total[numerator], moments.total[denominator]
     ratio = float(y / x)
@@ -59,6 +83,16 @@ def bootstrapped_ratio(
     """Ratio of two columns' sums, standard error = standard deviation of the replicates, percentile interval.
 
     (The standard deviation itself: dividing it by the root of the number of replicates would measure the simulation.)
+
+    Args:
+        total: The sum of each column over all rows as they were observed, float64 [columns].
+        bootstrap: The same sums of resampled rows (`block_bootstrap`).
+        numerator: Index of the column above the fraction line.
+        denominator: Index of the column below it, whose sum must not be 0.
+
+    Returns:
+        The ratio of the observed sums with its uncertainty, in the unit of numerator over denominator. `stderr` and `ci95`
+        are None for fewer than two rows, and where a resample's denominators sum to 0.
     """
     ratio = float(total[numerator] / total[denominator])
     if bootstrap.n < 2 or not bootstrap.sums[:, denominator].all():  # a resample without any unit has no ratio

@@ -13,6 +13,12 @@ def automatic_block_length(series: Float64[np.ndarray, " n"]) -> int:
     Politis & White (2004, Econometric Reviews 23), with the constant corrected by Patton, Politis & White (2009):
     b = (2 G^2 / D)^(1/3) n^(1/3), where G and D come from a flat-top lag window whose width is the first lag after which
     the autocorrelation stays insignificant. Between 1 and n / 3.
+
+    Args:
+        series: At least one value, in the order in which neighbours depend on one another, float64 [n].
+
+    Returns:
+        The number of consecutive values in a block; 1 for fewer than 9 values, and for a series that does not vary.
     """
     n = len(series)
     centred = series - series.mean()
@@ -50,6 +56,16 @@ def block_bootstrap(rows: Float64[np.ndarray, "n columns"], block: int, seed: in
 
     Each replicate holds ceil(n / block) blocks with starts drawn uniformly with replacement, so that dependence over
     distances shorter than a block is kept. Equal seeds give equal replicates.
+
+    Args:
+        rows: The series in its order, float64 [n, columns].
+        block: How many consecutive rows are drawn together, from 1 to n (`automatic_block_length`).
+        seed: Of the draw of blocks.
+        replicates: How many series are drawn.
+
+    Returns:
+        The column sums of every replicate. A replicate holds ceil(n / block) * block rows, which may be more than n: divide
+        by that for a mean.
     """
     n = len(rows)
     blocks = math.ceil(n / block)

@@ -34,6 +34,16 @@ def seed_variance(values: Float64[np.ndarray, "seeds items"]) -> SeedSpread:
 
     The standard deviation of `per_seed` is something else: it holds the noise of the items, var_rest / I, as well. Several
     seeds do not count as S I independent items: the error falls with S only as far as var_seed and var_rest go.
+
+    Args:
+        values: One number for each item under each seed, float64 [seeds, items].
+
+    Returns:
+        The grand mean, the three errors above and the mean of each seed [seeds], in the unit of the values. With a single
+        seed or a single item `seed_sd` and `total_stderr` are None; with a single item `item_stderr` is None too.
+
+    Raises:
+        EmptyInput: There is no seed, or no item.
     """
     seeds, items = values.shape
     if not values.size:

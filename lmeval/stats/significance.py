@@ -13,6 +13,12 @@ def t_test(estimate: Estimate) -> float | None:
     """Two-sided p-value of "the true mean is 0" by Student's t on n_clusters - 1 degrees of freedom; None without stderr.
 
     Of a paired difference it is the paired t test. Where nothing varies it is 1 at a mean of 0 and 0 elsewhere.
+
+    Args:
+        estimate: A mean or a mean difference with its standard error.
+
+    Returns:
+        The p-value, from 0 to 1, or None.
     """
     if estimate.stderr is None:
         return None
@@ -25,6 +31,14 @@ def minimum_detectable_effect(stderr: float, power: float = 0.8, alpha: float = 
     """Smallest true mean or difference, in the unit of `stderr`, that a two-sided test at `alpha` finds with `power`.
 
     (z_{1 - alpha/2} + z_power) * stderr (Miller 2024): 2.80 standard errors by default.
+
+    Args:
+        stderr: Standard error of the mean or difference.
+        power: The probability with which the test is to find the effect, between 0 and 1.
+        alpha: The probability with which it may find an effect where there is none, between 0 and 1.
+
+    Returns:
+        The size of the effect, whatever its sign.
     """
     return float(special.ndtri(1 - alpha / 2) + special.ndtri(power)) * stderr
 
@@ -33,7 +47,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """P-values of m tests adjusted so that one below alpha is a finding at a familywise error rate of alpha, in input order.
 
     The i-th smallest becomes max_{j <= i} min(1, (m - j + 1) p_(j)) (Holm 1979, Scand. J. Statist. 6): valid under any
-    dependence between the tests. Raises InputError for what is no p-value.
+    dependence between the tests.
+
+    Args:
+        p_values: One of each test, from 0 to 1.
+
+    Returns:
+        The adjusted p-value of each test, in the order of the input.
+
+    Raises:
+        InputError: A p-value is NaN or lies outside [0, 1].
 
     >>> holm([0.04, 0.01])
     [0.04, 0.02]
