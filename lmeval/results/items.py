@@ -126,7 +126,14 @@ def metric_from_json(data: Mapping[str, Any]) -> ItemMetric:
 
 
 def as_json(items: Items) -> dict[str, Any]:
-    """Items as JSON-ready data, without the details that only a records file keeps."""
+    """Items as JSON-ready data, without the details that only a records file keeps.
+
+    Args:
+        items: The items of a run and their metrics; `records_only` names the details that are left out.
+
+    Returns:
+        A dictionary with the keys "ordered", "metrics" and "rows", which `from_json` reads back.
+    """
     return {
         "ordered": items.ordered,
         "metrics": [metric._asdict() for metric in items.metrics],

@@ -30,12 +30,32 @@ def now() -> str:
 
 
 def text_sha256(text: str) -> str:
-    """SHA-256 of a text as UTF-8, in hex."""
+    """SHA-256 of a text as UTF-8, in hex.
+
+    Args:
+        text: Any text that has a UTF-8 form.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        UnicodeEncodeError: The text has a lone surrogate, and so no UTF-8 form.
+    """
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def files_sha256(paths: Sequence[str]) -> str:
-    """SHA-256 of the bytes of files one after the other, in hex."""
+    """SHA-256 of the bytes of files one after the other, in hex.
+
+    Args:
+        paths: The files, in the order in which their bytes are joined. All of them are held in memory at once.
+
+    Returns:
+        64 hexadecimal digits, which depend on the order of the files and not on their names.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
     return hashlib.sha256(b"".join(Path(path).read_bytes() for path in paths)).hexdigest()
 
 

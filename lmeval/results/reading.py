@@ -22,7 +22,10 @@ def read_results(path: Path, old: OldReader | None = None) -> Report:
 
     Args:
         path: Results or records of schema 2; or of schema 1, as far as `compare` needs them: what they are of, and items.
-        old: Reads sets of records of schema 1, whose rows were a capability's own.
+        old: Reads sets of records of schema 1, whose rows were a capability's own; without it they are refused.
+
+    Returns:
+        The report. Records give one with the items of a set and no measurements, or, of several sets, one with a part each.
 
     Raises:
         InputNotFound: There is no such file, or it cannot be read.

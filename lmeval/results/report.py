@@ -46,6 +46,14 @@ class Report:
 def find(report: Report, name: str, **of: str) -> Measurement:
     """The first measurement called `name` of what the keywords say, such as `find(report, "acc", task="copa")`.
 
+    Args:
+        report: The report; measurements of its parts are found only if it lists them itself, as `together` does.
+        name: The name of a quantity.
+        **of: Keys and values that the measurement's own `of` must have.
+
+    Returns:
+        The first measurement, in the report's order, that fits.
+
     Raises:
         KeyError: It names the measurements that the report has.
     """
@@ -56,7 +64,16 @@ def find(report: Report, name: str, **of: str) -> Measurement:
 
 
 def together(kind: str, parts: tuple[Report, ...], provenance: Mapping[str, Any]) -> Report:
-    """One report of several: it has all of their results, and each of them whole as a part. A single one stays itself."""
+    """One report of several: it has all of their results, and each of them whole as a part. A single one stays itself.
+
+    Args:
+        kind: The kind of the new report.
+        parts: The reports, in the order in which it holds them.
+        provenance: Where the new report comes from; every part keeps its own.
+
+    Returns:
+        The new report, whose ledger counts the parts; or the only part, unchanged, without `kind` and `provenance`.
+    """
     if len(parts) == 1:
         return parts[0]
     results = tuple(measurement for part in parts for measurement in part.results)
@@ -79,8 +96,15 @@ def leaves(report: Report) -> tuple[Report, ...]:
 def as_json(report: Report) -> dict[str, Any]:
     """The report as JSON-ready data.
 
+    Args:
+        report: The report, with its parts.
+
+    Returns:
+        A dictionary with the keys that the head of this module names, "items" and "parts" only where there are any.
+        `from_json` reads it back.
+
     Raises:
-        NonFiniteScore: A measurement holds a number that JSON cannot.
+        NonFiniteScore: A measurement, of the report or of a part, holds a number that JSON cannot.
     """
     for m in report.results:
         if not all(math.isfinite(x) for x in (m.value, m.stderr or 0.0, *(m.ci95 or ()))):
@@ -116,7 +140,18 @@ def from_json(data: Mapping[str, Any]) -> Report:
 
 
 def write_json(report: Report, path: Path) -> None:
-    """Write the report's JSON whole or not at all."""
+    """Write the report's JSON whole or not at all.
+
+    Args:
+        report: The report.
+        path: The file; one that is there is replaced, and stays as it was where writing fails.
+
+    Raises:
+        NonFiniteScore: A measurement holds a number that JSON cannot.
+        ValueError: Another number of the report, such as a cell of a table, is NaN or infinite.
+        OutputError: `check_writable` refuses the path.
+        OSError: The system fails while it writes, for example because the disk is full.
+    """
     write_text(json.dumps(as_json(report), indent=2, allow_nan=False) + "\n", path)
 
 

@@ -80,7 +80,15 @@ def facts(*pairs: tuple[str, str]) -> Table:
 
 
 def as_json(table: Table) -> dict[str, Any]:
-    """The table as JSON-ready data: every column's description, and every row with all that it holds."""
+    """The table as JSON-ready data: every column's description, and every row with all that it holds.
+
+    Args:
+        table: The table; its cells are taken as they are.
+
+    Returns:
+        A dictionary with the keys "title", "columns", "rows" and "notes", which `from_json` reads back. Rows keep the cells
+        that no column shows.
+    """
     columns = [column._asdict() for column in table.columns]
     return {"title": table.title, "columns": columns, "rows": [dict(row) for row in table.rows], "notes": list(table.notes)}
 
