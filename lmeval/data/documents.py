@@ -54,6 +54,16 @@ def first_documents(corpus: Corpus, limit: int | None) -> Corpus:
 def text_corpus(texts: str | Document | Iterable[str | Document]) -> Corpus:
     """A corpus of strings held in memory, or of documents that the caller made.
 
+    Args:
+        texts: A single text, or any number of them, which are taken one by one as the corpus is read.
+
+    Returns:
+        A corpus of a document each, in order. Strings are called "text 0", "text 1" and so on; documents keep their names.
+
+    Raises:
+        InputNotFound: `texts` is bytes or cannot be iterated over; or, once the corpus is read, one of them is neither a
+            string nor a Document.
+
     >>> [document.name for document in text_corpus(["one", "two"]).documents]
     ['text 0', 'text 1']
     """
@@ -77,8 +87,19 @@ def _document(i: int, text: str | Document) -> Document:
 def file_corpus(paths: Iterable[str | Path]) -> Corpus:
     """A corpus of files, one document each: files, folders (all files below, hidden ones left out), globs, '-' (stdin).
 
-    Raises InputNotFound for a path that does not exist and EmptyInput for an empty file that was named itself; an empty
-    file inside a folder or glob becomes an empty document, which the ledger counts.
+    An empty file inside a folder or glob becomes an empty document, which the ledger counts.
+
+    Args:
+        paths: What to read, in this order; the files of a folder or glob come in the order of their names.
+
+    Returns:
+        A corpus that opens each file when its document is read.
+
+    Raises:
+        InputNotFound: A path does not exist, a pattern matches no file, or '-' is given twice; or, once the corpus is read,
+            a file cannot be opened.
+        EmptyInput: There are no paths, a folder holds no files, or a file that was named itself is empty.
+        UndecodableText: Once the corpus is read, a file is not UTF-8.
     """
     names = [str(path) for path in paths]
     files = [file for name in names for file in _expand(name)]

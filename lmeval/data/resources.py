@@ -60,5 +60,12 @@ def data_folder(name: str) -> Path:
 
 
 def metric_module(name: str) -> Path:
-    """Path of an `evaluate` module ("bits_per_byte" or "corpus_perplexity"), for `evaluate.load(str(path))`."""
+    """Path of an `evaluate` module ("bits_per_byte" or "corpus_perplexity"), for `evaluate.load(str(path))`.
+
+    Args:
+        name: The module's name. It is not checked here: `evaluate.load` refuses a path where nothing is.
+
+    Returns:
+        The path of the module's file inside the installed package.
+    """
     return _PACKAGE / "metrics" / f"{name}.py"

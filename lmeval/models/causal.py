@@ -96,7 +96,11 @@ def load_model(name: str = "bundled", *, device: str | torch.device = "cpu", dty
         device: Where its weights are held.
         dtype: Their precision, one of DTYPES.
 
+    Returns:
+        The model, ready to score.
+
     Raises:
+        ModelError: There is no such dtype.
         ModelNotFound: Files are missing or do not belong together (a weight that no file holds is an error, never a random
             number).
         NotCausal: Its outputs depend on later tokens.
@@ -141,6 +145,9 @@ def from_pair(
         examined: Whether the network is tried (`logprobs.examine`). Without it only whole forwards are asked for: for a
             network that is known to be causal.
 
+    Returns:
+        The model, ready to score. It holds the network itself, which is put into evaluation mode, and not a copy.
+
     Raises:
         VocabularyMismatch: The tokenizer has ids that the network lacks.
         NotCausal: The network's outputs depend on later tokens.
@@ -170,7 +177,15 @@ def from_pair(
 
 
 def describe_model(model: CausalLM) -> dict[str, Any]:
-    """What identifies a model in a result."""
+    """What identifies a model in a result.
+
+    Args:
+        model: The model. Its weights are read for their fingerprint, unless that was asked for before.
+
+    Returns:
+        JSON-ready data: the name and the architecture, the number of parameters, the fingerprints of weights and tokenizer,
+        the dtype, and the context length in tokens (None where there is no limit).
+    """
     return {
         "name": model.name,
         "architecture": type(model.network).__name__,

@@ -70,7 +70,11 @@ class _Segment(NamedTuple):
 
 
 def text_encoder(tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
-    """Prepare a tokenizer. The caller's object is not changed."""
+    """Prepare a tokenizer for exact encoding.
+
+    Args:
+        tokenizer: Any tokenizer of transformers; the caller's object is not changed.
+    """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return TextEncoder(tokenizer, None, None, drops_space=False)
@@ -94,7 +98,9 @@ def fingerprint(encoder: TextEncoder) -> str:
 def encode_texts(encoder: TextEncoder, texts: Sequence[str]) -> list[Int64[np.ndarray, " tokens"]]:
     """The ids of each text, whole, without special tokens; many at a time, in parallel threads.
 
-    For texts that fit a context: `encode` is for those of any length.
+    Args:
+        encoder: The tokenizer (`text_encoder`).
+        texts: Texts that fit a context: `encode` is for those of any length.
 
     Raises:
         UndecodableText: A text has a lone surrogate, and so no UTF-8 form.
@@ -118,6 +124,10 @@ def special_prefix(encoder: TextEncoder) -> list[int]:
 
 def encode(encoder: TextEncoder, pieces: Iterable[str]) -> Iterator[TokenRun]:
     """Token runs of one document, given as consecutive pieces of text: the ids of the whole text, in constant memory.
+
+    Args:
+        encoder: The tokenizer (`text_encoder`). One that is written in Python holds the whole text in memory.
+        pieces: The parts of the document's text, in order; they may be cut anywhere.
 
     Raises:
         UndecodableText: The text has a lone surrogate, and so no UTF-8 form.

@@ -27,6 +27,14 @@ class Request(NamedTuple):
 def request(context: list[int], target: list[int], media: str = "") -> Request:
     """A request from lists of token ids.
 
+    Args:
+        context: The tokens that stand before the target, such as BOS alone.
+        target: The tokens to score.
+        media: SHA-256 of what else conditions the target, such as an image; "" where nothing does.
+
+    Returns:
+        The request, its ids as int64 arrays [context] and [target].
+
     Raises:
         ValueError: There is no context token, or no target token.
     """

@@ -63,6 +63,14 @@ class WindowRequest(NamedTuple):
 def windows(n_tokens: int, windowing: Windowing) -> Iterator[Window]:
     """The windows of a document of `n_tokens` tokens, in order.
 
+    Args:
+        n_tokens: Length of the document in tokens.
+        windowing: How it is cut.
+
+    Returns:
+        A window at a time. All of their targets together are the document's tokens, each of them once (but for its first one
+        where no BOS stands before it); a document without a token to score has no window.
+
     >>> [w.stop - w.first for w in windows(10, Windowing(context=4, stride=2, bos="document", bos_id=0))]
     [4, 2, 2, 2]
     """
