@@ -19,14 +19,14 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from lmeval.data.image_headers import IDX, NPY, Array, array_of, read_header
+from lmeval.data.image_headers import IDX, NPY, Array, array_of, as_levels, read_header
 from lmeval.data.locate import find_in
 from lmeval.errors import EmptyInput, InputError, InputNotFound, MixedSpaces, first_line
 from lmeval.messages import shown
@@ -223,7 +223,7 @@ def read_images(
     except OSError as error:
         raise InputError(f"cannot read {name}: {error.strerror or first_line(error)}") from error
     array, own_shape = _read(content, name, None if shape is None else tuple(shape), key)
-    values = _as_levels(array, name, levels)
+    values = as_levels(array, name, levels)
     if levels is None:
         levels = 2 if len(values) and int(values.max()) <= 1 else 256
     tags = Tags(levels, "static" if levels == 2 else None)
@@ -314,22 +314,14 @@ def _from_npz(content: bytes, name: str, key: str | None) -> Array:
 
 
 def _from_sheet(content: bytes, name: str, shape: tuple[int, ...] | None) -> Array:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     if shape is None:
         raise InputError(f"{name} is a sheet with one image a row: say the shape of an image, e.g. [28, 28] or [32, 32, 3]")
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as sheet:
             mode, pixels = sheet.mode, np.asarray(sheet)
-    except (
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        zlib.error,
-        struct.error,
-        Image.DecompressionBombError,
-    ) as error:
+    except (OSError, SyntaxError, ValueError, zlib.error, struct.error, Image.DecompressionBombError) as error:
         raise InputError(f"{name} is a damaged .png file: {first_line(error):.150}") from error
     channels = {"1": 1, "L": 1, "RGB": 3}.get(mode)
     if channels is None:
@@ -341,18 +333,3 @@ def _from_sheet(content: bytes, name: str, shape: tuple[int, ...] | None) -> Arr
             "a row is height * width pixels, and RGB images have shape [height, width, 3]"
         )
     return pixels.reshape(len(pixels), *shape)
-
-
-def _as_levels(array: Array, name: str, levels: int | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The same values as bytes; what no byte holds, or is no whole number by type, is refused."""
-    if array.dtype.kind not in "bui":
-        raise InputError(
-            f"{name} holds {array.dtype} values, and images are levels, whole numbers from 0: save them as uint8 "
-            "(a likelihood of rescaled or rounded pixels is another number)"
-        )
-    low, high, limit = int(array.min()), int(array.max()), 256 if levels is None else levels
-    if not 2 <= limit <= 256:
-        raise InputError(f"levels is {limit}: give 2 to 256")
-    if low < 0 or high >= limit:
-        raise InputError(f"{name} holds values from {low} to {high}, and {limit} levels are 0 to {limit - 1}")
-    return np.array(array, dtype=np.uint8)
