@@ -57,7 +57,24 @@ def decompress(
     place: Place | str = "auto",
     progress: Progress = SILENT,
 ) -> bytes:
-    """The data of an archive, or of several one after the other. Arguments and errors are those of `decompress_to`."""
+    """The data of an archive, or of several one after the other.
+
+    Args:
+        archive_bytes: The archive.
+        model: The model that encoded; None finds a bundled one by its fingerprint.
+        settings: How to decompress.
+        place: Where the model computes; a model that is given loaded stays where it is.
+        progress: Is told of the stage "decoding", in bytes of data.
+
+    Returns:
+        The bytes that were compressed.
+
+    Raises:
+        NotAnArchive: The bytes are no archive.
+        CorruptArchive: A checksum does not match, or a length cannot be.
+        ModelMismatch: Another model encoded, or there is no bundled one with the fingerprint.
+        NumericalDrift: The model's numbers here differ from the encoder's by more than the archive tolerates.
+    """
     out = io.BytesIO()
     decompress_to(out, memoryview(archive_bytes), model, settings, place=place, progress=progress)
     return out.getvalue()
@@ -88,7 +105,7 @@ def decompress_to(
     Raises:
         NotAnArchive: The bytes are no archive.
         CorruptArchive: A checksum does not match, or a length cannot be.
-        ModelMismatch: Another model encoded, or none is to be found.
+        ModelMismatch: Another model encoded, or there is no bundled one with the fingerprint.
         NumericalDrift: The model's numbers here differ from the encoder's by more than the archive tolerates.
     """
     began = time.perf_counter()

@@ -44,7 +44,14 @@ class Survey(NamedTuple):
 
 
 def check_codable(model: CausalLM) -> None:
-    """Raises ModelError for a model whose tokens or numbers no archive can hold."""
+    """Refuse a model whose tokens or numbers no archive can hold.
+
+    Args:
+        model: A loaded language model.
+
+    Raises:
+        ModelError: Its tokenizer does not tell the bytes of its tokens, or its dtype is none of LEAST_DRIFT.
+    """
     if model.encoder.core is None or model.encoder.table is None:
         raise ModelError(
             f"the tokenizer of {model.name} is written in Python and does not tell its tokens' bytes: no archive"
