@@ -74,6 +74,7 @@ def decompress(
         CorruptArchive: A checksum does not match, or a length cannot be.
         ModelMismatch: Another model encoded, or there is no bundled one with the fingerprint.
         NumericalDrift: The model's numbers here differ from the encoder's by more than the archive tolerates.
+        ModelError: The model that is given cannot be loaded.
     """
     out = io.BytesIO()
     decompress_to(out, memoryview(archive_bytes), model, settings, place=place, progress=progress)
@@ -107,6 +108,7 @@ def decompress_to(
         CorruptArchive: A checksum does not match, or a length cannot be.
         ModelMismatch: Another model encoded, or there is no bundled one with the fingerprint.
         NumericalDrift: The model's numbers here differ from the encoder's by more than the archive tolerates.
+        ModelError: The model that is given cannot be loaded.
     """
     began = time.perf_counter()
     position = n_bytes = 0
@@ -297,7 +299,7 @@ def _decoded(blocks: Iterable[Block], header: Header, holder: Holder, progress: 
     """Data of the blocks of one archive in order, whatever their kinds.
 
     Blocks of a kind that gathers wait until they fill what is decoded at a time; those of other kinds are decoded at once,
-    or wait behind them, as many as may.
+    or wait for those before them, as many as may.
     """
     decoders: dict[str, Decoder] = {}
     waiting: list[Block] = []

@@ -69,7 +69,7 @@ def survey(
     adapt: str = "none",
 ) -> Survey | None:
     """Measure on windows spread over the input. None where the model cannot code it: no token spells it, or even the
-    model's ideal code is longer than the input. With online models behind it (`adapt`) the latter says nothing, as they
+    model's ideal code is longer than the input. With online models after it (`adapt`) the latter says nothing, as they
     know what it got wrong, unless its passes do not agree either.
 
     Raises InputError, ModelError (no cache), NumericalDrift (passes that do not agree at all).
