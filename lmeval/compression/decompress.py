@@ -57,7 +57,25 @@ def decompress(
     place: Place | str = "auto",
     progress: Progress = SILENT,
 ) -> bytes:
-    """The data of an archive, or of several one after the other. Arguments and errors are those of `decompress_to`."""
+    """The data of an archive, or of several one after the other.
+
+    Args:
+        archive_bytes: The archive.
+        model: The model that encoded; None finds a bundled one by its fingerprint.
+        settings: How to decompress.
+        place: Where the model computes; a model that is given loaded stays where it is.
+        progress: Is told of the stage "decoding", in bytes of data.
+
+    Returns:
+        The bytes that were compressed.
+
+    Raises:
+        NotAnArchive: The bytes are no archive.
+        CorruptArchive: A checksum does not match, or a length cannot be.
+        ModelMismatch: Another model encoded, or there is no bundled one with the fingerprint.
+        NumericalDrift: The model's numbers here differ from the encoder's by more than the archive tolerates.
+        ModelError: The model that is given cannot be loaded.
+    """
     out = io.BytesIO()
     decompress_to(out, memoryview(archive_bytes), model, settings, place=place, progress=progress)
     return out.getvalue()
@@ -88,8 +106,9 @@ def decompress_to(
     Raises:
         NotAnArchive: The bytes are no archive.
         CorruptArchive: A checksum does not match, or a length cannot be.
-        ModelMismatch: Another model encoded, or none is to be found.
+        ModelMismatch: Another model encoded, or there is no bundled one with the fingerprint.
         NumericalDrift: The model's numbers here differ from the encoder's by more than the archive tolerates.
+        ModelError: The model that is given cannot be loaded.
     """
     began = time.perf_counter()
     position = n_bytes = 0
@@ -280,7 +299,7 @@ def _decoded(blocks: Iterable[Block], header: Header, holder: Holder, progress: 
     """Data of the blocks of one archive in order, whatever their kinds.
 
     Blocks of a kind that gathers wait until they fill what is decoded at a time; those of other kinds are decoded at once,
-    or wait behind them, as many as may.
+    or wait for those before them, as many as may.
     """
     decoders: dict[str, Decoder] = {}
     waiting: list[Block] = []

@@ -266,8 +266,8 @@ def table_corpus(paths: Iterable[str | Path], text: Callable[[Mapping[str, Any]]
     suffixes = {Path(file).suffix.lower() for file in files}
     builders = {DATA_SUFFIXES.get(suffix, "") for suffix in suffixes}
     if len(builders) != 1 or "" in builders:
-        known, found = ", ".join(sorted(DATA_SUFFIXES)), ", ".join(sorted(suffixes)) or "no suffix"
-        raise InputNotFound(f"cannot read a column from files of kind {found}: name files of one kind among {known}")
+        known, given = ", ".join(sorted(DATA_SUFFIXES)), ", ".join(sorted(suffixes)) or "no suffix"
+        raise InputNotFound(f"cannot read a column from files of kind {given}: name files of one kind among {known}")
     separator = {"sep": "\t"} if suffixes == {".tsv"} else {}
     corpus = dataset_corpus(DataSource(builders.pop(), split="train", data_files=tuple(files), kwargs=separator), text)
     return replace(corpus, n_bytes_hint=sum(Path(file).stat().st_size for file in files))

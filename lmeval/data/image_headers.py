@@ -83,6 +83,33 @@ def array_of(data: bytes | memoryview, header: ArrayHeader) -> Array:
     return numbers.reshape(header.shape, order="F" if header.is_fortran else "C")
 
 
+def as_levels(array: Array, name: str, levels: int | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The levels of images, of any integer type, as bytes.
+
+    Args:
+        array: Levels; those of type bool are 0 and 1.
+        name: What messages call the file.
+        levels: How many values a pixel can take, 2 to 256; None for 256.
+
+    Returns:
+        The same values as uint8, in the array's shape.
+
+    Raises:
+        InputError: The numbers are not integers by type, or one is no level.
+    """
+    if array.dtype.kind not in "bui":
+        raise InputError(
+            f"{name} holds {array.dtype} values, and images are levels, whole numbers from 0: save them as uint8 "
+            "(a likelihood of rescaled or rounded pixels is another number)"
+        )
+    low, high, limit = int(array.min()), int(array.max()), 256 if levels is None else levels
+    if not 2 <= limit <= 256:
+        raise InputError(f"levels is {limit}: give 2 to 256")
+    if low < 0 or high >= limit:
+        raise InputError(f"{name} holds values from {low} to {high}, and {limit} levels are 0 to {limit - 1}")
+    return np.array(array, dtype=np.uint8)
+
+
 def _npy_header(data: bytes | memoryview, name: str) -> ArrayHeader:
     stream = io.BytesIO(bytes(data[:_MAX_HEADER_BYTES]))
     try:

@@ -19,14 +19,14 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from lmeval.data.image_headers import IDX, NPY, Array, array_of, read_header
+from lmeval.data.image_headers import IDX, NPY, Array, array_of, as_levels, read_header
 from lmeval.data.locate import find_in
 from lmeval.errors import EmptyInput, InputError, InputNotFound, MixedSpaces, first_line
 from lmeval.messages import shown
@@ -116,7 +116,22 @@ class ImageSet:
 def image_set(
     x: UInt8[Tensor, "n dims"], shape: Sequence[int], tags: Tags, name: str, n_source: int | None = None
 ) -> ImageSet:
-    """A set of images from levels that lie in memory. Raises EmptyInput and InputError."""
+    """A set of images from levels that lie in memory.
+
+    Args:
+        x: Levels, whole numbers from 0 to tags.levels - 1, as uint8 [n, dims].
+        shape: Of one image, such as (28, 28) or (32, 32, 3); its product is dims.
+        tags: The space that the levels lie in.
+        name: What messages and tables call the set.
+        n_source: How many images the source has; None for those of x.
+
+    Returns:
+        The set, with the SHA-256 of the levels.
+
+    Raises:
+        EmptyInput: x holds no images.
+        InputError: x is no uint8 tensor of two dimensions, does not fit the shape, or holds a value that is no level.
+    """
     if x.ndim != 2 or x.dtype != torch.uint8:
         raise InputError(f"{name}: images must be a uint8 tensor [n, dims], not {x.dtype} {list(x.shape)}")
     if x.numel() == 0:
@@ -133,7 +148,18 @@ def image_set(
 
 
 def limited(images: ImageSet, limit: int | None) -> ImageSet:
-    """The first `limit` images; all for None. Raises InputError for a limit below 1."""
+    """The first images of a set, which keeps the number of its source.
+
+    Args:
+        images: The set.
+        limit: How many to keep, at least 1; None, or more than there are, keeps all.
+
+    Returns:
+        A set of min(limit, n) images.
+
+    Raises:
+        InputError: The limit is below 1.
+    """
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}: at least one image is needed")
     if limit is None or limit >= len(images):
@@ -145,8 +171,17 @@ def binarise(images: ImageSet, seed: int = 0) -> ImageSet:
     """Sample a binary image from every grey one, once: x = 1 with probability level / (levels - 1), independently.
 
     The draws are torch.rand(n, dims, generator=torch.Generator().manual_seed(seed)) in float32 for the whole set, compared
-    with float32 levels divided by levels - 1: equal seeds give equal images wherever torch does. Raises InputError for
-    images that are binary, and for a part of a set, whose draws would not be those of the whole.
+    with float32 levels divided by levels - 1: equal seeds give equal images wherever torch does.
+
+    Args:
+        images: All grey images of their source.
+        seed: Of the draws.
+
+    Returns:
+        A set of the same shape with 2 levels, tagged "sampled" with the seed.
+
+    Raises:
+        InputError: The images are binary, or a part of their source, whose draws would not be those of the whole.
     """
     _refuse_binary(images, "binarise")
     if len(images) != images.n_source:
@@ -162,7 +197,15 @@ def binarise(images: ImageSet, seed: int = 0) -> ImageSet:
 def threshold(images: ImageSet, at: int | None = None) -> ImageSet:
     """Binary images: x = 1 where the level is at least `at`; by default where level / (levels - 1) exceeds one half.
 
-    Raises InputError for images that are binary, and where `at` would leave nothing at 0 or nothing at 1.
+    Args:
+        images: Grey images.
+        at: The least level that becomes 1, from 1 to levels - 1.
+
+    Returns:
+        A set of the same shape with 2 levels, tagged "threshold" with the level.
+
+    Raises:
+        InputError: The images are binary, or `at` would make every level a 0 or every level a 1.
     """
     _refuse_binary(images, "threshold")
     at = (images.levels - 1) // 2 + 1 if at is None else at
@@ -180,7 +223,18 @@ def _refuse_binary(images: ImageSet, verb: str) -> None:
 
 
 def require_same_space(members: Sequence[tuple[str, Tags]]) -> Tags:
-    """The tags that all (name, tags) share. Raises MixedSpaces that names the first two that differ, and in what."""
+    """The tags that all members share.
+
+    Args:
+        members: Pairs of a name, for the message, and the tags of its data.
+
+    Returns:
+        The tags.
+
+    Raises:
+        EmptyInput: There are no members.
+        MixedSpaces: Two differ; it names the first that differs from the one at the front, and in what.
+    """
     if not members:
         raise EmptyInput("no models to compare: give at least one")
     first, tags = members[0]
@@ -202,13 +256,24 @@ def read_images(
     key: str | None = None,
     levels: int | None = None,
 ) -> ImageSet:
-    """Read a set of images: a file, looked for from the working folder and then in `data_dir`, or "digits".
+    """Read a set of images.
 
-    `shape` is that of one image, [height, width] or [height, width, channels]: PNG sheets need it, and other files where it
-    is not their own. `split` ("train" or "test") is for "digits" alone; `key` names one of several arrays of an .npz file.
-    `levels` is the number of values of a pixel: by default 256, or 2 for a file of zeros and ones (tagged "static").
+    Args:
+        source: A file, looked for from the working folder and then in `data_dir`; or "digits".
+        shape: Of one image, [height, width] or [height, width, channels]. Needed for PNG sheets, and where it is not the
+            file's own.
+        data_dir: Where else the file may lie.
+        split: "train" or "test", for "digits" alone.
+        key: Which array of an .npz file; needed where it holds several.
+        levels: How many values a pixel can take, 2 to 256. None: 2 for a file of zeros and ones, else 256.
 
-    Raises InputNotFound, EmptyInput and InputError in one line for what cannot be read.
+    Returns:
+        The set [n, dims]; one of 2 levels is tagged "static".
+
+    Raises:
+        InputNotFound: There is no such file.
+        EmptyInput: The file holds no images.
+        InputError: The file cannot be read, is damaged or of another kind, or does not fit shape, split, key or levels.
     """
     if str(source) == DIGITS:
         return _digits(split)
@@ -223,7 +288,7 @@ def read_images(
     except OSError as error:
         raise InputError(f"cannot read {name}: {error.strerror or first_line(error)}") from error
     array, own_shape = _read(content, name, None if shape is None else tuple(shape), key)
-    values = _as_levels(array, name, levels)
+    values = as_levels(array, name, levels)
     if levels is None:
         levels = 2 if len(values) and int(values.max()) <= 1 else 256
     tags = Tags(levels, "static" if levels == 2 else None)
@@ -314,22 +379,14 @@ def _from_npz(content: bytes, name: str, key: str | None) -> Array:
 
 
 def _from_sheet(content: bytes, name: str, shape: tuple[int, ...] | None) -> Array:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     if shape is None:
         raise InputError(f"{name} is a sheet with one image a row: say the shape of an image, e.g. [28, 28] or [32, 32, 3]")
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as sheet:
             mode, pixels = sheet.mode, np.asarray(sheet)
-    except (
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        zlib.error,
-        struct.error,
-        Image.DecompressionBombError,
-    ) as error:
+    except (OSError, SyntaxError, ValueError, zlib.error, struct.error, Image.DecompressionBombError) as error:
         raise InputError(f"{name} is a damaged .png file: {first_line(error):.150}") from error
     channels = {"1": 1, "L": 1, "RGB": 3}.get(mode)
     if channels is None:
@@ -341,18 +398,3 @@ def _from_sheet(content: bytes, name: str, shape: tuple[int, ...] | None) -> Arr
             "a row is height * width pixels, and RGB images have shape [height, width, 3]"
         )
     return pixels.reshape(len(pixels), *shape)
-
-
-def _as_levels(array: Array, name: str, levels: int | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The same values as bytes; what no byte holds, or is no whole number by type, is refused."""
-    if array.dtype.kind not in "bui":
-        raise InputError(
-            f"{name} holds {array.dtype} values, and images are levels, whole numbers from 0: save them as uint8 "
-            "(a likelihood of rescaled or rounded pixels is another number)"
-        )
-    low, high, limit = int(array.min()), int(array.max()), 256 if levels is None else levels
-    if not 2 <= limit <= 256:
-        raise InputError(f"levels is {limit}: give 2 to 256")
-    if low < 0 or high >= limit:
-        raise InputError(f"{name} holds values from {low} to {high}, and {limit} levels are 0 to {limit - 1}")
-    return np.array(array, dtype=np.uint8)

@@ -71,8 +71,15 @@ class LoadedDensity(NamedTuple):
 
 
 def is_density(name: str) -> bool:
-    """Whether a name stands for a density: a bundled one, a folder with density.yaml, or a .yaml file with the key `density`
-    at its top. Reads at most that file, no weights."""
+    """Whether a name stands for a density, told by the density file alone: no weights are read.
+
+    Args:
+        name: What a caller gave as a model.
+
+    Returns:
+        True for the name of a bundled density, a folder with density.yaml, and a .yaml file with the key `density` at its
+        top; False for all else, such as a file that cannot be read.
+    """
     path = _density_path(name)
     return path is not None and (path.name == FILE_NAME or has_key(path, "density"))
 

@@ -38,7 +38,17 @@ _REACH = {1: 9.0, 2: 7.0}  # of the variable that sinh maps to the real line: +-
 
 
 def log_mean_exp(log_values: Float[Tensor, "draws n"]) -> Float64[Tensor, " n"]:
-    """log of the mean of exp over the first dimension, in float64."""
+    """log (1/K) sum over k of exp(log_values[k]), over K draws, without overflow and in float64.
+
+    Args:
+        log_values: Logarithms (nats) [draws, n].
+
+    Returns:
+        Logarithms of the means (nats) [n].
+
+    Raises:
+        ValueError: There are no draws.
+    """
     return torch.logsumexp(log_values.double(), dim=0) - math.log(len(log_values))
 
 
@@ -273,8 +283,21 @@ class Logit:
 
 
 def in_logit_space(tags: Tags, alpha: float, convention: Convention = "margin") -> Tags:
-    """The tags of numbers that are densities of logits, without the volume of that map: MAF's tables have such. They compare
-    with none of other tags. (`Logit` takes the volume in, and then the tags stay as they are.)"""
+    """The tags of numbers that are densities of logits, without the volume of that map, such as those in MAF's tables.
+
+    They compare with none of other tags. A density in `Logit` includes the volume, and its tags stay as they are.
+
+    Args:
+        tags: Of the data before the map.
+        alpha: The margin, as `margin_of` has it.
+        convention: Which margin alpha is.
+
+    Returns:
+        The tags, with the map and its margin as `transform`.
+
+    Raises:
+        InputError: Nothing is left between the margins.
+    """
     return replace(tags, transform=f"logit, margin {margin_of(alpha, convention):g}")
 
 

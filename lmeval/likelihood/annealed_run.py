@@ -64,7 +64,7 @@ def prepare_run(density: CheckedLatent, batch: Batch, settings: FixedSettings) -
 
     start "pilot" walks twice: once from the encoder or the prior, to fit a normal distribution to the posterior, and again
     from that. It shortens the path of a published VAE from 11.8 to 2.6 in thermodynamic length, and the gap of a run with
-    so many temperatures falls with the square of it.
+    a given number of temperatures falls with the square of it.
 
     Raises:
         DensityError: The model cannot be annealed, or has no encoder to start from.

@@ -35,7 +35,7 @@ def _cost(bound: SettledBound, n: int, data: str = "data") -> str:
     if not bound.method.annealed:
         return f"{n:,} {data} x {k:,} draws = {total:,} decoder evaluations"
     each = f"{n:,} {data} x {k:,} particles x (1 + {steps - 1:,} temperatures x {leapfrogs} leapfrogs)"
-    return f"{each} = {total:,} decoder evaluations, behind a pilot"
+    return f"{each} = {total:,} decoder evaluations, after a pilot"
 
 
 def _foreseen(bound: SettledBound) -> str:

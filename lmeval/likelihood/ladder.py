@@ -122,6 +122,6 @@ def _mixed(values: Tensor, rows: Tensor, share: Tensor) -> Tensor:
 
 
 def beta_at_length(tuning: Tuning, share: float) -> Tensor:
-    """Temperatures [batch] at which this share of the path's thermodynamic length is behind."""
+    """Temperatures [batch] up to which the path has covered this share of its thermodynamic length."""
     rows, between = _between(tuning.length, share * tuning.total_length)
     return _mixed(tuning.beta, rows, between)

@@ -1,4 +1,4 @@
-"""Models behind one small interface: ids in, float32-or-better log-probabilities of chosen tokens out.
+"""Models with one small interface: ids in, float32-or-better log-probabilities of chosen tokens out.
 
 `causal` loads them, `tokens` turns text into ids and back to bytes, `logprobs` asks the network, `fingerprints` names the
 weights, `toys` are exact models with closed-form answers. Text becomes ids in five ways, all of which give the same ids:

@@ -1,4 +1,4 @@
-"""Exact models: causal LMs whose probabilities are known in closed form, behind the same interface as every other.
+"""Exact models: causal LMs whose probabilities are known in closed form, with the same interface as every other.
 
 They are transformers networks (`PreTrainedModel`), so scoring them runs the very code that scores a real model, and what
 comes out can be compared with a formula.

@@ -134,6 +134,13 @@ class _Run(NamedTuple):
 def resolve(model: CausalLM, settings: PerplexitySettings) -> Windowing:
     """Fill in what `settings` leaves open and check it against the model.
 
+    Args:
+        model: The model, which gives the longest context and the BOS token (or EOS, where it has no BOS).
+        settings: How text is scored; None and "auto" are what is filled in.
+
+    Returns:
+        Context and stride in tokens, the BOS policy, and BOS's id (-1 where the model has none).
+
     Raises:
         ContextTooLong: The context is more than the model takes.
         InputError: A number is not positive, the stride exceeds the context, or the BOS policy does not suit the model.

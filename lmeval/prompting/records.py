@@ -105,6 +105,12 @@ def as_item(record: Record, of: Mapping[str, str], values: Mapping[str, float], 
 def records_of_items(items: Iterable[ItemRecord]) -> tuple[Record, ...]:
     """The records that `as_item` made items of.
 
+    Args:
+        items: Items of a report of `run` or of its records file, with their details.
+
+    Returns:
+        One record an item, in the order of the items.
+
     Raises:
         InputError: An item lacks what `run` keeps of it.
     """

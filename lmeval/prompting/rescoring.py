@@ -27,7 +27,20 @@ def rescore(records: RecordSet) -> Report:
 
 
 def read_old_records(header: Mapping[str, Any], rows: list[dict[str, Any]]) -> RecordSet:
-    """The set in a file of schema 1, for `results.records.read_records`. Raises KeyError and its kin where it is none."""
+    """One set of records of schema 1 as one of today, for `results.records.read_records`, which checked its SHA-256.
+
+    Args:
+        header: The set's first line.
+        rows: Its other lines, one an item and seed.
+
+    Returns:
+        The items with their scores, computed again, and what describes them.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: The header or a row lacks what schema 1 says.
+        InputError: The items do not fit together, such as a seed that lacks one.
+        NonFiniteScore: A log-probability is NaN or infinite.
+    """
     old = header["provenance"]
     inputs = {name: old[name] for name in ("task", "task_version", "task_sha256", "data", "data_sha256") if name in old}
     rest = {name: value for name, value in old.items() if name not in {*inputs, "model", "date"}}

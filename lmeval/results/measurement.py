@@ -13,7 +13,7 @@ class Measurement(NamedTuple):
 
     `side` says what the value is for the quantity it is named after: exact, a lower or upper bound, or an estimate.
     `stderr` and `ci95` (95% interval) are in `unit`, and None where nothing can be said; `n` counts the independent units
-    (documents, pieces of text, items) behind them. `of` says what was measured, by keys such as model, corpus, task, rule,
+    (documents, pieces of text, items) they rest on. `of` says what was measured, by keys such as model, corpus, task, rule,
     bound and compressor, so that names stay those of the quantity alone.
     """
 

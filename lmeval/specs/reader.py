@@ -62,13 +62,13 @@ class Node(NamedTuple):
 
     def inner(self, key: str) -> "Node":
         """The mapping under a key; an empty one where none is given."""
-        found = self.values.get(key)
-        return self._replace(values=found if isinstance(found, dict) else {}, at=_joined(self.at, key))
+        value = self.values.get(key)
+        return self._replace(values=value if isinstance(value, dict) else {}, at=_joined(self.at, key))
 
     def entries(self, key: str) -> list["Node"]:
         """The mappings in the list under a key. What else the list holds is left out."""
-        found, place = self.values.get(key), _joined(self.at, key)
-        listed = found if isinstance(found, list) else []
+        value, place = self.values.get(key), _joined(self.at, key)
+        listed = value if isinstance(value, list) else []
         return [self._replace(values=v, at=f"{place}[{i}]") for i, v in enumerate(listed) if isinstance(v, dict)]
 
 

@@ -23,11 +23,11 @@ def _regex_replace(text: str, pattern: str, repl: str, count: int = 0) -> str:
     return re.sub(pattern, repl, text, count=count)
 
 
-def _shown(found: Any) -> Any:
+def _shown(result: Any) -> Any:
     """What an expression may leave in a text: a missing value (null, an empty cell) would be written as the word "None"."""
-    if found is None:
+    if result is None:
         raise jinja2.UndefinedError("an expression gives None, a missing value (write {{ field or '' }} where it may be)")
-    return found
+    return result
 
 
 _ENVIRONMENT = jinja2.sandbox.ImmutableSandboxedEnvironment(
@@ -87,9 +87,9 @@ def text_of_row(source: str, where: str) -> Callable[[Row], str]:
     check_template(source, where)
 
     def read(row: Row) -> str:
-        found = value(source, row, where)
-        if not isinstance(found, str):
-            raise InputNotFound(f"{where}: {source!r} holds {type(found).__name__}, not text: name a text column")
-        return found
+        text = value(source, row, where)
+        if not isinstance(text, str):
+            raise InputNotFound(f"{where}: {source!r} holds {type(text).__name__}, not text: name a text column")
+        return text
 
     return read

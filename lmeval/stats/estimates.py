@@ -32,7 +32,7 @@ def student_quantile(degrees_of_freedom: int) -> float:
 class Estimate(NamedTuple):
     """A mean over items, or a ratio of sums over them, with its uncertainty, in its unit.
 
-    `n` counts items, `n_clusters` the independent units behind `stderr` (clusters, or items where there are none).
+    `n` counts items, `n_clusters` the independent units that `stderr` rests on (clusters, or items where there are none).
     `stderr` and `ci95` are None where there are fewer than two such units: one says nothing about spread.
     """
 

@@ -200,11 +200,11 @@ def test_costs_are_said_before_they_are_spent(folder: Path):
         "latent: ELBO: 12 data x 1 draws = 12 decoder evaluations",
         "latent: IWAE-50: 12 data x 50 draws = 600 decoder evaluations",
         "latent: SMC 8 x 10: 12 data x 8 particles x (1 + 9 temperatures x 5 leapfrogs) = 4,416 decoder evaluations, "
-        "behind a pilot",
+        "after a pilot",
         "latent: AIS 16 x 3: 12 data x 16 particles x (1 + 2 temperatures x 7 leapfrogs) = 2,880 decoder evaluations, "
-        "behind a pilot",
+        "after a pilot",
         "latent: sandwich: 9 simulated data x 16 particles x (1 + 2 temperatures x 7 leapfrogs) = 2,160 decoder "
-        "evaluations, behind a pilot, and as many again for the upper bound",
+        "evaluations, after a pilot, and as many again for the upper bound",
         "made: log p of 12 data",
         "implicit: kernel density estimate of 12 data from 99 samples, bandwidth by its own samples",
         "i: kernel density estimate of 12 data from 10,000 samples, bandwidth by 7 held-out data",
@@ -238,7 +238,7 @@ def test_a_gap_becomes_temperatures_that_all_processes_share(folder: Path, monke
         "seconds": 56.0,
         "n_data": 12,
     }
-    assert cost_lines(planned)[1].endswith("behind a pilot, planned for a gap of 0.2 nats, about 56 s")
+    assert cost_lines(planned)[1].endswith("after a pilot, planned for a gap of 0.2 nats, about 56 s")
     assert smc.label == "SMC 16 x 40, gap 0.2"
     prepared(folder, {"model": "latent", "bounds": [{"ais": {"gap": 0.2}}]})
     assert seen[-1][0].resample_below == 0.0

@@ -158,13 +158,20 @@ Variant H, of .7z, gave archives 0.3 to 0.5% larger."""
 
 
 def compressed_sizes(chunks: Iterable[bytes], names: Iterable[str] | None = None) -> list[CompressedSize]:
-    """Sizes of the concatenated chunks under the baselines of these names (default: all), as one stream, in constant memory.
+    """Sizes of data under general-purpose compressors, each at its strongest setting, in constant memory.
 
     >>> [size.n_bytes_out < 100 for size in compressed_sizes([b"a" * 1000], STANDARD_LIBRARY)]
     [True, True, True]
 
+    Args:
+        chunks: The data in pieces; they are compressed as one stream.
+        names: Which BASELINES to try; None for all.
+
+    Returns:
+        Bytes in and out, one entry a name, in the order of the names.
+
     Raises:
-        InputError: A name that is not in BASELINES.
+        InputError: A name is not in BASELINES.
     """
     compressors = {name: _named(name).compressor() for name in (BASELINES if names is None else names)}
     n_in, n_out = 0, dict.fromkeys(compressors, 0)

@@ -93,7 +93,7 @@ def read_header(data: memoryview, start: int = 0) -> tuple[Header, int]:
     """The header at `start`, and where its blocks begin. Raises NotAnArchive, CorruptArchive."""
     head = bytes(data[start : start + _PROLOGUE.size])
     if head[: len(MAGIC)] != MAGIC:
-        what = "is not an lmeval archive" if start == 0 else f"holds no archive at byte {start:,}, behind a whole one"
+        what = "is not an lmeval archive" if start == 0 else f"holds no archive at byte {start:,}, after a whole one"
         raise NotAnArchive(f"the input {what}: it does not begin with the signature")
     if len(head) < _PROLOGUE.size:
         raise CorruptArchive("the archive ends inside its header: it was cut off")

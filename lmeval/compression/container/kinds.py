@@ -47,7 +47,7 @@ class Decoder(NamedTuple):
 
     `decode` gives each block's data, checked against its digest, or Lost, and counts bytes of data as it goes. Where blocks
     are decoded faster together, `gathers` is true, and `share` says which part a block takes of what is decoded at a time;
-    where they are not, which part it takes of what may wait behind others.
+    where they are not, which part it takes of what may wait for blocks before it.
     """
 
     decode: Callable[[Sequence[Block], Progress], Iterable[bytes | Lost]]
@@ -111,7 +111,7 @@ def one_by_one(decode: Callable[[Block, Callable[[int], None]], bytes], waiting_
     Args:
         decode: Gives a block's data, or raises an ArchiveError; it calls its second argument with numbers of bytes that it
             has decoded.
-        waiting_bytes: How many bytes of payload may wait behind blocks that are gathered.
+        waiting_bytes: How many bytes of payload may wait for earlier blocks that are gathered.
     """
 
     def decoded(blocks: Sequence[Block], progress: Progress) -> Iterable[bytes | Lost]:

@@ -11,7 +11,7 @@ from lmeval.compression.container.kinds import REGISTRY, Decoder, Holder, Kind, 
 from lmeval.errors import CorruptArchive
 
 STORED, BZIP2, XZ = "stored", "bzip2", "xz"
-WAITING_BYTES = 1 << 19  # of payload that may wait behind blocks of a model; from there on those are decoded without delay
+WAITING_BYTES = 1 << 19  # of payload that may wait for blocks of a model; from there on those are decoded without delay
 XZ_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 24}]
 
 

@@ -42,15 +42,15 @@ BLOCK_IMAGES = 4096  # the initial bits and the frame of a block are then a tent
 PARTICLES = 16
 PARTICLE_NUMBERS = 1 << 17  # that a network gives or a coder codes for all particles of an image, unless asked for
 PLAIN_BLOCK_BYTES = 1 << 20
-IN_VAIN = 1.25  # times the model's size: what quick plain codecs need where slow ones cannot win
+HOPELESS_FOR_PLAIN = 1.25  # where quick plain codecs take this many times the model's bytes, slow ones do not win either
 
 
 class ImageSettings(NamedTuple):
     """How to compress images.
 
     Attributes:
-        particles: Latents drawn for each image, a power of two. The price comes near to the importance-weighted bound with
-            so many, and time grows with them. None: 16, or fewer for wide networks.
+        particles: Latents drawn for each image, a power of two. The price comes near to the importance-weighted bound
+            with this number of draws, and time grows with it. None: 16, or fewer for wide networks.
         verify: Whether to decode every block before it is written.
         data_dir: Where else the weights of a density file are looked for.
     """
@@ -249,8 +249,8 @@ def _shortest_block(job: _Job, first: int, images: Images, coded: Coded | None) 
     if coded is None or bytes_of(images, job.layout.dtype) != piece:
         return plain_block(piece, offset), None
     n_bytes = 4 * len(coded.words)
-    # The plain codecs' best effort takes longer than all the rest: not where it would be in vain.
-    if n_bytes * IN_VAIN >= roughly_plain_size(piece):
+    # The plain codecs' best effort takes longer than all the rest: not where it cannot win.
+    if n_bytes * HOPELESS_FOR_PLAIN >= roughly_plain_size(piece):
         plain = plain_block(piece, offset)
         if len(plain.payload) <= n_bytes:
             return plain, None

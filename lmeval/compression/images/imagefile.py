@@ -1,6 +1,6 @@
 """Files that hold a set of images as plain numbers: where they lie, and their levels in and out of bytes.
 
-NumPy's .npy in C order, and MNIST's idx of unsigned bytes. The bytes in front of the numbers and behind them are not looked
+NumPy's .npy in C order, and MNIST's idx of unsigned bytes. The bytes before the numbers and after them are not looked
 at any further: a coder of images takes them as they are, so a file comes back byte for byte.
 """
 

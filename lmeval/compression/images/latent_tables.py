@@ -20,7 +20,7 @@ from lmeval.compression.coding.integer_tables import FRACTION_BITS, exp_minus, p
 PART_BITS = 24
 """The coder's probabilities are integers in units of 2^-PART_BITS."""
 DRAW_BITS = 14
-"""A posterior is drawn by a uniform number of so many bits, and its parts are in units of 2^-DRAW_BITS."""
+"""A posterior is drawn by a uniform number of DRAW_BITS bits, and its parts are in units of 2^-DRAW_BITS."""
 PHASES = 8
 """A posterior mean is a multiple of 1/PHASES of a step."""
 RUNGS = 16
@@ -91,7 +91,7 @@ class PosteriorTables:
     def __init__(self) -> None:
         self._rows = np.full(0, -1, dtype=np.int64)  # of a table's number
         self._symbols = np.zeros((0, 1 << DRAW_BITS), dtype=np.int16)
-        self._bounds = np.zeros(0, dtype=np.int64)  # of all tables, one behind the other
+        self._bounds = np.zeros(0, dtype=np.int64)  # of all tables, one after the other
         self._starts = np.zeros(0, dtype=np.int64)
         self._firsts = np.zeros(0, dtype=np.int64)
         self._counts = np.zeros(0, dtype=np.int64)

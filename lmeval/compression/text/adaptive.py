@@ -17,7 +17,7 @@ from jaxtyping import Int, Int32, Int64
 from lmeval.compression.text.online.recipes import recipe_for
 from lmeval.compression.text.online.state import State, decide_step, learn_step, open_state, run_steps
 
-FIXED_BYTES = 40 << 20  # maps behind the mixer, mostly
+FIXED_BYTES = 40 << 20  # mostly maps that refine what the mixer gives
 LANE_BYTES = 4096
 _STEPS_AT_ONCE = 64  # between two calls of `progress`
 

@@ -19,7 +19,7 @@ from lmeval.scoring.batching import batching_at, plan_batches
 
 MODEL, ADAPTED = "model", "adapted"
 BY_MODEL = (MODEL, ADAPTED)
-"""Kinds of blocks that hold tokens of a language model: coded by it alone, and by online models behind it."""
+"""Kinds of blocks that hold tokens of a language model: coded by it alone, and by it and online models after it."""
 EXTRA_SPACE = 1  # flag: the space that the tokens spell first is not data
 
 

@@ -24,7 +24,7 @@ class ModelSettings(NamedTuple):
 
     `epsilon` (nats): how far any log-probability of the decoder may be off, beyond the `drift` (nats, of log-odds) that the
     encoder measured between its parallel and its stepwise pass; the grid's margin is 2 epsilon + drift. `canary`: a few ids
-    of the text with their log-probabilities in the encoder's pass, read behind the start token. `adapt`: the level of the
+    of the text with their log-probabilities in the encoder's pass, read after the start token. `adapt`: the level of the
     online models (recipes.LEVELS) that blocks of this model are coded with; it stands in the header beside the model.
     """
 

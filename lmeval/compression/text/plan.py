@@ -27,7 +27,7 @@ ADAPTED_FULL_LANES = 256  # of a block that is as large as it may be
 class CompressSettings(NamedTuple):
     """How to compress. None means chosen: `lanes` from the input's size, `tolerance` (nats) from a measurement, `context`
     (input tokens of a window) and `overlap` from the model. `verify` decodes every block before it is written. `adapt` is
-    the level of the online models behind the language model: "full", "light" (faster) or "none"."""
+    the level of the online models that follow the language model: "full", "light" (faster) or "none"."""
 
     lanes: int | None = None
     tolerance: float | None = None
@@ -114,7 +114,7 @@ class Cut(NamedTuple):
 
 
 def cuts(data: memoryview, block_bytes: int) -> Iterator[Cut]:
-    """Blocks of about `block_bytes`, cut behind a line or before a space where one is near, else between characters."""
+    """Blocks of about `block_bytes`, cut after a line or before a space where one is near, else between characters."""
     first = 0
     for goal in (*range(block_bytes, len(data), max(1, block_bytes)), len(data)):
         stop = _good_cut(data, first, goal)

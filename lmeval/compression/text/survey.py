@@ -44,7 +44,14 @@ class Survey(NamedTuple):
 
 
 def check_codable(model: CausalLM) -> None:
-    """Raises ModelError for a model whose tokens or numbers no archive can hold."""
+    """Refuse a model whose tokens or numbers no archive can hold.
+
+    Args:
+        model: A loaded language model.
+
+    Raises:
+        ModelError: Its tokenizer does not tell the bytes of its tokens, or its dtype is none of LEAST_DRIFT.
+    """
     if model.encoder.core is None or model.encoder.table is None:
         raise ModelError(
             f"the tokenizer of {model.name} is written in Python and does not tell its tokens' bytes: no archive"
@@ -62,7 +69,7 @@ def survey(
     adapt: str = "none",
 ) -> Survey | None:
     """Measure on windows spread over the input. None where the model cannot code it: no token spells it, or even the
-    model's ideal code is longer than the input. With online models behind it (`adapt`) the latter says nothing, as they
+    model's ideal code is longer than the input. With online models after it (`adapt`) the latter says nothing, as they
     know what it got wrong, unless its passes do not agree either.
 
     Raises InputError, ModelError (no cache), NumericalDrift (passes that do not agree at all).

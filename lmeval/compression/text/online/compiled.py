@@ -141,5 +141,5 @@ def _kept_in(folder: Path | None) -> Iterator[None]:
 @compiled
 def fold(hashed: np.uint64, value: Int) -> np.uint64:
     """A hash with one more number in it: h = (hashed + value) 0x9E3779B97F4A7C15 mod 2^64, then h xor (h >> 29)."""
-    found = (hashed + np.uint64(value)) * _MULTIPLIER
-    return found ^ (found >> _HALF)
+    multiplied = (hashed + np.uint64(value)) * _MULTIPLIER
+    return multiplied ^ (multiplied >> _HALF)

@@ -93,22 +93,22 @@ def byte_contexts(
     step: int,
     n_lanes: int,
     lane: int,
-    found: UInt64[np.ndarray, " contexts"],
+    hashes: UInt64[np.ndarray, " contexts"],
 ) -> None:
     """All contexts of the byte at `step`, before they are told apart by their number (FORMAT.md lists them)."""
-    _characters(text.partial[lane], ids, step, n_lanes, lane, found)
+    _characters(text.partial[lane], ids, step, n_lanes, lane, hashes)
     last = symbol(ids, step - 1, n_lanes, lane)
     between = np.int64(0) if text.letters[lane] else last
-    found[9] = fold(text.word[lane], between * 4 + text.partial[lane])
-    found[10] = fold(fold(text.word[lane], between), np.int64(text.word_before[lane] >> np.uint64(8)))
+    hashes[9] = fold(text.word[lane], between * 4 + text.partial[lane])
+    hashes[10] = fold(fold(text.word[lane], between), np.int64(text.word_before[lane] >> np.uint64(8)))
     column = step - text.line[lane]
     above = np.int64(0)
     if text.line_before[lane] >= 0 and text.line_before[lane] + column < text.line[lane]:
         above = symbol(ids, text.line_before[lane] + column, n_lanes, lane)
     column = min(column, COLUMNS)
-    found[11] = fold(np.uint64(above), column)
-    found[12] = fold(fold(text.word[lane], text.indent[lane]), last)
-    found[13] = fold(np.uint64(last), text.followers[lane, last - 1] if last else np.int64(0))
+    hashes[11] = fold(np.uint64(above), column)
+    hashes[12] = fold(fold(text.word[lane], text.indent[lane]), last)
+    hashes[13] = fold(np.uint64(last), text.followers[lane, last - 1] if last else np.int64(0))
 
 
 @compiled
@@ -118,15 +118,15 @@ def _characters(
     step: int,
     n_lanes: int,
     lane: int,
-    found: UInt64[np.ndarray, " contexts"],
+    hashes: UInt64[np.ndarray, " contexts"],
 ) -> None:
-    """Contexts 0 to 6, the bytes of an unfinished character and so many whole characters before it; 7, ten characters; and
+    """Contexts n = 0 to 6, the bytes of an unfinished character and n whole characters before it; 7, ten characters; and
     8, the unfinished character and the last but one before it."""
     hashed, back = np.uint64(partial), 1
     while back <= partial:
         hashed = fold(hashed, symbol(ids, step - back, n_lanes, lane))
         back += 1
-    found[0] = begun = hashed
+    hashes[0] = begun = hashed
     for order in range(1, CHARACTERS + 1):
         character = np.uint64(0)
         for continuation in range(4):
@@ -137,19 +137,19 @@ def _characters(
             if not 129 <= byte <= 192 or continuation == 3:
                 break
         if order <= 6:
-            found[order] = hashed
+            hashes[order] = hashed
         if order == 2:
-            found[8] = fold(begun + character, np.int64(8))
-    found[7] = hashed
+            hashes[8] = fold(begun + character, np.int64(8))
+    hashes[7] = hashed
 
 
 @compiled
 def token_contexts(
-    ids: Int64[np.ndarray, " tokens"], step: int, n_lanes: int, lane: int, found: UInt64[np.ndarray, " contexts"]
+    ids: Int64[np.ndarray, " tokens"], step: int, n_lanes: int, lane: int, hashes: UInt64[np.ndarray, " contexts"]
 ) -> None:
     """Contexts of the token at `step`: the last 0 to 4 tokens, and the last but one."""
-    found[0] = hashed = np.uint64(0)
+    hashes[0] = hashed = np.uint64(0)
     for order in range(1, TOKENS + 1):
         hashed = fold(hashed, symbol(ids, step - order, n_lanes, lane))
-        found[order] = hashed
-    found[TOKENS + 1] = np.uint64(symbol(ids, step - 2, n_lanes, lane))
+        hashes[order] = hashed
+    hashes[TOKENS + 1] = np.uint64(symbol(ids, step - 2, n_lanes, lane))

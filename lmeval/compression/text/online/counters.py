@@ -7,7 +7,7 @@ them. A map turns that history, for each kind of context, into the frequency wit
 Some contexts have a second average, of those bits alone that the next longer context had not seen: what a context says when
 the longer one knows nothing (the counts of Kneser and Ney 1995; update exclusion in PPM).
 
-One 64-bit word a cell: history (8 bits, behind a leading 1), number (10), average (22), check (16), from the low end.
+One 64-bit word a cell: history (8 bits, after a leading 1), number (10), average (22), check (16), from the low end.
 """
 
 from typing import NamedTuple
@@ -66,16 +66,16 @@ def open_counters(size_bits: int, limits: list[int], longer: list[int], mapped: 
 def _first_map() -> Int32[np.ndarray, " 256"]:
     """Histories of up to six bits: (sum of 0.8^age over ones + 2/5) / (sum over all + 4/5). Full ones have rows
     128 + 16 (last three bits) + (log-odds of the average, to the nat): those log-odds."""
-    found = np.zeros(HISTORIES, dtype=np.int64)
+    probabilities = np.zeros(HISTORIES, dtype=np.int64)
     for history in range(1, 1 << FULL):
         ones, weight, total = 2 << 20, 5 << 20, 4 << 20
         for age in range(history.bit_length() - 1):
             ones, total = ones + weight * (history >> age & 1), total + weight
             weight = weight * 4 // 5
-        found[history] = ones * ONE // total
+        probabilities[history] = ones * ONE // total
     middle = (np.arange(16) * 2 - 15) * (NAT >> 1)
-    found[1 << FULL :] = np.tile(tables().squashed[(middle + 12 * NAT) >> 4], 8)
-    return np.clip(found, SURE, ONE - SURE).astype(np.int32)
+    probabilities[1 << FULL :] = np.tile(tables().squashed[(middle + 12 * NAT) >> 4], 8)
+    return np.clip(probabilities, SURE, ONE - SURE).astype(np.int32)
 
 
 @compiled

@@ -68,10 +68,10 @@ def _following(place: int, n_tokens: int, n_lanes: int) -> Int:
 @compiled
 def _hashed(ids: Int64[np.ndarray, " tokens"], step: int, n_lanes: int, lane: int, length: int, size: int) -> Int:
     """Row of the hash table for the last `length` symbols of a lane."""
-    found = np.uint64(0)
+    hashed = np.uint64(0)
     for back in range(1, length + 1):
-        found = fold(found, ids[(step - back) * n_lanes + lane] + 1)
-    return np.int64(found >> np.uint64(32)) & (size - 1)
+        hashed = fold(hashed, ids[(step - back) * n_lanes + lane] + 1)
+    return np.int64(hashed >> np.uint64(32)) & (size - 1)
 
 
 @compiled
@@ -104,11 +104,11 @@ def _follow(matches: Matches, ids: Int64[np.ndarray, " tokens"], step: int, n_la
             place = -1
     if step >= length and (place < 0 or matches.agreed[m, lane] < length):
         row = _hashed(ids, step, n_lanes, lane, length, matches.table.shape[1])
-        found = np.int64(matches.table[m, row])
-        if found >= 0:
-            agreed = _agreement(ids, found, now + lane, n_lanes)
+        candidate = np.int64(matches.table[m, row])
+        if candidate >= 0:
+            agreed = _agreement(ids, candidate, now + lane, n_lanes)
             if agreed >= length and (place < 0 or agreed > matches.agreed[m, lane]):
-                place = found
+                place = candidate
                 matches.agreed[m, lane] = agreed
                 matches.missed[m, lane] = 0
     matches.place[m, lane] = place

@@ -75,13 +75,13 @@ def mix(mixer: Mixer, lookup: Tables, n_active: int) -> None:
     for lane in range(n_active):
         total = np.int64(1 << 15)
         for s in range(mixer.log_odds.shape[1]):
-            row, found = mixer.row[lane, s], np.int64(1 << 15)
+            row, log_odds = mixer.row[lane, s], np.int64(1 << 15)
             for i in range(inputs.shape[1]):
-                found += np.int64(weights[row, i]) * np.int64(inputs[lane, i])
-            found = limited(found >> 16)
-            mixer.log_odds[lane, s] = found
-            mixer.predicted[lane, s] = squash(found, squashed)
-            total += np.int64(final[mixer.final_row[lane], s]) * found
+                log_odds += np.int64(weights[row, i]) * np.int64(inputs[lane, i])
+            log_odds = limited(log_odds >> 16)
+            mixer.log_odds[lane, s] = log_odds
+            mixer.predicted[lane, s] = squash(log_odds, squashed)
+            total += np.int64(final[mixer.final_row[lane], s]) * log_odds
         total = limited(total >> 16)
         mixer.total[lane] = total
         mixer.mixed[lane] = squash(total, squashed)

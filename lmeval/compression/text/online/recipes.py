@@ -6,7 +6,7 @@ from lmeval.errors import CorruptArchive
 
 LEVELS = ("none", "light", "full")
 SET_SIZES = (256, 17 * 8, 256, 256, 4 * 8 * 16, 256, 256, 128, 256)  # rows of each set of weights
-MANY_LANES = 8  # from so many on, some contexts are kept for each lane as well
+MANY_LANES = 8  # from this many lanes on, some contexts are kept for each lane as well
 LONGER = ((0, 1), (1, 2), (2, 3), (3, 4), (9, 10))  # contexts that have a second average, and the next longer one
 
 
@@ -42,8 +42,8 @@ class Recipe(NamedTuple):
         """For each context the index of the next longer one, where it has a second average; else -1."""
         numbers = [(c.number, c.private) for c in self.contexts]
         pairs = {(shorter, False): (longer, False) for shorter, longer in LONGER}
-        found = [numbers.index(pairs[n]) if n in pairs and pairs[n] in numbers else -1 for n in numbers]
-        return tuple(found) if self.novel else (-1,) * len(found)
+        indices = [numbers.index(pairs[n]) if n in pairs and pairs[n] in numbers else -1 for n in numbers]
+        return tuple(indices) if self.novel else (-1,) * len(indices)
 
     def size_bits(self, depth: int, n_tokens: int) -> int:
         """Cells for every context and decision, were all new; within bounds."""

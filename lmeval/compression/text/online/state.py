@@ -12,7 +12,7 @@ from lmeval.compression.text.online.tables import NAT, ONE, Tables, stretch, tab
 
 BYTE_DEPTH = 8
 _MODEL_INPUTS = 2
-_REFINED = 4  # maps behind the mixer and the one before it
+_REFINED = 4  # maps: one before the mixer, and three after it
 _HASHED = 1 << 16
 _SALT = np.uint64(0x51_7C_C1_B7_27_22_0A_95)
 
@@ -123,9 +123,9 @@ def predict_step(
     step: int,
     decision: int,
     frequencies: Int32[np.ndarray, " active"],
-    found: Int32[np.ndarray, " active"],
+    adapted: Int32[np.ndarray, " active"],
 ) -> None:
-    """Adapted frequencies of one decision of all active lanes, from the language model's, into `found`."""
+    """Adapted frequencies of one decision of all active lanes, from the language model's, into `adapted`."""
     n_active, place = len(frequencies), state.n_counts
     lookup, node, inputs = state.lookup, state.node, state.mixer.inputs
     counters.look_up(state.counters, lookup, state.base, node, n_active, inputs, state.seen)
@@ -144,24 +144,24 @@ def predict_step(
     inputs[:n_active, place + len(state.runs.contexts)] = NAT // 2
     _choose_rows(state, decision, n_active)
     mixing.mix(state.mixer, lookup, n_active)
-    _refine(state, found)
+    _refine(state, adapted)
 
 
 @compiled
-def _refine(state: State, found: Int32[np.ndarray, " active"]) -> None:
+def _refine(state: State, adapted: Int32[np.ndarray, " active"]) -> None:
     """What was mixed, averaged with what three maps make of it."""
-    for lane in range(len(found)):
+    for lane in range(len(adapted)):
         node, last, log_odds = state.node[lane], state.last[lane], state.mixer.total[lane]
         hashed = fold(fold(fold(_SALT, node), last), state.second[lane])
         first = mixing.refine(state.refiner, log_odds, np.int64(1), _place(state.depth, node, last), lane)
         second = mixing.refine(state.refiner, log_odds, np.int64(2), np.int64(hashed >> np.uint64(48)), lane)
         third = mixing.refine(state.refiner, log_odds, np.int64(3), state.matches.strongest[lane] << 8 | node & 255, lane)
-        found[lane] = min(max((state.mixer.mixed[lane] + first + second + third) >> 2, 1), ONE - 1)
+        adapted[lane] = min(max((state.mixer.mixed[lane] + first + second + third) >> 2, 1), ONE - 1)
 
 
 @compiled
 def _place(depth: int, node: int, last: int) -> Int:
-    """A number below 2^16 for a decision behind a symbol: exact for bytes, hashed for tokens."""
+    """A number below 2^16 for a decision after a symbol: exact for bytes, hashed for tokens."""
     if depth == BYTE_DEPTH:
         return (node << 8 | last) & 65535
     return np.int64(fold(fold(_SALT, node), last) >> np.uint64(48))
@@ -222,16 +222,16 @@ def run_steps(
     first: int,
     stop: int,
     frequencies: Int32[np.ndarray, "decisions tokens"],
-    found: Int32[np.ndarray, "decisions tokens"],
+    adapted: Int32[np.ndarray, "decisions tokens"],
 ) -> None:
-    """All decisions of steps [first, stop) of symbols that are known: their adapted frequencies, into `found`."""
+    """All decisions of steps [first, stop) of symbols that are known: their adapted frequencies, into `adapted`."""
     bits = np.empty(state.n_lanes, dtype=np.int64)
     for step in range(first, stop):
         begin = step * state.n_lanes
         end = min(begin + state.n_lanes, len(state.ids))
         begin_step(state, step, end - begin)
         for decision in range(state.depth):
-            predict_step(state, step, decision, frequencies[decision, begin:end], found[decision, begin:end])
+            predict_step(state, step, decision, frequencies[decision, begin:end], adapted[decision, begin:end])
             for lane in range(end - begin):
                 bits[lane] = state.ids[begin + lane] >> (state.depth - 1 - decision) & 1
             learn_step(state, step, decision, bits[: end - begin])
@@ -243,9 +243,9 @@ def decide_step(
     step: int,
     decision: int,
     frequencies: Int32[np.ndarray, " active"],
-    found: Int32[np.ndarray, " active"],
+    adapted: Int32[np.ndarray, " active"],
 ) -> None:
     """As `predict_step`, and what goes before the first decision of a step."""
     if decision == 0:
         begin_step(state, step, len(frequencies))
-    predict_step(state, step, decision, frequencies, found)
+    predict_step(state, step, decision, frequencies, adapted)
