@@ -116,6 +116,7 @@ def test_all_commands_are_named_where_none_is_near():
         commands.main(["zzzzzz"], standalone_mode=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["click", "lmeval.cli.shared", "rich", "rich.progress", "yaml", "torch", "numpy", "ctypes"])
 def test_an_interruption_while_modules_are_imported_is_one_line(name: str, tmp_path: Path):
     (tmp_path / "text.txt").write_text("a few words")
@@ -126,6 +127,7 @@ def test_an_interruption_while_modules_are_imported_is_one_line(name: str, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.0, 0.1, 0.4, 1.0, 3.0])
 def test_an_interruption_at_any_time_is_one_line(seconds: float, tmp_path: Path):
     (tmp_path / "text.txt").write_text("a few words " * 200_000)  # longer than the test waits, on any machine

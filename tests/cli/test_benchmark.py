@@ -41,6 +41,7 @@ def test_the_benchmark_has_a_row_for_every_level(run: Run, text: Path, model: Pa
     assert run("benchmark", text, "--adapt", "fuller").status == 2
 
 
+@pytest.mark.slow
 def test_records_pair_two_benchmarks_by_file(run: Run, text: Path, model: Path, tmp_path: Path):
     text.write_text(PROSE)
     (tmp_path / "other").mkdir()

@@ -39,6 +39,7 @@ def test_a_file_comes_back(run: Run, model: Path, text: Path):
     assert text.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_standard_streams(model: Path, text: Path, tmp_path: Path):
     before = text.read_bytes()
     made = subprocess.run(command("compress", "-", "-m", str(model)), input=before, capture_output=True, check=True).stdout
@@ -56,6 +57,7 @@ def test_a_range_is_a_slice(run: Run, model: Path, text: Path, tmp_path: Path):
         assert_one_line(run("decompress", f"{text}.lmz", "--range", span, "-o", tmp_path / "part", "-f"), "range")
 
 
+@pytest.mark.slow
 def test_everything_is_shown(run: Run, text: Path):
     text.write_text(PROSE)
     ran = run("compress", text, "--lanes", 3, "--tolerance", "1e-3", "--adapt", "none")
@@ -102,6 +104,7 @@ def test_what_online_models_code_alone_needs_no_model(run: Run, text: Path, mode
     assert text.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_damage_is_named_and_salvaged(run: Run, text: Path, tmp_path: Path):
     before = os.urandom(3 << 20)  # three stored blocks
     text.write_bytes(before)
@@ -120,6 +123,7 @@ def test_damage_is_named_and_salvaged(run: Run, text: Path, tmp_path: Path):
     assert found == before[:first] + bytes(stop - first) + before[stop:]
 
 
+@pytest.mark.slow
 def test_random_bytes_hardly_grow(run: Run, text: Path):
     before = os.urandom(100_000)
     text.write_bytes(before)
@@ -127,6 +131,7 @@ def test_random_bytes_hardly_grow(run: Run, text: Path):
     assert Path(f"{text}.lmz").stat().st_size <= 1.001 * len(before) + 1024
 
 
+@pytest.mark.slow
 def test_mistakes_are_one_line(run: Run, model: Path, text: Path, tmp_path: Path):
     assert_one_line(run("compress", tmp_path / "none"), "no file")
     assert_one_line(run("compress", tmp_path), "folder")

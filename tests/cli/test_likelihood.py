@@ -53,6 +53,7 @@ def without_times(data: Any) -> Any:
     return [without_times(entry) for entry in data] if isinstance(data, list | tuple) else data
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_the_functions_return(run: Run, here: Path):
     options = ("--limit", "7", "--seed", "5", "--device", "cpu")
     ran = run("likelihood", "spec.yaml", *options, "--json", "o.json", "--records", "r.jsonl", "--figures", "figures")

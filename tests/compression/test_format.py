@@ -31,6 +31,7 @@ GOLDEN = sorted((ROOT / "compression" / "golden").glob("*.lmz"))
 REFERENCE = ROOT / "lmeval" / "reference"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_golden_archives_decode(path: Path):
     assert decompress(path.read_bytes()) == path.with_suffix(".data").read_bytes()
@@ -52,6 +53,7 @@ def test_every_golden_model_is_bundled():
                 assert part[key]["weights_sha256"] in known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["v1.0-prose-float64", "v1.2-adapted-float64", "v1.2-online-light", "v1.2-odd"])
 def test_a_decoder_written_from_the_page(name: str):
     raw = (ROOT / "compression" / "golden" / f"{name}.lmz").read_bytes()

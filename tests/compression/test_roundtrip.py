@@ -357,6 +357,7 @@ def restored_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("restored_threads")
 @pytest.mark.parametrize("adapt", ["none", "full"])
 @pytest.mark.parametrize(("one", "other"), [(1, 4), (4, 1)])

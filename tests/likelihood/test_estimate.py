@@ -117,6 +117,7 @@ def test_the_posterior_as_encoder():
             assert np.nanmax(found.stderr) < 1e-6  # the root of rounding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["prior", "pilot"])
 def test_estimates_are_unbiased_from_end_to_end(start: str):
     # every datum with a pilot of its own: what pilots find may not leak into the runs

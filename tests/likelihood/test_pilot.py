@@ -29,6 +29,7 @@ def prior_start(n: int, d: int) -> Gaussian:
     return gaussian(torch.zeros(n, d).double(), torch.eye(d).double().expand(n, d, d))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("d", "n_dims", "s2"), [(3, 8, 0.2), (10, 50, 0.1)])
 def test_lengths_are_those_of_the_path(d: int, n_dims: int, s2: float):
     model = linear(d, n_dims, s2)

@@ -50,6 +50,7 @@ def test_the_truth_of_images_lies_between():
     assert_mean(found.upper.nats - truth, 0.0, 3, most=0.06)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior", list(PRIORS))
 def test_priors_of_any_kind(prior: str):
     model = linear(3, 6, 1.5, prior=PRIORS[prior]())

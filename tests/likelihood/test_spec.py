@@ -263,6 +263,7 @@ KEYS = (
 )
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 10**6), value=VALUES, key=st.sampled_from(KEYS))
 def test_whatever_a_file_holds_it_is_a_spec_or_an_error_of_ours(
     tmp_path_factory: pytest.TempPathFactory, seed: int, value: Any, key: str

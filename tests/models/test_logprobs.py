@@ -169,6 +169,7 @@ class Largest(TorchDispatchMode):
         return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
 def test_logits_of_a_large_vocabulary_are_never_held_at_once(kind: str):
     vocab = 150_000

@@ -19,6 +19,7 @@ def family(seed: int) -> list[str]:
     return [head[: rng.integers(1, len(head) + 1)] + tail for head in heads for tail in tails]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOKENIZERS)
 @pytest.mark.parametrize("seed", range(3))
 def test_ids_are_those_of_the_whole(name: str, seed: int):
@@ -46,6 +47,7 @@ def test_only_the_rest_is_encoded(monkeypatch: pytest.MonkeyPatch):
     assert len(seen) == 4 and all(len(part) < MARGIN_BYTES + 100 for part in seen)
 
 
+@pytest.mark.slow
 def test_where_the_tokens_disagree_the_text_is_encoded_whole():
     encoder = text_encoder(gpt2_tokenizer())
     text = "a" * 2000 + " end"  # its tokens depend on where one starts

@@ -68,6 +68,7 @@ def test_joined_segments_are_the_encoding_of_the_whole_text(name: str, kind: str
         assert run.units.sum(axis=0).tolist() == text_units(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_joined_segments_of_real_text_are_the_encoding_of_the_whole(name: str):
     encoder, text = encoder_of(name), tinystories(40_000)

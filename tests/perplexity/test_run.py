@@ -59,6 +59,7 @@ def reference_nats(model: CausalLM, text: str, context: int, stride: int, bos: s
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("stride", [512, 256, 100])
 def test_equals_a_plain_float64_forward_over_the_same_windows(
@@ -411,6 +412,7 @@ def peak_memory(n_bytes: int) -> int:
     return found
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_document(monkeypatch: pytest.MonkeyPatch):
     def score_batch(
         model: CausalLM, batch: Sequence[Request], place: Place

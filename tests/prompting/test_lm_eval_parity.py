@@ -164,11 +164,13 @@ CASES = [(name, n) for name in TASKS for n in (0, 5)]
 LONG = {("boolq", 5), ("lambada_openai", 5)}  # for a context of 512
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "n_shots"), CASES)
 def test_random_gpt2_agrees(tmp_path: Path, name: str, n_shots: int):
     assert_parity(*both(tmp_path, random_gpt2(), name, n_shots, limit=5 if (name, n_shots) in LONG else 16))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "n_shots"), [case for case in CASES if case not in LONG])
 def test_stories_agrees(tmp_path: Path, name: str, n_shots: int):
     assert_parity(*both(tmp_path, stories(), name, n_shots, limit=30))
@@ -232,6 +234,7 @@ def test_examples_do_not_depend_on_the_processes_and_are_never_the_item(tmp_path
         assert whole.prompts[item.main].contexts[0].count(item.row.fields["q"]) == 1
 
 
+@pytest.mark.slow
 def test_what_is_too_long_is_left_out_and_not_cut(tmp_path: Path):
     rows = [{"q": "short", "gold": 0}, {"q": "long " * 3000, "gold": 1}]
     path = write_task(tmp_path, rows)

@@ -305,6 +305,7 @@ def test_the_report_says_what_was_scored(tmp_path: Path):
     assert ledger["prompt_tokens"] == {"mean": pytest.approx(sum(lengths) / 5), "longest": max(lengths)}
 
 
+@pytest.mark.slow
 def test_the_bundled_model_reads_plain_reviews():
     found = run_task("sentiment", "bundled", RunSettings(limit=200), place="cpu")
     kinds = [json.loads(line)["kind"] for line in (ROOT / "tasks/data/sentiment.test.jsonl").read_text().splitlines()]

@@ -866,6 +866,7 @@ class Sink(io.RawIOBase):
         return len(data)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_plain_blocks_behind_a_model_coded_one():
     pieces = [LETTERS, *(np.random.default_rng(i).bytes(100_000) for i in range(40))]
     loose = taken_apart(plain_archive(pieces))

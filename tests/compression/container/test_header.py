@@ -72,6 +72,7 @@ def header_size(data: bytes, **settings: Any) -> int:
     return inspected(memoryview(compress(data, "bundled", CompressSettings(verify=False, **settings))))[0]["n_header_bytes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["eng", "cmn_hans"])
 def test_the_header_of_a_short_text_is_small(name: str):
     data = Path(shared(f"text/test/udhr/{name}.txt")).read_bytes()

@@ -24,7 +24,7 @@ Given = np.ndarray
 
 
 def _prose() -> Given:
-    return np.frombuffer((ROOT / "README.md").read_bytes()[:8000], dtype=np.uint8).astype(np.int64)
+    return np.frombuffer((ROOT / "compression" / "FORMAT.md").read_bytes()[:8000], dtype=np.uint8).astype(np.int64)
 
 
 def _bits(ids: Given, depth: int) -> Given:
