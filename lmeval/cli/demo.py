@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TASK = "sentiment"
 SPEC = "digits"
 N_IMAGES = 20
-MANUAL_BYTES = 12_000  # what two cores score, code, decode and compare in about half a minute
+MANUAL_BYTES = 8_000  # what two cores score, code, decode and compare in about half a minute, compilation included
 FILE_BYTES = 100_000
 
 
