@@ -12,6 +12,7 @@ from lmeval import compression, densities, likelihood, models
 from lmeval.cli.progress import drawn_progress
 from lmeval.cli.shared import (
     STDOUT,
+    check_input,
     check_new,
     check_outputs,
     data_dir_option,
@@ -29,6 +30,7 @@ from lmeval.cli.shared import (
     print_report,
     write_report,
 )
+from lmeval.compression.container.archive import read_header
 from lmeval.errors import ArchiveError, InputError
 from lmeval.results import Report
 from lmeval.results.report import with_of
@@ -103,6 +105,7 @@ def compress_command(
     INPUT is any file, or '-' for standard input (the archive then goes to standard output); for a density it is a .npy or
     idx file of images. The archive says which model it needs, decodes on other machines, and has checksums of its content.
     """
+    check_input(source)
     with loading(f"model {model}"):
         images = densities.is_density(model)
     _check_options(context_of, images=images)
@@ -223,6 +226,7 @@ def decompress_command(
     with ExitStack() as stack:
         data = stack.enter_context(input_bytes(source))
         _check_outputs(source, output, json_path, force=force)
+        read_header(data)  # what is no archive is refused before anything slow is imported
         with loading("PyTorch"):
             place, settings = one_process(device, memory), compression.DecompressSettings(lanes_per_pass, data_dir)
         progress = stack.enter_context(drawn_progress())

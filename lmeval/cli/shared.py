@@ -212,13 +212,18 @@ def corpus_of(paths: tuple[str, ...], text_column: str | None, source: DataSourc
     return table_corpus(paths, column(text_column)) if text_column else file_corpus(paths)
 
 
-@contextmanager
-def input_bytes(name: str) -> Iterator[memoryview]:
-    """The bytes of a file, or of standard input for '-', without holding a file in memory."""
+def check_input(name: str) -> None:
+    """Refuse what is no file, nor '-' for standard input, before anything slow is imported."""
     if name != "-" and not Path(name).exists():
         raise InputNotFound(f"no file {name}: give a file, or '-' for standard input")
     if name != "-" and Path(name).is_dir():
         raise InputError(f"{name} is a folder: give a file; tar makes one of a folder")
+
+
+@contextmanager
+def input_bytes(name: str) -> Iterator[memoryview]:
+    """The bytes of a file, or of standard input for '-', without holding a file in memory."""
+    check_input(name)
     with tempfile.TemporaryFile() as spool:
         if name != "-" and Path(name).is_file():
             with Path(name).open("rb") as stream, mapped(stream) as view:
