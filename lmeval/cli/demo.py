@@ -152,16 +152,20 @@ def _try(model: "models.CausalLM", text: Text, place: "Place") -> Iterator[Step]
         made = compression.compress_to(
             out, memoryview(text.data), model, compression.CompressSettings(verify=False), place=place, progress=progress
         )
-    note = "" if made["bits_per_byte"] else "without the model"
     yield Step(
-        text.name, "archive", made["bits_per_byte"], None, len(out.getvalue()), None, time.perf_counter() - began, note
+        text.name,
+        "archive",
+        bits_per_byte=made["bits_per_byte"],
+        n_bytes=len(out.getvalue()),
+        seconds=time.perf_counter() - began,
+        note="" if made.ledger["model_bytes"] else "by the online models alone, or plain: the model does not shorten it",
     )
     began = time.perf_counter()
     with drawn_progress() as progress:
         decoded = compression.decompress(out.getvalue(), model, progress=progress)
     yield Step(text.name, "decoded", equal=decoded == text.data, seconds=time.perf_counter() - began)
     for size in compression.compressed_sizes([text.data], compression.STANDARD_LIBRARY):
-        yield Step(text.name, size.name, size.bits_per_byte, None, size.n_bytes_out)
+        yield Step(text.name, size.name, bits_per_byte=size.bits_per_byte, n_bytes=size.n_bytes_out)
 
 
 def _score(model: "models.CausalLM", text: Text, place: "Place") -> Step:
@@ -177,7 +181,7 @@ def _score(model: "models.CausalLM", text: Text, place: "Place") -> Step:
     with drawn_progress() as progress:
         scored = perplexity(model, text_corpus([characters]), windows, place=place, progress=progress)
     bits = find(scored, "bits_per_byte")
-    return Step(text.name, "score", bits.value, bits.ci95, None, None, time.perf_counter() - began)
+    return Step(text.name, "score", bits_per_byte=bits.value, ci95=bits.ci95, seconds=time.perf_counter() - began)
 
 
 def _likelihoods(place: "Place") -> Report:

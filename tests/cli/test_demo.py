@@ -2,9 +2,11 @@ import json
 from pathlib import Path
 
 import pytest
-from commands import Run, assert_one_line
+from commands import Run, assert_one_line, text_of
 
 from lmeval.cli import demo
+from lmeval.report.views import view
+from lmeval.results.reading import read_results
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +24,7 @@ def test_the_demo_runs_on_files(run: Run, text: Path, tmp_path: Path):
     assert f"{text}, the first 300 of its {text.stat().st_size:,} bytes" in ran.out
     assert ran.out.count("to the same bytes") == 4  # the first line, and three archives
     assert "not UTF-8" in ran.out
+    assert ran.out.count("the model does not shorten it") == 1  # the binary file
     report = json.loads((tmp_path / "o.json").read_text())
     assert (report["schema"], report["kind"]) == (2, "demo")
     steps = report["tables"]["texts"]["rows"]
@@ -34,6 +37,9 @@ def test_the_demo_runs_on_files(run: Run, text: Path, tmp_path: Path):
     measured = {m["of"]["what"]: m["value"] for m in report["results"] if m["of"].get("corpus") == str(text)}
     assert measured == {step["what"]: step["bits_per_byte"] for step in of_text if step["bits_per_byte"] is not None}
     assert {m["name"] for m in report["results"]} >= {"acc", "log_loss", "log_likelihood_nats", "bits_per_dim"}
+    whole = text_of(view(read_results(tmp_path / "o.json")))
+    for step in of_text:
+        assert step["bits_per_byte"] is None or f"{step['what']:<10}{step['bits_per_byte']:>9.3f}" in whole
     for line in ran.out.splitlines()[-3:]:
         assert line.startswith("  lmeval ")
 
