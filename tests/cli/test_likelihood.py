@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import Ran, Run, assert_one_line
+from processes import LAUNCH
 from samples import ROOT, shared
 from small_densities import weights_of, write_density, write_images, write_spec
 
@@ -194,10 +195,9 @@ def test_specs_and_task_files_are_told_apart(run: Run, here: Path):
 
 @pytest.mark.slow
 def test_processes_give_what_one_gives(here: Path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     found = []
-    for prefix, name in (([sys.executable], "one.json"), (launcher, "two.json")):
+    for prefix, name in (([sys.executable], "one.json"), (LAUNCH, "two.json")):
         call = [*prefix, "-m", "lmeval", "likelihood", "spec.yaml", "--device", "cpu", "--json", name]
         done = subprocess.run(call, cwd=here, env=environment, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr

@@ -3,7 +3,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import safetensors.torch
 import torch
 import transformers
 from commands import Run, assert_one_line
+from processes import LAUNCH
 from samples import PROSE, ROOT, command, network, save_pair, stories_folder, tinystories, wordpiece_tokenizer
 
 from lmeval.models import load_model
@@ -311,9 +311,8 @@ def test_two_processes_write_what_one_writes(tmp_path: Path):
     (tmp_path / "texts" / "b").write_text(PROSE, encoding="utf-8")
     arguments = ["perplexity", "--model", str(stories_folder()), "texts", "--device", "cpu", "--stride", "256"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     shown = []
-    for name, launch in (("one", command()), ("two", [*launcher, *command()[1:]])):
+    for name, launch in (("one", command()), ("two", [*LAUNCH, *command()[1:]])):
         ran = subprocess.run(
             [*launch, *arguments, "--json", name, "--records", f"{name}.jsonl"],
             cwd=tmp_path,

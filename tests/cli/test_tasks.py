@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from commands import Ran, Run, assert_one_line
+from processes import LAUNCH
 from prompted import CHOICES, LABELS, ROWS, TARGETS, records_in, task_file
 from samples import ROOT, command, llama_config, save_pair
 
@@ -409,9 +409,8 @@ def test_two_processes_write_what_one_writes(model: Path, here: Path, tmp_path: 
         "9",
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     shown = []
-    for name, launch in (("one", command()), ("two", [*launcher, *command()[1:]])):
+    for name, launch in (("one", command()), ("two", [*LAUNCH, *command()[1:]])):
         ran = subprocess.run(
             [*launch, *arguments, "--json", f"{name}.json", "--records", f"{name}.jsonl"],
             cwd=here,

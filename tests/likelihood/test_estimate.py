@@ -1,15 +1,13 @@
 """log p(x) through the one way in: against truths, whatever the batch, and never a number where there is none."""
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from processes import run_workers
 from samples import ROOT, SHARED, shared
 from told import Told
 from torch import Tensor
@@ -471,7 +469,6 @@ def test_encoders_that_are_not_normal():
 
 WORKER = """
 import sys
-sys.path[:0] = [sys.argv[2], sys.argv[2] + "/support"]
 import torch
 from toy_densities import Amortised, linear
 from lmeval.compute import gather
@@ -508,14 +505,9 @@ gather.disconnect(group)
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path):
-    (tmp_path / "worker.py").write_text(WORKER)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, str(tmp_path / "worker.py"), str(tmp_path), str(ROOT / "tests")]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert run.returncode == 0, run.stderr
-    assert (tmp_path / "0").read_text() == "2 [True, True, True, True] WorkerError"
-    assert (tmp_path / "1").read_text() == "2 [True, True, True, True] NonFiniteScore"
+    first, second = run_workers(WORKER, tmp_path)
+    assert first == "2 [True, True, True, True] WorkerError"
+    assert second == "2 [True, True, True, True] NonFiniteScore"
 
 
 @pytest.fixture(scope="module")

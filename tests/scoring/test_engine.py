@@ -1,7 +1,4 @@
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from laws import requests, same_scores
-from samples import ROOT, markov_transitions, tiny_gpt2, tiny_llama
+from processes import run_workers
+from samples import markov_transitions, tiny_gpt2, tiny_llama
 from told import Told
 
 from lmeval.compute.place import Place
@@ -193,7 +191,6 @@ def test_bos_is_no_different_from_any_other_context_token():
 WORKER = """
 import os, sys
 import numpy as np
-sys.path[:0] = [sys.argv[2], sys.argv[2] + "/support"]
 from laws import requests
 from samples import tiny_llama
 from lmeval.compute import gather
@@ -224,16 +221,6 @@ gather.disconnect(group)
 
 @pytest.mark.slow
 def test_two_real_processes_agree_and_a_failing_one_stops_both(tmp_path: Path):
-    (tmp_path / "worker.py").write_text(WORKER)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    run = subprocess.run(
-        [*launch, str(tmp_path / "worker.py"), str(tmp_path), str(ROOT / "tests")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert run.returncode == 0, run.stderr
-    assert (tmp_path / "0").read_text() == "2 50 True WorkerError: process 1 of 2 failed: rank 1 broke"
-    assert (tmp_path / "1").read_text() == "2 50 True ZeroDivisionError: rank 1 broke"
+    first, second = run_workers(WORKER, tmp_path)
+    assert first == "2 50 True WorkerError: process 1 of 2 failed: rank 1 broke"
+    assert second == "2 50 True ZeroDivisionError: rank 1 broke"

@@ -1,7 +1,4 @@
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +9,8 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import TOLERANCE
-from samples import ROOT, llama_config, markov_transitions, network, tiny_gpt2, tiny_llama
+from processes import run_workers
+from samples import llama_config, markov_transitions, network, tiny_gpt2, tiny_llama
 from sharing import (
     NO_TREES,
     TREES,
@@ -356,7 +354,6 @@ def test_processes_do_not_matter(monkeypatch: pytest.MonkeyPatch, small: None, s
 WORKER = """
 import sys
 import numpy as np
-sys.path[:0] = [sys.argv[2], sys.argv[2] + "/support"]
 import pytest
 from samples import tiny_llama
 from sharing import make_prefixes_small, related_requests
@@ -391,19 +388,9 @@ gather.disconnect(place)
 
 @pytest.mark.slow
 def test_two_real_processes_agree_and_a_failing_one_stops_both(tmp_path: Path):
-    (tmp_path / "worker.py").write_text(WORKER)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    run = subprocess.run(
-        [*launch, str(tmp_path / "worker.py"), str(tmp_path), str(ROOT / "tests")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert run.returncode == 0, run.stderr
-    assert (tmp_path / "0").read_text() == "2 120 True True WorkerError: process 1 of 2 failed: rank 1 broke"
-    assert (tmp_path / "1").read_text() == "2 120 True True ZeroDivisionError: rank 1 broke"
+    first, second = run_workers(WORKER, tmp_path)
+    assert first == "2 120 True True WorkerError: process 1 of 2 failed: rank 1 broke"
+    assert second == "2 120 True True ZeroDivisionError: rank 1 broke"
 
 
 def test_the_engine_and_this_say_the_same_of_a_damaged_model(monkeypatch: pytest.MonkeyPatch):
