@@ -24,7 +24,17 @@ _MARK = b"@compiled"
 
 def compiled(function: Callable[..., Any]) -> Any:
     """The function, compiled when it is first called. Its machine code is kept on disk where it may be."""
-    dispatcher: Any = numba.njit(nogil=True, error_model="numpy")(function)
+    return _dispatcher(function, numba.njit(nogil=True, error_model="numpy"))
+
+
+def compiled_reordering(function: Callable[..., Any]) -> Any:
+    """As `compiled`, but sums of floating-point numbers may be taken in any order, and a product and a sum in one rounding:
+    so they become sums of vectors. For numbers that need not be the same on every machine."""
+    return _dispatcher(function, numba.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}))
+
+
+def _dispatcher(function: Callable[..., Any], compile_when_called: Callable[..., Any]) -> Any:
+    dispatcher = compile_when_called(function)
     dispatcher._cache = _LenientCache(function)
     return dispatcher
 

@@ -109,7 +109,7 @@ def test_the_first_compilation_is_announced_on_a_terminal(package: Path, monkeyp
     monkeypatch.setattr(module.sys, "stderr", screen)
     assert [module.compiled(_doubled)(21), module.compiled(_tripled)(14)] == [42, 42]
     [line] = screen.getvalue().splitlines()
-    assert line == "lmeval: compiling the online models, up to a minute (once on this machine)"
+    assert line == "lmeval: compiling, up to a minute (once on this machine)"
     module._announce.cache_clear()
     assert module.compiled(_doubled)(21) == 42  # read from disk: nothing to announce
     monkeypatch.setattr(module.sys, "stderr", pipe)
