@@ -179,7 +179,7 @@ def decompress_range(
 
 
 def _indexed(data: memoryview, entry: archive.Entry, header: Header) -> Block:
-    block = archive.read_block(data, entry.position, header.seed)
+    block = archive.read_block(data, entry.position, header)
     if block is None or block.offset != entry.offset or block.n_bytes != entry.n_bytes:
         raise CorruptArchive("the archive's index does not fit its blocks")
     return block

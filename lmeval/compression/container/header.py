@@ -8,7 +8,7 @@ import json
 import zlib
 from typing import Any, NamedTuple
 
-ADAPTED_VERSION = (1, 2)  # the first whose blocks may be adapted, and whose metadata are packed as tightly as here
+ADAPTED_VERSION = (1, 2)  # the first that packs metadata without their SHA-256, and with the second dictionary
 SHA256_BYTES = 32
 
 _DICTIONARY = (
@@ -40,13 +40,6 @@ class Header(NamedTuple):
     version: tuple[int, int]
     n_bytes: int
     seed: int
-
-
-def version_of(meta: dict[str, Any]) -> tuple[int, int]:
-    """The first version of the format that knew what an archive of these metadata may need."""
-    if "adapt" in meta:
-        return ADAPTED_VERSION
-    return (1, 1) if "density" in meta else (1, 0)
 
 
 def packed(meta: dict[str, Any], version: tuple[int, int]) -> bytes:

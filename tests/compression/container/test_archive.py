@@ -244,12 +244,12 @@ def test_what_is_written_is_read(name: str):
         header, begin = archive.read_header(view, position)
         assert (header, position, begin) == (part.header, part.start, part.blocks_begin)
         blocks = list(archive.Blocks(view, begin, header))
-        assert [archive.read_block(view, entry.position, header.seed) for entry in part.entries] == blocks
+        assert [archive.read_block(view, entry.position, header) for entry in part.entries] == blocks
         assert [(e.offset, e.n_bytes, e.stored - archive.BLOCK_OVERHEAD) for e in part.entries] == [
             (b.offset, b.n_bytes, len(b.payload)) for b in blocks
         ]
         end = part.entries[-1].position + part.entries[-1].stored if part.entries else begin
-        assert archive.read_block(view, end, header.seed) is None
+        assert archive.read_block(view, end, header) is None
         position = archive.read_end(view, end, header)
         assert position == part.stop
         assert list(archive.intact_blocks(view, begin, header))[: len(blocks)] == blocks

@@ -10,7 +10,8 @@ from samples import ROOT, babble, shared, talker
 
 from lmeval.compression import CompressSettings, compress, decompress
 from lmeval.compression.container import archive
-from lmeval.compression.container.header import _ADAPTED_DICTIONARY, _DICTIONARY, packed, unpacked, version_of
+from lmeval.compression.container.header import _ADAPTED_DICTIONARY, _DICTIONARY, packed, unpacked
+from lmeval.compression.container.kinds import version_of
 from lmeval.errors import CorruptArchive
 
 SHA = "5a" * 32
