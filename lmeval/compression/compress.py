@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
-
 from lmeval import results
 from lmeval.compression.container import archive
 from lmeval.compression.images.density_header import DensityLike
@@ -21,12 +19,12 @@ from lmeval.compression.text.encode import BY_MODEL
 from lmeval.compression.text.model_header import as_meta
 from lmeval.compression.text.plan import CompressSettings, check_settings, cuts, grouped, plan_blocks
 from lmeval.compression.text.survey import Survey, survey
-from lmeval.compute.gather import as_place
+from lmeval.compression.text.text_model import TextModel, load_text_model
 from lmeval.compute.memory import settled
-from lmeval.compute.place import Place, describe_place
+from lmeval.compute.place import Place, describe_place, n_processors
 from lmeval.densities.modelfile import LoadedDensity, names_density
 from lmeval.errors import InputError
-from lmeval.models import CausalLM, ModelLike, as_model, describe_model
+from lmeval.models import ModelLike
 from lmeval.progress import SILENT, Progress
 from lmeval.results import Report
 
@@ -111,8 +109,8 @@ def compress_to(
     if names_density(model) or isinstance(model, LoadedDensity):
         raise InputError("a density codes images and no text: compress_images_to writes archives of those")
     began = time.perf_counter()
-    loaded = as_model(model, as_place(place).device, dtype)
-    place = settled(as_place(place)._replace(device=loaded.device))
+    loaded, place = load_text_model(model, place, dtype, len(data))
+    place = settled(place)
     surveyed = _surveyed(loaded, data, settings)
     survey_seconds, tally = time.perf_counter() - began, Tally()
     job = Job(loaded, surveyed, data, plan_blocks(surveyed, len(data), settings, place), settings, tally, progress)
@@ -136,7 +134,7 @@ def compress_to(
     provenance = results.provenance(
         "compress",
         inputs={"data": {"n_bytes": len(data), "sha256": meta["sha256"]}},
-        models=[describe_model(loaded)],
+        models=[loaded.describe()],
         place=describe_place(place),
         settings=settings._asdict(),
         seconds=time.perf_counter() - began,
@@ -170,7 +168,7 @@ def code_length(
         return compress_to(out, memoryview(data), model, settings, place=place, progress=progress)
 
 
-def _surveyed(model: CausalLM, data: memoryview, settings: CompressSettings) -> Survey | None:
+def _surveyed(model: TextModel, data: memoryview, settings: CompressSettings) -> Survey | None:
     if not len(data):
         return None
     return survey(model, data, settings.context, settings.overlap, settings.tolerance, settings.adapt)
@@ -196,12 +194,12 @@ def _needs_model(first: list[Coded], n_bytes: int) -> bool:
     return not whole or any(block.kind in BY_MODEL for block, _ in first)
 
 
-def _meta(data: memoryview, surveyed: Survey | None, model: CausalLM, adapt: str) -> dict[str, Any]:
+def _meta(data: memoryview, surveyed: Survey | None, model: TextModel, adapt: str) -> dict[str, Any]:
     versions = {name: results.versions()[name] for name in ("lmeval", "torch", "transformers")}
     meta: dict[str, Any] = {"n_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "versions": versions}
     if adapt != "none":
         meta["adapt"] = adapt
     if surveyed is not None:
         meta["model"] = as_meta(surveyed.settings)
-        meta["made_on"] = {"device": str(model.device), "n_threads": torch.get_num_threads()}
+        meta["made_on"] = {"device": model.device, "n_threads": n_processors()}
     return meta

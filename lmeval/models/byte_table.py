@@ -16,6 +16,13 @@ class ByteTable(NamedTuple):
     lengths: Int64[np.ndarray, " vocabulary"]
 
 
+class ByteTokens(NamedTuple):
+    """Ids that spell given bytes exactly, but for one space in front of them where `extra_space`."""
+
+    ids: Int64[np.ndarray, " tokens"]
+    extra_space: bool
+
+
 def byte_table(core: Tokenizer, decoder: str) -> ByteTable:
     """The bytes that each token stands for, read off its name by the convention of the tokenizer's decoder: GPT-2's
     printable alphabet, or SentencePiece's "\u2581" for a space and "<0x0A>" for a byte. It is a proposal: whether a text's

@@ -6,20 +6,12 @@
 import contextlib
 import hashlib
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
 
-from lmeval.models.byte_table import ByteTable, spell
+from lmeval.models.byte_table import ByteTable, ByteTokens, spell
 from lmeval.models.tokens import TextEncoder, encode
-
-
-class ByteTokens(NamedTuple):
-    """Ids that spell given bytes exactly, but for one space in front of them where `extra_space`."""
-
-    ids: Int64[np.ndarray, " tokens"]
-    extra_space: bool
 
 
 def encode_bytes(encoder: TextEncoder, data: bytes) -> ByteTokens | None:

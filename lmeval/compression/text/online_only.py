@@ -12,7 +12,7 @@ from jaxtyping import Int64, UInt32, UInt64
 from lmeval.compression.coding import coder
 from lmeval.compression.coding.grid import FREQUENCY_BITS
 from lmeval.compression.container.frame import Block, checked, digest
-from lmeval.compression.text import adaptive, tree
+from lmeval.compression.text import adaptive, decisions
 from lmeval.compression.text.online.recipes import LEVELS, online_level
 from lmeval.compression.text.online.state import State, decide_step, learn_step
 from lmeval.compute.compiled import compiled
@@ -33,7 +33,7 @@ def online_block(data: bytes, offset: int, level: str, progress: Callable[[int],
     ids = np.frombuffer(data, dtype=np.uint8).astype(np.int64)
     even = np.broadcast_to(np.int32(EVEN), (len(ids), BYTE_BITS))
     adapted = adaptive.adapt_known(_opened(level, len(ids)), even, ids, progress)
-    words = coder.encode_bits(tree.path_bits(ids, BYTE_BITS).reshape(-1), adapted.reshape(-1))
+    words = coder.encode_bits(decisions.path_bits(ids, BYTE_BITS).reshape(-1), adapted.reshape(-1))
     payload = bytes([LEVELS.index(level)]) + words
     return Block(ONLINE, 0, offset, len(data), 1, len(data), 0, digest(data), payload)
 

@@ -23,17 +23,7 @@ from lmeval.errors import NonFiniteScore
 LEAF_BITS = 8
 LEAST_LOGIT = -80.0  # below the largest: keeps every mass a normal float32. Clamping moves no two logits farther apart
 LARGE_VOCABULARY = 4096  # masses above it are float32 (their sums never are)
-_AT_ONCE = 1 << 15  # rows, where memory would be spent on temporary arrays
 _TINY = 1e-300  # a subtree without ids has mass 0: its log-odds become a number beyond the grid's limit
-
-
-def depth_of(n_ids: int) -> int:
-    """Bits that tell `n_ids` ids apart.
-
-    >>> [depth_of(n) for n in (1, 2, 256, 257, 50257)]
-    [1, 1, 8, 9, 16]
-    """
-    return max(1, (n_ids - 1).bit_length())
 
 
 class Buckets(NamedTuple):
@@ -118,14 +108,6 @@ def _path(mass: Float64[Tensor, "rows leaves"], leaf: Int64[Tensor, " rows"]) ->
     return torch.stack(log_odds[::-1], dim=1)
 
 
-def path_bits(ids: Int64[np.ndarray, " tokens"], depth: int) -> Int32[np.ndarray, "tokens depth"]:
-    """The decisions themselves: bits of the ids, high bit first."""
-    bits = np.empty((len(ids), depth), dtype=np.int32)
-    for place in range(depth):  # a column at a time: a block may have 2^24 decisions
-        bits[:, place] = ids >> (depth - 1 - place) & 1
-    return bits
-
-
 Decide = Callable[[Float64[np.ndarray, " rows"]], Int32[np.ndarray, " rows"]]
 
 
@@ -152,13 +134,3 @@ def _walk(mass: Float64[np.ndarray, "rows leaves"], decide: Decide) -> Int64[np.
         pair = np.log(np.maximum(level[rows[:, None], node[:, None] + (0, 1)], _TINY))
         node = node + decide(pair[:, 1] - pair[:, 0])
     return node
-
-
-def code_length_nats(log_odds: Float64[np.ndarray, "*shape"], bits: Int32[np.ndarray, "*shape"]) -> float:
-    """Ideal code length: sum of -ln P(bit), with P(1) = sigmoid(log-odds).
-
-    >>> round(float(code_length_nats(np.zeros(3), np.array([0, 1, 1])) / np.log(2)), 9)
-    3.0
-    """
-    parts = (slice(first, first + _AT_ONCE) for first in range(0, len(bits), _AT_ONCE))
-    return sum((float(np.logaddexp(0.0, np.where(bits[i] == 1, -log_odds[i], log_odds[i])).sum()) for i in parts), 0.0)

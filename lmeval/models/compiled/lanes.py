@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from lmeval.compute.place import n_processors
 from lmeval.models.compiled.network import Cache, Network, open_cache, read_tokens
 
 LANES_OF_A_TASK = 16  # fewer cost as much: the weights are read once for all of a task's lanes
@@ -37,15 +37,7 @@ def open_compiled(network: Network, n_lanes: int, capacity: int, n_threads: int 
         n_threads: How many threads share the lanes; None for as many as there are processors, or as OMP_NUM_THREADS says.
     """
     logits = np.zeros((n_lanes, network.head.shape[1] * network.head.shape[3]), dtype=np.float32)
-    return CompiledLanes(network, open_cache(network, n_lanes, capacity), n_lanes, n_threads or usual_threads(), logits)
-
-
-def usual_threads() -> int:
-    """As many as OMP_NUM_THREADS says, else as this process has processors."""
-    named = os.environ.get("OMP_NUM_THREADS", "")
-    if named.isdigit() and int(named):
-        return int(named)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return CompiledLanes(network, open_cache(network, n_lanes, capacity), n_lanes, n_threads or n_processors(), logits)
 
 
 def restart_compiled(lanes: CompiledLanes, ids: Int64[np.ndarray, "lanes time"]) -> Float32[np.ndarray, "lanes ids"]:
