@@ -107,12 +107,27 @@ def at_once(quota: Quota, place: Place, unit_bytes: int) -> int:
     >>> at_once(BATCH_TOKENS, alone("cpu"), 1000), at_once(BATCH_TOKENS, alone("cpu")._replace(memory=10**6), 1000)
     (2048, 600)
     """
-    unit_bytes = max(1, unit_bytes)
-    n = min(limit_of(quota.units, place), limit_of(quota.bytes, place) // unit_bytes)
-    budget = memory_bytes(place)
+    most, budget = fastest(quota, place, unit_bytes), memory_bytes(place)
     if budget is None:
-        return max(quota.least, n)
-    return max(1, min(max(quota.least, n), int(quota.share * budget) // unit_bytes))
+        return most
+    return max(1, min(most, int(quota.share * budget) // max(1, unit_bytes)))
+
+
+def fastest(quota: Quota, place: Place, unit_bytes: int) -> int:
+    """How many units at once are fastest, whatever memory there is: the same number on every device of a sort.
+
+    For what a number of units decides beyond the speed, such as the lanes that an archive is written in.
+
+    Args:
+        quota: The kind of work.
+        place: Where it is done.
+        unit_bytes: What one unit takes in memory, about.
+
+    Returns:
+        A number of units, at least 1.
+    """
+    n = min(limit_of(quota.units, place), limit_of(quota.bytes, place) // max(1, unit_bytes))
+    return max(quota.least, n)
 
 
 def memory_bytes(place: Place) -> int | None:

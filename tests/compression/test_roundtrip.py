@@ -299,7 +299,7 @@ def test_a_range_reads_the_blocks_that_hold_it(
     read: list[int] = []
     read_block = archive.read_block
     monkeypatch.setattr(
-        archive, "read_block", lambda d, position, seed: read.append(position) or read_block(d, position, seed)
+        archive, "read_block", lambda d, position, header: read.append(position) or read_block(d, position, header)
     )
     entries = archive.read_index(memoryview(coded))[0].entries
     first, stop = spans[i]
