@@ -15,6 +15,7 @@ from lmeval.cli.shared import (
     dtype_option,
     input_bytes,
     json_option,
+    known_model,
     lanes_option,
     lanes_per_pass_option,
     loading,
@@ -31,7 +32,12 @@ from lmeval.report.views import view
 @click.command("benchmark")
 @click.argument("paths", nargs=-1, metavar="PATH...")
 @click.option(
-    "--model", "-m", "names", multiple=True, help="As for compress; may be given several times.  [default: bundled]"
+    "--model",
+    "-m",
+    "names",
+    multiple=True,
+    callback=known_model,
+    help="As for compress; may be given several times.  [default: bundled]",
 )
 @click.option(
     "--adapt",

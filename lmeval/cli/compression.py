@@ -21,6 +21,7 @@ from lmeval.cli.shared import (
     force_option,
     input_bytes,
     json_option,
+    known_model,
     lanes_option,
     lanes_per_pass_option,
     loading,
@@ -51,6 +52,7 @@ _adapt_help = "Let online models adapt to the file: full (smallest archive), lig
     "-m",
     default="bundled",
     show_default=True,
+    callback=known_model,
     help="'bundled', a folder in Hugging Face format, or a hub id; for images a bundled density such as "
     "lmeval-mnist-vae-v1, or a density file (YAML).",
 )
@@ -188,7 +190,10 @@ def _compress_images(
 @click.argument("source", metavar="ARCHIVE")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="The file.  [default: ARCHIVE without .lmz]")
 @click.option(
-    "--model", "-m", help="The model that encoded: a folder, hub id or density file.  [default: found if it is bundled]"
+    "--model",
+    "-m",
+    callback=known_model,
+    help="The model that encoded: a folder, hub id or density file.  [default: found if it is bundled]",
 )
 @click.option("--range", "span", metavar="A:B", help="Only bytes A to B (not included) of the original.")
 @click.option("--salvage", is_flag=True, help="Recover what is whole of a damaged archive, with zeros for what is lost.")

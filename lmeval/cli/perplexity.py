@@ -25,7 +25,7 @@ from lmeval.cli.shared import (
 )
 from lmeval.compute.gather import as_place, disconnect
 from lmeval.compute.place import Place
-from lmeval.data.documents import Corpus, DataSource, Document, first_documents
+from lmeval.data.documents import Corpus, DataSource, Document, begun, first_documents
 from lmeval.errors import InputError
 from lmeval.progress import Progress
 from lmeval.report.views.perplexity import withheld_notice
@@ -75,7 +75,7 @@ def perplexity_command(
     """
     check_outputs(options.outputs, (*paths, *task_inputs(paths)))
     source = DataSource(dataset, dataset_name, split) if dataset else None
-    corpus = first_documents(corpus_of(paths, text_column, source), options.limit)
+    corpus = begun(first_documents(corpus_of(paths, text_column, source), options.limit))
     with loading(f"model {model}"):
         from lmeval.perplexity import PerplexitySettings, perplexity
 

@@ -19,7 +19,7 @@ from lmeval.compute import gather
 from lmeval.compute.memory import parse_bytes
 from lmeval.compute.place import Place
 from lmeval.data.documents import Corpus, DataSource, column, dataset_corpus, file_corpus, local_files, table_corpus
-from lmeval.data.locate import find_spec
+from lmeval.data.locate import check_model_name, find_spec
 from lmeval.errors import EmptyInput, InputError, InputNotFound, OutputError
 from lmeval.models.dtypes import DTYPES
 from lmeval.report.terminal import print_blocks
@@ -27,8 +27,22 @@ from lmeval.report.views import view
 from lmeval.results.records import records_of, write_records
 from lmeval.specs.tasks import read_rolling_task, task_corpus
 
+
+def known_model(_ctx: click.Context, _param: click.Parameter, value: Any) -> Any:
+    """Callback of options that name models: a misspelt bundled one is named before anything slow is imported."""
+    for name in value if isinstance(value, tuple) else (value,):
+        if name is not None:
+            check_model_name(name)
+    return value
+
+
 model_option = click.option(
-    "--model", "-m", default="bundled", show_default=True, help="'bundled', a folder in Hugging Face format, or a hub id."
+    "--model",
+    "-m",
+    default="bundled",
+    show_default=True,
+    callback=known_model,
+    help="'bundled', a folder in Hugging Face format, or a hub id.",
 )
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 dtype_option = click.option(

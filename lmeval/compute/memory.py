@@ -11,6 +11,7 @@ So results on a CPU are the same bits on every machine, and a budget changes how
 Should a batch be too large all the same, `compute_within_memory` cuts it in halves and remembers.
 """
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -163,10 +164,10 @@ def parse_bytes(text: str) -> int:
     (4000000000, 1536)
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text.lower())
-    n = int(float(match[1]) * _UNITS[match[2]]) if match and match[2] in _UNITS else 0
-    if n < 1:
+    n = float(match[1]) * _UNITS[match[2]] if match and match[2] in _UNITS else 0.0
+    if not 1 <= n < math.inf:
         raise InputError(f"memory '{text}' is no number of bytes: write one such as 4GB, 512MiB or 1000000")
-    return n
+    return int(n)
 
 
 class MemoryLimit:

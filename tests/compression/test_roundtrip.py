@@ -56,7 +56,8 @@ from lmeval.compute.memory import Most, Quota
 from lmeval.compute.place import alone
 from lmeval.errors import CorruptArchive, InputError, LmevalError, ModelError, ModelMismatch, NonFiniteScore, NumericalDrift
 from lmeval.models import CausalLM, from_pair
-from lmeval.models.toys import byte_alphabet, byte_tokenizer
+from lmeval.models.byte_table import byte_alphabet
+from lmeval.models.toys import byte_tokenizer
 from lmeval.results import Report
 
 # The package's functions `compress` and `decompress` have the names of their modules.
