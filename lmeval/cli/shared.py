@@ -1,7 +1,6 @@
 """What the commands share: options, progress bars, outputs, inputs as bytes."""
 
 import functools
-import json
 import mmap
 import os
 import shutil
@@ -25,6 +24,7 @@ from lmeval.models.dtypes import DTYPES
 from lmeval.report.terminal import print_blocks
 from lmeval.report.views import view
 from lmeval.results.records import records_of, write_records
+from lmeval.results.report import json_text
 from lmeval.specs.tasks import read_rolling_task, task_corpus
 
 model_option = click.option(
@@ -183,7 +183,7 @@ def print_report(report: results.Report, json_path: Path | None, *, to_stderr: b
 def write_report(report: results.Report, json_path: Path | None, records_path: Path | None = None) -> None:
     """Write what --json and --records ask for: the report, and its items with all details."""
     if json_path == STDOUT:
-        click.echo(json.dumps(results.as_json(report), indent=2, allow_nan=False))
+        click.echo(json_text(report))
     elif json_path:
         results.write_json(report, json_path)
     if records_path:

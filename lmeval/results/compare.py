@@ -213,6 +213,9 @@ def _compare_metric(metric: ItemMetric, a: Sequence[ItemRecord], b: Sequence[Ite
         )
     _check_same_data(a, b)
     rows_a, rows_b = (np.array([values[item] for item in items]) for values in (values_a, values_b))
+    with np.errstate(over="ignore"):
+        if not np.isfinite(np.square([rows_a, rows_b]).sum()):
+            raise InputError(f"the values of {metric.name} are too large to add up: look at the items one by one")
     clusters = _clusters([*a, *b], items)
     if metric.denominator and not (rows_a[:, 1].any() and rows_b[:, 1].any()):
         raise InputError(f"{metric.name} needs {metric.denominator}, and the items in both results have none")

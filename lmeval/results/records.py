@@ -21,9 +21,11 @@ from typing import IO, Any, NamedTuple
 from lmeval.errors import InputError, InputNotFound
 from lmeval.results.files import atomic_writer
 from lmeval.results.items import (
+    DAMAGED,
     ItemMetric,
     ItemRecord,
     Items,
+    mapping_from_json,
     metric_from_json,
     record_as_json,
     record_from_json,
@@ -147,7 +149,7 @@ def read_records(path: Path, old: OldReader | None = None) -> list[RecordSet]:
                 sets.append((row, []))
             else:
                 sets[-1][1].append(line)
-        except (ValueError, AttributeError, IndexError, RecursionError) as error:
+        except DAMAGED as error:
             raise InputError(f"{path}: line {number} is no record that lmeval wrote with --records") from error
     if not sets:
         raise InputError(f"{path} holds no records: it is empty")
@@ -185,14 +187,14 @@ def _record_set(about: dict[str, Any], lines: list[str], path: Path, first: int,
     if schema == 1 and old:
         try:
             return old(about, [json.loads(line) for line in lines])
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        except DAMAGED as error:
             raise InputError(f"{path}: line {first}: the records under this header are not complete") from error
     header = _header(about, path, first)
     records = []
     for number, line in enumerate(lines, start=first + 1):
         try:
             records.append(record_from_json(json.loads(line), header.metrics))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except DAMAGED as error:
             raise InputError(f"{path}: line {number} is no record that lmeval wrote with --records") from error
     return RecordSet(header, tuple(records))
 
@@ -201,13 +203,13 @@ def _header(about: dict[str, Any], path: Path, first: int) -> RecordHeader:
     try:
         return RecordHeader(
             report=str(about["report"]),
-            of=about["of"],
+            of=mapping_from_json(about["of"]),
             metrics=tuple(map(metric_from_json, about["metrics"])),
             ordered=bool(about["ordered"]),
-            ledger=about["ledger"],
-            provenance=about["provenance"],
+            ledger=mapping_from_json(about["ledger"]),
+            provenance=mapping_from_json(about["provenance"]),
         )
-    except (TypeError, KeyError, ValueError) as error:
+    except DAMAGED as error:
         raise InputError(f"{path}: line {first} is no header of records") from error
 
 

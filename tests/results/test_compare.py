@@ -304,6 +304,11 @@ REFUSED: dict[str, tuple[Report, Report, str]] = {
     ),
     "no metric": (of_task("t"), report_with({"weight": [1.0]}, [WEIGHT]), "have no metric over the same items in common"),
     "not a number": (with_value(1.0), with_value(float("nan")), "item i1 has the acc nan: it must be a finite number"),
+    "too large": (
+        report_with({"weight": [1e308, 1e308, 0.0]}, [WEIGHT]),
+        report_with({"weight": [1.0, 2.0, 3.0]}, [WEIGHT]),
+        "the values of weight are too large to add up",
+    ),
     "nothing to divide by": (
         report_with({"nll_nats": [0.0, 1.0], "n_bytes": [0.0, 5.0]}, [RATE], kind="perplexity"),
         report_with({"nll_nats": [0.0], "n_bytes": [0.0]}, [RATE], kind="perplexity"),
