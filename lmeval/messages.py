@@ -20,4 +20,4 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest known one, or all of them."""
     listed = sorted(map(shown, known))
     close = difflib.get_close_matches(name, listed, n=1)
-    return f" (did you mean '{close[0]}'?)" if close else f": known are {', '.join(listed)}"
+    return f" (did you mean '{close[0]}'?)" if close else f": known are {', '.join(listed) or 'none'}"

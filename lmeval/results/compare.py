@@ -197,9 +197,7 @@ def _choose_metrics(kind: str, available: Sequence[ItemMetric], wanted: Sequence
         return [by_name[main[0]]] if main else available
     for name in wanted:
         if name not in by_name:
-            raise InputError(
-                f"{of or kind} has no {name} in both results{nearest(name, by_name)}: there are {', '.join(sorted(by_name))}"
-            )
+            raise InputError(f"{of or kind} has no {name} in both results{nearest(name, by_name)}")
     return [by_name[name] for name in wanted]
 
 

@@ -347,9 +347,9 @@ def test_what_cannot_be_compared_is_said_in_one_line(why: str):
 
 def test_a_metric_that_one_result_lacks_is_named():
     both = report_with({"acc": [1.0], "log_loss": [0.5]}, [ACC, LOSS])
-    with pytest.raises(InputError, match=r"task t has no los_loss in both results .did you mean 'log_loss'.*acc, log_loss"):
+    with pytest.raises(InputError, match=r"task t has no los_loss in both results .did you mean 'log_loss'"):
         compare_reports(both, both, ["los_loss"])
-    with pytest.raises(InputError, match="task t has no log_loss in both results"):
+    with pytest.raises(InputError, match=r"^task t has no log_loss in both results: known are acc$"):
         compare_reports(both, report_with({"acc": [1.0]}), ["log_loss"])
 
 

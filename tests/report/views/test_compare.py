@@ -29,7 +29,7 @@ def test_a_comparison_shows_what_differs():
     assert cells[7:9] == ["5", "1"] and cells[-1] == "no difference seen"
     assert "A     a.json" in text and "B     b.json" in text and "both  model m" in text
     assert "t: 1 item only in A, 0 only in B, left out" in text
-    assert "adjusted for" not in text and "lower is better" not in text
+    assert "adjusted for" not in text and "Holm" not in text and "lower is better" not in text
     losses = shown(made(*RIGHT), made(*RIGHT[::-1]), "log_loss")
     assert "only A right" not in losses and losses.count("log_loss: lower is better") == 1
 
@@ -37,7 +37,7 @@ def test_a_comparison_shows_what_differs():
 def test_tasks_have_rows_of_their_own():
     both = together("run", (made(1, 0, 1), made(0, 0, 1, task="u")), {})
     text = shown(both, both)
-    assert re.search(r"^task +measure +items", text, re.M) and "adjusted for 2 comparisons" in text
+    assert re.search(r"^task +measure +items .* p +p \(Holm\)", text, re.M) and "adjusted for 2 comparisons" in text
     assert re.search(r"^t +acc +3 ", text, re.M) and re.search(r"^u +acc +3 ", text, re.M)
 
 
