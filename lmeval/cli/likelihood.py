@@ -36,7 +36,7 @@ def likelihood_command(
     options: RunOptions,
     folder: Path | None,
 ) -> None:
-    r"""Log-likelihoods of several models on the same images, side by side, each with the side it lies on.
+    """Log-likelihoods of several models on the same images, side by side, each with the side it lies on.
 
     SPEC is a YAML file that names data, models and bounds, or the name of one in tasks/, such as digits. Its keys:
 
@@ -46,7 +46,7 @@ def likelihood_command(
       models       list of: name, model (bundled name, folder, density file), bounds, sandwich (simulated data), kde
       bounds       list of: elbo, iwae, ais, smc; or with settings: {smc: {particles, temperatures or gap, start}}
       seed, paired (the model that the others are compared with)
-    """
+    """  # noqa: D301 (click takes the character \b as "keep these lines as they are")
     with loading("PyTorch"):
         from lmeval.compute.gather import as_place, disconnect
         from lmeval.likelihood.compare import compare
