@@ -68,6 +68,11 @@ def _notes(report: Report, table: Table, keys: Sequence[str], shown: Sequence[st
         for row in table
         if row["n_only_a"] or row["n_only_b"]
     )
+    notes += [
+        f"different in A and B, by SHA-256: {name}; items are paired by their names"
+        for name in report.ledger["different_inputs"]
+    ]
+    notes += [f"only in {name.upper()}, left out: {of}" for name, left in report.ledger["left_out"].items() for of in left]
     return notes
 
 

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 from commands import text_of
@@ -39,6 +40,17 @@ def test_tasks_have_rows_of_their_own():
     text = shown(both, both)
     assert re.search(r"^task +measure +items .* p +p \(Holm\)", text, re.M) and "adjusted for 2 comparisons" in text
     assert re.search(r"^t +acc +3 ", text, re.M) and re.search(r"^u +acc +3 ", text, re.M)
+
+
+def test_what_is_not_compared_is_said():
+    parts = [replace(made(1, 0, 1, task=task), provenance={"inputs": {"task_sha256": task}}) for task in ("t", "u", "[v]")]
+    parts.append(replace(parts[1], provenance={"inputs": {"task_sha256": "changed"}}))
+    text = shown(together("run", tuple(parts[:2]), {}), together("run", tuple(parts[2:]), {}))
+    assert "only in A, left out: model m, task t\n" in text
+    assert "only in B, left out: model m, task [v]" in text
+    assert "different in A and B, by SHA-256: task; items are paired by their names" in text
+    alike = shown(parts[0], parts[0])
+    assert "left out" not in alike and "SHA-256" not in alike
 
 
 def test_what_each_result_is_of_stands_beside_its_file():
