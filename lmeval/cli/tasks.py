@@ -27,13 +27,14 @@ from lmeval.compute import gather
 from lmeval.compute.place import Place, describe_place
 from lmeval.data.documents import first_documents, local_files
 from lmeval.data.resources import BUNDLED_FOR_TASKS
-from lmeval.errors import InputError
+from lmeval.errors import InputError, first_line
 from lmeval.progress import Progress
 from lmeval.prompting.task import SAMPLERS, STRATEGIES, Task, task_of, task_path
 from lmeval.report.terminal import print_blocks
 from lmeval.report.views import view
 from lmeval.report.views.perplexity import withheld_notice
 from lmeval.results import Report
+from lmeval.results.items import DAMAGED
 from lmeval.results.records import read_records
 from lmeval.results.report import with_of
 from lmeval.specs.tasks import ROLLING, RollingTask, read_keys, rolling_task, task_corpus
@@ -132,13 +133,17 @@ def rescore_command(records_path: Path, json_path: Path | None) -> None:
     from lmeval.results.reduction import rescore_items
 
     check_outputs([json_path], [str(records_path)])
-    parts = tuple(
-        prompting.rescore(records) if records.header.report == "run" else rescore_items(records)
-        for records in read_records(records_path, prompting.read_old_records)
-    )
+    sets = read_records(records_path, prompting.read_old_records)
     inputs = {"records": {"file": str(records_path), "sha256": results.files_sha256([str(records_path)])}}
-    rescored = results.together(parts[0].kind, parts, results.provenance(parts[0].kind, inputs=inputs))
-    print_report(rescored, json_path)
+    try:
+        parts = tuple(prompting.rescore(one) if one.header.report == "run" else rescore_items(one) for one in sets)
+        rescored = results.together(parts[0].kind, parts, results.provenance(parts[0].kind, inputs=inputs))
+        blocks = view(rescored)
+    except DAMAGED as error:  # whole, but made by another program
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"{records_path} lacks what lmeval writes into the header of records ({what})") from error
+    print_blocks(blocks, to_stderr=json_path == STDOUT)
+    write_report(rescored, json_path)
 
 
 @click.command("compare")

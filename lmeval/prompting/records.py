@@ -147,6 +147,8 @@ def record_of_row(row: Mapping[str, Any]) -> Record:
     if not isinstance(row["seed"], int):
         raise TypeError(f"the seed {row['seed']!r} is no whole number")
     neutral = tuple(tuple(map(float, nats)) for nats in row["neutral_nats"])
+    if not all(len(nats) == len(choices) for nats in neutral):
+        raise ValueError("a content-free input that not all choices were scored after")
     parts = {"gold": tuple(row["gold"]), "shots": tuple(row["shots"]), "choices": choices, "neutral_nats": neutral}
     return Record(**{**row, **parts})
 

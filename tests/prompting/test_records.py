@@ -78,6 +78,7 @@ def test_json_keeps_the_scores_and_records_the_rest():
         {"choices": [CHOICE | {"text": 5}]},
         {"choices": [CHOICE | {"unconditional_nats": ""}]},
         {"neutral_nats": [["x"]]},
+        {"neutral_nats": [[-1.0]]},
         {"shots": None},
     ],
     ids=json.dumps,
