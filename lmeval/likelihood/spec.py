@@ -18,8 +18,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from lmeval.data.images import BINARISATIONS
 from lmeval.data.locate import find_in, named_spec, shipped_specs
+from lmeval.data.tags import BINARISATIONS
 from lmeval.errors import TaskFileError
 from lmeval.likelihood.methods import BOUNDS
 from lmeval.likelihood.settings import SCHEDULES, STARTS, usual_temperatures
