@@ -16,12 +16,26 @@ from lmeval.cli.shared import (
     seed_option,
     write_report,
 )
+from lmeval.likelihood.methods import BOUNDS
+from lmeval.likelihood.spec import read_spec, with_overrides
 from lmeval.report.figures import check_folder, save_figures
 from lmeval.report.terminal import print_blocks
 from lmeval.report.views import view
 
+HELP = f"""Log-likelihoods of several models on the same images, side by side, each with the side it lies on.
 
-@click.command("likelihood")
+SPEC is a YAML file that names data, models and bounds, or the name of one in tasks/, such as digits. Its keys:
+
+\b
+  likelihood   name of the comparison
+  data         images, split, limit, shape; binarise {{seed}} or threshold, or binarisation of a binary file
+  models       list of: name, model (bundled name, folder, density file), bounds, sandwich (simulated data), kde
+  bounds       list of: {", ".join(BOUNDS)}; or with settings: {{smc: {{particles, temperatures or gap, start}}}}
+  seed, paired (the model that the others are compared with)
+"""
+
+
+@click.command("likelihood", help=HELP)
 @click.argument("spec", metavar="SPEC")
 @data_dir_option
 @limit_option("Score the first N images only.  [default: the spec's]")
@@ -36,27 +50,16 @@ def likelihood_command(
     options: RunOptions,
     folder: Path | None,
 ) -> None:
-    """Log-likelihoods of several models on the same images, side by side, each with the side it lies on.
-
-    SPEC is a YAML file that names data, models and bounds, or the name of one in tasks/, such as digits. Its keys:
-
-    \b
-      likelihood   name of the comparison
-      data         images, split, limit, shape; binarise {seed} or threshold, or binarisation of a binary file
-      models       list of: name, model (bundled name, folder, density file), bounds, sandwich (simulated data), kde
-      bounds       list of: elbo, iwae, ais, smc; or with settings: {smc: {particles, temperatures or gap, start}}
-      seed, paired (the model that the others are compared with)
-    """  # noqa: D301 (click takes the character \b as "keep these lines as they are")
+    """Read the spec, score what it names, and print the tables."""
+    wanted = with_overrides(read_spec(spec, data_dir), limit, seed)
+    check_outputs(options.outputs, [str(wanted.path), *map(str, wanted.files.values())])
+    if folder:
+        check_folder(folder)
     with loading("PyTorch"):
         from lmeval.compute.gather import as_place, disconnect
         from lmeval.likelihood.compare import compare
         from lmeval.likelihood.cost import cost_lines
         from lmeval.likelihood.prepare import prepare
-        from lmeval.likelihood.spec import read_spec, with_overrides
-    wanted = with_overrides(read_spec(spec, data_dir), limit, seed)
-    check_outputs(options.outputs, [str(wanted.path), *map(str, wanted.files.values())])
-    if folder:
-        check_folder(folder)
     place = as_place(options.device, options.memory)
     with loading("the models"):
         prepared = prepare(wanted, place)
