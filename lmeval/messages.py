@@ -20,7 +20,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest known one, or all of them."""
     listed = sorted(map(shown, known))
     close = near(name, listed)
-    return f" (did you mean '{close}'?)" if close else f": known are {', '.join(listed)}"
+    return f" (did you mean '{close}'?)" if close else f": known are {', '.join(listed) or 'none'}"
 
 
 def near(name: str, known: Iterable[str]) -> str | None:

@@ -149,7 +149,7 @@ def _check_outputs(source: str, output: Path | None, json_path: Path | None, *, 
         raise InputError("--json - and the output would both go to standard output: name a file for one of them")
     if output is not None:
         check_new(output, force=force)
-    check_outputs([path for path in (output, json_path) if path is not None], (source,))
+    check_outputs([output, json_path], [source])
 
 
 _TEXT_ONLY = ("lanes", "tolerance", "context", "overlap", "adapt", "lanes_per_pass", "dtype", "device")
@@ -262,7 +262,7 @@ def _what_is_lost(report: Report) -> str:
 
 def _named(output: Path | None) -> Path | None:
     """None for '-', standard output."""
-    return None if output is not None and str(output) == "-" else output
+    return None if output == STDOUT else output
 
 
 def _range(span: str) -> tuple[int, int | None]:
@@ -281,8 +281,7 @@ def _range(span: str) -> tuple[int, int | None]:
 @json_option
 def inspect_command(source: str, json_path: Path | None) -> None:
     """Everything an archive says of itself; no model is loaded."""
-    if json_path:
-        check_outputs([json_path], (source,))
+    check_outputs([json_path], [source])
     with input_bytes(source) as data:
         report = compression.inspect(data)
     print_report(with_of(report, file=source), json_path)

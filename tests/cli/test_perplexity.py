@@ -240,6 +240,7 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "another kind of device": (["--device", "meta"], "meta"),
     "no such option": (["--contxt", "5"], "No such option"),
     "results into no folder": (["--json", "nowhere/out.json"], "there is no folder nowhere"),
+    "records on standard output": (["--records", "-"], "records go to a file, not to standard output: name one"),
     "records into no folder": (["--records", "nowhere/d.jsonl"], "there is no folder nowhere"),
     "a data set and paths": (["--dataset", "x/y"], "--dataset stands alone"),
     "a column that is not there": (["--text-column", "body"], "no column 'body'"),

@@ -34,7 +34,7 @@ FOOTER_SIZE = _FOOTER.size + _CRC.size + len(MAGIC)
 
 
 class Entry(NamedTuple):
-    """One line of the index."""
+    """Where a block is, as a line of the index says it."""
 
     position: int  # of the block in the file
     stored: int
@@ -111,7 +111,7 @@ def read_header(data: memoryview, start: int = 0) -> tuple[Header, int]:
     try:
         meta = unpacked(bytes(data[start + _PROLOGUE.size : stop]), (major, minor), MAX_HEADER_BYTES)
         n_bytes = meta["n_bytes"]
-        if not isinstance(n_bytes, int) or n_bytes < 0:
+        if not isinstance(n_bytes, int) or not 0 <= n_bytes < 1 << 64:  # offsets have 64 bits
             raise ValueError
     except (zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptArchive("the archive's header cannot be read") from error
@@ -148,6 +148,14 @@ def read_block(data: memoryview, position: int, header: Header) -> Block | None:
         raise CorruptArchive(f"the block at byte {position:,} claims what no encoder writes")
     if zlib.crc32(payload) != crc:
         raise CorruptArchive(f"the block at byte {position:,} (data from byte {offset:,} on) is damaged: checksum")
+    return block
+
+
+def read_entry(data: memoryview, entry: Entry, header: Header) -> Block:
+    """The block that the index says is there. Raises CorruptArchive where it is another, and as `read_block`."""
+    block = read_block(data, entry.position, header)
+    if block is None or (BLOCK_OVERHEAD + len(block.payload), block.offset, block.n_bytes) != entry[1:]:
+        raise CorruptArchive("the archive's index does not fit its blocks")
     return block
 
 
@@ -251,8 +259,8 @@ def read_index(data: memoryview) -> tuple[Part, ...]:
     return tuple(reversed(parts))
 
 
-def intact_blocks(data: memoryview, start: int, header: Header) -> Iterator[Block]:
-    """Every whole block of the archive whose blocks begin at `start`, wherever damage has left it: by its checksums."""
+def intact_entries(data: memoryview, start: int, header: Header) -> Iterator[Entry]:
+    """Where whole blocks are in the archive whose blocks begin at `start`, wherever damage has left them: by checksums."""
     raw = data.obj if isinstance(data.obj, bytes) and len(data.obj) == len(data) else data
     position = _find(raw, BLOCK_MAGIC, start)
     while position >= 0:
@@ -260,9 +268,10 @@ def intact_blocks(data: memoryview, start: int, header: Header) -> Iterator[Bloc
             block = read_block(data, position, header)
         except ArchiveError:
             block = None
+        stored = 1 if block is None else BLOCK_OVERHEAD + len(block.payload)
         if block is not None:
-            yield block
-        position = _find(raw, BLOCK_MAGIC, position + (1 if block is None else BLOCK_OVERHEAD + len(block.payload)))
+            yield Entry(position, stored, block.offset, block.n_bytes)
+        position = _find(raw, BLOCK_MAGIC, position + stored)
 
 
 def _find(data: Any, needle: bytes, start: int) -> int:

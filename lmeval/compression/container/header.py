@@ -5,6 +5,7 @@ every byte here is one of them.
 """
 
 import json
+import math
 import zlib
 from typing import Any, NamedTuple
 
@@ -62,9 +63,20 @@ def _json(meta: dict[str, Any]) -> bytes:
 def unpacked(data: bytes, version: tuple[int, int], limit: int) -> Any:
     """The metadata, of at most `limit` bytes of JSON. Raises zlib.error, ValueError and RecursionError for what are none."""
     if version < ADAPTED_VERSION:
-        return json.loads(zlib.decompressobj(zdict=_DICTIONARY).decompress(data, limit))
+        return _read_json(zlib.decompressobj(zdict=_DICTIONARY).decompress(data, limit))
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS, zdict=_ADAPTED_DICTIONARY)
-    meta = json.loads(unpacker.decompress(data[SHA256_BYTES:], limit))
+    meta = _read_json(unpacker.decompress(data[SHA256_BYTES:], limit))
     if not isinstance(meta, dict):
         raise ValueError("metadata are no object")
     return dict(sorted((meta | {"sha256": data[:SHA256_BYTES].hex()}).items()))
+
+
+def _read_json(text: bytes) -> Any:
+    return json.loads(text, parse_float=_finite, parse_constant=_finite)
+
+
+def _finite(text: str) -> float:
+    """A number of JSON, which has neither NaN nor infinities; 1e999 is a number, but we have none that is as large."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return number
