@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from lmeval.compression.coding.grid import LOG_ODDS_LIMIT
 from lmeval.compression.text import tree
-from lmeval.compression.text.tree import LEAST_LOGIT, code_length_nats, depth_of, descend, path_bits, path_log_odds
+from lmeval.compression.text.masses import LEAST_LOGIT
+from lmeval.compression.text.tree import code_length_nats, depth_of, descend, path_bits, path_log_odds
 from lmeval.compute.memory import MASS_ROWS, Most
 from lmeval.errors import NonFiniteScore
 
