@@ -9,29 +9,30 @@ import click
 from lmeval import compression, models
 from lmeval.cli.progress import drawn_progress
 from lmeval.cli.shared import (
-    STDOUT,
+    RunOptions,
     check_outputs,
-    device_option,
     dtype_option,
     input_bytes,
-    json_option,
+    known_model,
     lanes_option,
     lanes_per_pass_option,
     loading,
-    memory_option,
     one_process,
-    records_option,
-    write_report,
+    print_report,
+    run_options,
 )
 from lmeval.errors import EmptyInput
-from lmeval.report.terminal import print_blocks
-from lmeval.report.views import view
 
 
 @click.command("benchmark")
 @click.argument("paths", nargs=-1, metavar="PATH...")
 @click.option(
-    "--model", "-m", "names", multiple=True, help="As for compress; may be given several times.  [default: bundled]"
+    "--model",
+    "-m",
+    "names",
+    multiple=True,
+    callback=known_model,
+    help="As for compress; may be given several times.  [default: bundled]",
 )
 @click.option(
     "--adapt",
@@ -42,22 +43,16 @@ from lmeval.report.views import view
 )
 @lanes_option
 @lanes_per_pass_option
-@device_option
-@memory_option
 @dtype_option
-@json_option
-@records_option
+@run_options
 def benchmark_command(
     paths: tuple[str, ...],
     names: tuple[str, ...],
     levels: tuple[str, ...],
     lanes: int | None,
     lanes_per_pass: int | None,
-    device: str,
-    memory: int | None,
     dtype: str,
-    json_path: Path | None,
-    records_path: Path | None,
+    options: RunOptions,
 ) -> None:
     """Language models beside gzip, bzip2, xz, zstd, brotli and ppmd: size, speed, and proof by decoding.
 
@@ -65,19 +60,18 @@ def benchmark_command(
     """
     if not paths:
         raise EmptyInput("no file given: name one or more files to compress")
-    check_outputs([path for path in (json_path, records_path) if path], paths)
+    check_outputs(options.outputs, paths)
     corpora = list(_corpora(paths))
     names = names or ("bundled",)
     with loading(f"model {', '.join(names)}"):
-        place = one_process(device, memory)
+        place = one_process(options.device, options.memory)
         loaded = [models.load_model(name, device=place.device, dtype=dtype) for name in names]
         settings = compression.CompressSettings(lanes=lanes, lanes_per_pass=lanes_per_pass)
     with drawn_progress() as progress:
         report = compression.benchmark(
             corpora, loaded, settings, levels=levels or ("none", "full"), place=place, progress=progress
         )
-    print_blocks(view(report), to_stderr=json_path == STDOUT)
-    write_report(report, json_path, records_path)
+    print_report(report, options.json_path, options.records_path)
 
 
 def _corpora(paths: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
