@@ -7,12 +7,10 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from lmeval import results
 from lmeval.compression.container import archive
-from lmeval.compression.images.density_header import DensityLike
-from lmeval.compression.images.encode import ImageSettings, compress_images_to
 from lmeval.compression.text.account import DECODED_TO_VERIFY, Tally, compression_report
 from lmeval.compression.text.blocks import Coded, Job, code_block, verify_blocks
 from lmeval.compression.text.encode import BY_MODEL
@@ -22,17 +20,21 @@ from lmeval.compression.text.survey import Survey, survey
 from lmeval.compression.text.text_model import TextModel, load_text_model
 from lmeval.compute.memory import settled
 from lmeval.compute.place import Place, describe_place, n_processors
-from lmeval.densities.modelfile import LoadedDensity, names_density
+from lmeval.densities.named import LoadedDensity, names_density
 from lmeval.errors import InputError
-from lmeval.models import ModelLike
 from lmeval.progress import SILENT, Progress
 from lmeval.results import Report
+
+if TYPE_CHECKING:
+    from lmeval.compression.images.density_header import DensityLike
+    from lmeval.compression.images.encode import ImageSettings
+    from lmeval.models import ModelLike
 
 
 def compress(
     data: bytes,
-    model: ModelLike | DensityLike = "bundled",
-    settings: CompressSettings | ImageSettings | None = None,
+    model: "ModelLike | DensityLike" = "bundled",
+    settings: "CompressSettings | ImageSettings | None" = None,
     *,
     place: Place | str = "auto",
     dtype: str = "float32",
@@ -61,12 +63,16 @@ def compress(
     b'to be or not to be'
     """
     out = io.BytesIO()
-    if isinstance(model, LoadedDensity) or (isinstance(model, str | Path) and names_density(model)):
+    if names_density(model):
         if isinstance(settings, CompressSettings):
             raise InputError("a density takes ImageSettings: CompressSettings are for language models")
-        compress_images_to(out, memoryview(data), model, settings or ImageSettings(), place=place, progress=progress)
+        from lmeval.compression.images.encode import ImageSettings, compress_images_to
+
+        compress_images_to(
+            out, memoryview(data), cast("DensityLike", model), settings or ImageSettings(), place=place, progress=progress
+        )
     else:
-        if isinstance(settings, ImageSettings):
+        if settings is not None and not isinstance(settings, CompressSettings):
             raise InputError("a language model takes CompressSettings: ImageSettings are for densities")
         settings = settings or CompressSettings()
         compress_to(out, memoryview(data), model, settings, place=place, dtype=dtype, progress=progress)
@@ -76,7 +82,7 @@ def compress(
 def compress_to(
     out: BinaryIO,
     data: memoryview,
-    model: ModelLike | LoadedDensity = "bundled",
+    model: "ModelLike | LoadedDensity | TextModel" = "bundled",
     settings: CompressSettings = CompressSettings(),  # noqa: B008 (immutable)
     *,
     place: Place | str = "auto",
@@ -145,7 +151,7 @@ def compress_to(
 
 def code_length(
     data: bytes | memoryview,
-    model: ModelLike = "bundled",
+    model: "ModelLike | TextModel" = "bundled",
     settings: CompressSettings = CompressSettings(),  # noqa: B008 (immutable)
     *,
     place: Place | str = "auto",

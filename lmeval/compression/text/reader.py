@@ -15,8 +15,8 @@ from lmeval.compression.text.model_header import ModelSettings, check_model, fro
 from lmeval.compression.text.text_model import TextModel, by_library, load_text_model
 from lmeval.compression.text.windows import lane_bytes
 from lmeval.compute.memory import LANES, at_once
-from lmeval.compute.place import Place
-from lmeval.densities.modelfile import names_density
+from lmeval.compute.place import Place, on_processor
+from lmeval.densities.named import names_density
 from lmeval.errors import ModelMismatch, NumericalDrift
 from lmeval.models.compiled.network import Network
 from lmeval.progress import Progress, counting
@@ -70,7 +70,7 @@ def _model(wanted: ModelSettings, holder: Holder) -> tuple[TextModel, Place]:
         )
     # The fingerprint and the canary say of a network that is given with its tokenizer what there is to know of it.
     key = id(given) if isinstance(given, tuple) else (str(source), wanted.dtype)
-    place = "cpu" if holder.place is None else holder.place
+    place = on_processor() if holder.place is None else holder.place
     return holder.get(key, lambda: load_text_model(source, place, wanted.dtype, examined=False))
 
 

@@ -11,9 +11,9 @@ from lmeval.compression.text import decisions
 from lmeval.compression.text.lanes import Layout
 from lmeval.compression.text.log_odds import stepwise_log_odds
 from lmeval.compression.text.model_header import Canary, ModelSettings
-from lmeval.compression.text.text_model import TextModel
+from lmeval.compression.text.text_model import LEAST_DRIFT, TextModel
 from lmeval.compression.text.windows import lane_bytes
-from lmeval.errors import InputError, ModelError, NumericalDrift
+from lmeval.errors import InputError, NumericalDrift
 
 DEFAULT_WINDOW = 1024  # at most, unless asked for: keys and values of 64 lanes must fit into memory
 SAMPLE_WINDOWS = 32
@@ -21,9 +21,6 @@ FEW_WINDOWS = 8  # where drift need not be measured
 SAMPLE_SHARE = 1 / 4  # of the input, at most
 CANARY_TOKENS = 16
 LEAST_CANARY_TOKENS, BYTES_PER_CANARY_TOKEN = 2, 4096  # where the header is to be small
-# Least drift to provide for (nats, of log-odds): that of other machines, where this one's sample shows less. float64 has
-# room to spare; bfloat16 is measured at 0.1 between passes, far too much for the grid to be cheap.
-LEAST_DRIFT = {"float32": 1.5e-5, "float64": 1e-10, "bfloat16": 0.05}
 DRIFT_QUANTILE = 0.9999  # of the sample: steadier than its maximum, which is about 1.4 times as much
 SAFETY = 3.0  # margin / drift, where margin = 2 epsilon + drift
 TOO_MUCH_DRIFT = 1.0
@@ -41,19 +38,6 @@ class Survey(NamedTuple):
     lane_bytes: int  # of keys and values
 
 
-def check_codable(model: TextModel) -> None:
-    """Refuse a model whose numbers no archive can hold.
-
-    Args:
-        model: A language model.
-
-    Raises:
-        ModelError: Its dtype is none of LEAST_DRIFT.
-    """
-    if model.dtype not in LEAST_DRIFT:
-        raise ModelError(f"{model.name} is in torch.{model.dtype}: load it in {', '.join(LEAST_DRIFT)}")
-
-
 def survey(
     model: TextModel,
     data: memoryview,
@@ -66,9 +50,8 @@ def survey(
     model's ideal code is longer than the input. With online models after it (`adapt`) the latter says nothing, as they
     know what it got wrong, unless its passes do not agree either.
 
-    Raises InputError, ModelError (no cache), NumericalDrift (passes that do not agree at all).
+    Raises InputError, NoCache, NumericalDrift (passes that do not agree at all).
     """
-    check_codable(model)
     layout = _layout(model, context, overlap)
     settings = ModelSettings(
         name=model.name,

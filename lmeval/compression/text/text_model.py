@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from lmeval.models import CausalLM, ModelLike
 
 LIGHT_BYTES = 1 << 20
+# Least drift to provide for (nats, of log-odds): that of other machines, where this one's sample shows less. float64 has
+# room to spare; bfloat16 is measured at 0.1 between passes, far too much for the grid to be cheap.
+LEAST_DRIFT = {"float32": 1.5e-5, "float64": 1e-10, "bfloat16": 0.05}
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def of_library(model: "CausalLM") -> TextModel:
     """A model that the library holds.
 
     Raises:
-        ModelError: Its tokenizer does not tell the bytes of its tokens.
+        ModelError: Its tokenizer does not tell the bytes of its tokens, or its dtype is none of LEAST_DRIFT.
     """
     from lmeval.errors import ModelError
     from lmeval.models.causal import describe_model
@@ -70,11 +73,14 @@ def of_library(model: "CausalLM") -> TextModel:
         raise ModelError(
             f"the tokenizer of {model.name} is written in Python and does not tell its tokens' bytes: no archive"
         )
+    dtype = str(model.dtype).removeprefix("torch.")
+    if dtype not in LEAST_DRIFT:
+        raise ModelError(f"{model.name} is in {model.dtype}: load it in {', '.join(LEAST_DRIFT)}")
     return TextModel(
         name=model.name,
         weights_sha256=model.weights_sha256,
         vocabulary_sha256=vocabulary_sha256(model.encoder),
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=dtype,
         device=str(model.device),
         context_length=model.context_length,
         start_id=0 if model.bos_id is None else model.bos_id,
@@ -109,7 +115,7 @@ def _place_of(model: TextModel, place: Place | str) -> Place:
 
 
 def load_text_model(
-    model: "ModelLike", place: Place | str, dtype: str = "float32", n_bytes: int = 0, *, examined: bool = True
+    model: "ModelLike | TextModel", place: Place | str, dtype: str = "float32", n_bytes: int = 0, *, examined: bool = True
 ) -> tuple[TextModel, Place]:
     """A model by whatever names or holds it, and the place where it computes.
 
@@ -136,5 +142,5 @@ def load_text_model(
     from lmeval.models import as_model, from_pair
 
     place = as_place(place)
-    loaded = from_pair(*model, examined=examined) if isinstance(model, tuple) else as_model(model, place.device, dtype)
+    loaded = from_pair(*model, examined=examined) if isinstance(model, tuple) else as_model(model, str(place.device), dtype)
     return of_library(loaded), place._replace(device=loaded.device)
