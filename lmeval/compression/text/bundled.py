@@ -73,7 +73,10 @@ def _library() -> "CausalLM":
 
 @functools.cache
 def _tokenizer() -> Tokenizer:
-    return Tokenizer.from_file(str(reference_folder() / "tokenizer.json"))
+    """As `tokens.text_encoder` has it: without what would be put around a text."""
+    description = json.loads((reference_folder() / "tokenizer.json").read_text(encoding="utf-8"))
+    description["post_processor"] = description["truncation"] = description["padding"] = None
+    return Tokenizer.from_str(json.dumps(description))
 
 
 def _describe(config: dict[str, Any]) -> dict[str, Any]:
