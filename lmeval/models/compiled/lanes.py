@@ -12,7 +12,8 @@ from jaxtyping import Float32, Int64
 from lmeval.compute.place import n_processors
 from lmeval.models.compiled.network import Cache, Network, open_cache, read_tokens
 
-LANES_OF_A_TASK = 16  # fewer cost as much: the weights are read once for all of a task's lanes
+LANES_OF_A_TASK = 16  # fewer cost nearly as much: the weights are read once for all of a task's lanes
+FEWEST_OF_A_TASK = 4  # where there would be fewer tasks than threads
 
 
 @dataclass
@@ -60,7 +61,7 @@ def _read(lanes: CompiledLanes, ids: Int64[np.ndarray, " lanes"], *, wanted: boo
     def read(first: int, stop: int) -> None:
         read_tokens(lanes.network, lanes.cache, lanes.length, column, first, stop, lanes.logits, int(wanted))
 
-    parts = list(_parts(lanes.n_lanes))
+    parts = list(_parts(lanes.n_lanes, lanes.n_threads))
     if lanes.n_threads == 1 or len(parts) == 1:
         read(0, lanes.n_lanes)
     else:
@@ -72,11 +73,10 @@ def _read(lanes: CompiledLanes, ids: Int64[np.ndarray, " lanes"], *, wanted: boo
     lanes.length += 1
 
 
-def _parts(n_lanes: int) -> Iterable[tuple[int, int]]:
-    """Lanes in tasks of about LANES_OF_A_TASK, equally long."""
-    n = max(1, n_lanes // LANES_OF_A_TASK)
-    edges = [n_lanes * i // n for i in range(n + 1)]
-    return itertools.pairwise(edges)
+def _parts(n_lanes: int, n_threads: int) -> Iterable[tuple[int, int]]:
+    """Lanes in tasks, equally long: of about LANES_OF_A_TASK, or of fewer where threads would have nothing to do."""
+    n = min(max(n_threads, n_lanes // LANES_OF_A_TASK), max(1, n_lanes // FEWEST_OF_A_TASK))
+    return itertools.pairwise(n_lanes * i // n for i in range(n + 1))
 
 
 @functools.cache
