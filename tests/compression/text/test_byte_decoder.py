@@ -80,7 +80,8 @@ def decoded_as_any_vocabulary(text: Text, data: bytes, chosen: Grid) -> Decoded:
             return bits
 
         ids += tree.descend(torch.from_numpy(logits), text.depth, decide).tolist()
-    return Decoded(ids, *reader._coder.pos(), reader.used_up(), online)
+    left, state = reader._coder.pos()
+    return Decoded(ids, left, state, reader.used_up(), online)
 
 
 def decoded_as_bytes(text: Text, data: bytes, chosen: Grid) -> Decoded:
