@@ -1,3 +1,5 @@
+import hashlib
+import json
 import struct
 import subprocess
 import sys
@@ -160,19 +162,18 @@ def test_other_weights_than_were_packed_are_refused(tmp_path: Path, monkeypatch:
 
 
 def test_the_coded_part_must_be_used_up(tmp_path: Path):
-    import hashlib
-
-    path = packed_file(tmp_path, random_weights(4))
+    weights = random_weights(4)
+    path = packed_file(tmp_path, weights)
     data = path.read_bytes()
-    rest = data[41:] + struct.pack("<I", 12345)
+    n_plain = sum(rows for rows, _ in SHAPES) + 4 * sum(vector.size for vector in weights.vectors.values())
+    coded = 45 + struct.unpack("<I", data[41:45])[0] + n_plain  # the word in front of it is read last
+    rest = data[41:coded] + struct.pack("<I", 12345) + data[coded:]
     path.write_bytes(data[:9] + hashlib.sha256(rest).digest() + rest)
-    with pytest.raises(ModelError, match="cannot be unpacked"):
+    with pytest.raises(ModelError, match="cannot be unpacked: something is left over"):
         read_packed(path)
 
 
 def test_the_file_is_as_the_module_says(tmp_path: Path):
-    import json
-
     data = to_packed(random_weights(3))
     assert data[:9] == b"lmpacked\x01"
     n_head = struct.unpack("<I", data[41:45])[0]
