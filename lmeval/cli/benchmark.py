@@ -1,7 +1,8 @@
-"""`lmeval benchmark`: language models beside general-purpose compressors."""
+"""`lmeval benchmark`: language models and scorers of others beside general-purpose compressors."""
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -23,7 +24,7 @@ from lmeval.cli.shared import (
     records_option,
     write_report,
 )
-from lmeval.errors import EmptyInput
+from lmeval.errors import EmptyInput, ModelError
 from lmeval.report.terminal import print_blocks
 from lmeval.report.views import view
 
@@ -31,7 +32,19 @@ from lmeval.report.views import view
 @click.command("benchmark")
 @click.argument("paths", nargs=-1, metavar="PATH...")
 @click.option(
-    "--model", "-m", "names", multiple=True, help="As for compress; may be given several times.  [default: bundled]"
+    "--model",
+    "-m",
+    "names",
+    multiple=True,
+    help="As for compress; may be given several times.  [default: bundled, or none with --scorer]",
+)
+@click.option(
+    "--scorer",
+    "scorers",
+    multiple=True,
+    metavar="MODULE:FUNCTION",
+    help="A Python function that claims the probabilities of what comes next; may be given several times. They are checked, "
+    "and coded into a file that is decoded.",
 )
 @click.option(
     "--adapt",
@@ -40,6 +53,7 @@ from lmeval.report.views import view
     multiple=True,
     help="Levels of online models after each model; may be given several times.  [default: none and full]",
 )
+@click.option("--limit", type=click.IntRange(min=1), help="Compress the first N bytes of every file only.")
 @lanes_option
 @lanes_per_pass_option
 @device_option
@@ -50,7 +64,9 @@ from lmeval.report.views import view
 def benchmark_command(
     paths: tuple[str, ...],
     names: tuple[str, ...],
+    scorers: tuple[str, ...],
     levels: tuple[str, ...],
+    limit: int | None,
     lanes: int | None,
     lanes_per_pass: int | None,
     device: str,
@@ -61,28 +77,47 @@ def benchmark_command(
 ) -> None:
     """Language models beside gzip, bzip2, xz, zstd, brotli and ppmd: size, speed, and proof by decoding.
 
+    --scorer takes any program at its word. What does not sum to one, or depends on what comes later, gets no score but the
+    reason. The status is 1 if all that was asked for is refused.
+
     For corpora that are known by their checksum (enwik8, enwik9, alice29, book1), results that others have published follow.
     """
     if not paths:
         raise EmptyInput("no file given: name one or more files to compress")
     check_outputs([path for path in (json_path, records_path) if path], paths)
-    corpora = list(_corpora(paths))
-    names = names or ("bundled",)
-    with loading(f"model {', '.join(names)}"):
+    corpora = list(_corpora(paths, limit))
+    with loading(f"scorer {', '.join(scorers)}") if scorers else nullcontext():
+        programs = [compression.as_scorer(scorer) for scorer in scorers]
+    names = names or (() if scorers else ("bundled",))
+    with loading(f"model {', '.join(names)}" if names else "libraries"):
         place = one_process(device, memory)
         loaded = [models.load_model(name, device=place.device, dtype=dtype) for name in names]
         settings = compression.CompressSettings(lanes=lanes, lanes_per_pass=lanes_per_pass)
     with drawn_progress() as progress:
         report = compression.benchmark(
-            corpora, loaded, settings, levels=levels or ("none", "full"), place=place, progress=progress
+            corpora,
+            loaded,
+            settings,
+            levels=levels or ("none", "full"),
+            scorers=programs,
+            place=place,
+            progress=progress,
         )
     print_blocks(view(report), to_stderr=json_path == STDOUT)
     write_report(report, json_path, records_path)
+    refused = report.ledger["refused"]
+    if not names and len(refused) == len(corpora) * len(scorers):
+        first = refused[0]
+        raise ModelError(
+            f"nothing that was asked for has a score: on {first['corpus']}, {first['compressor']} {first['reason']}"
+        )
 
 
-def _corpora(paths: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-    """Names and bytes of files. A name is the file's own, where two have the same their paths."""
+def _corpora(paths: tuple[str, ...], limit: int | None) -> Iterator[tuple[str, bytes]]:
+    """Names and bytes of files, cut to `limit` bytes. A name is the file's own, where two have the same their paths; that
+    of a file that was cut says so: "enwik8[:1000]"."""
     names = Counter(Path(path).name for path in paths)
     for path in paths:
+        name = Path(path).name if names[Path(path).name] == 1 else path
         with input_bytes(path) as data:
-            yield (Path(path).name if names[Path(path).name] == 1 else path), bytes(data)
+            yield (f"{name}[:{limit}]" if limit and limit < len(data) else name), bytes(data[:limit])

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from lmeval.compression.adapted import AdaptedLength, measure_adapted
     from lmeval.compression.benchmark.baselines import BASELINES, STANDARD_LIBRARY, CompressedSize, compressed_sizes
     from lmeval.compression.benchmark.run import benchmark
+    from lmeval.compression.benchmark.scored import Scored, measure_scorer
+    from lmeval.compression.benchmark.scorers import Scorer, as_scorer
     from lmeval.compression.compress import code_length, compress, compress_to
     from lmeval.compression.decompress import DecompressSettings, Gap, decompress, decompress_range, decompress_to, salvage
     from lmeval.compression.images.account import with_bound
@@ -38,6 +40,9 @@ __all__ = [
     "DecompressSettings",
     "Gap",
     "ImageSettings",
+    "Scored",
+    "Scorer",
+    "as_scorer",
     "benchmark",
     "bounded_images",
     "check_codable",
@@ -51,6 +56,7 @@ __all__ = [
     "decompress_to",
     "inspect",
     "measure_adapted",
+    "measure_scorer",
     "salvage",
     "with_bound",
 ]

@@ -7,6 +7,9 @@ from typing import Any
 from lmeval.report.blocks import GAP, Block
 from lmeval.results import Report
 
+DECODED = {True: "equal", False: "DIFFERENT", None: "refused"}
+"""What the table says of an archive's decoding, by the row's "verified"."""
+
 
 def view(report: Report) -> list[Block]:
     """A table with a gap between corpora, and the table of published results where there is one."""
@@ -14,6 +17,6 @@ def view(report: Report) -> list[Block]:
     rows: list[dict[str, Any]] = []
     for _, of_corpus in groupby(measured, key=lambda row: row["corpus"]):
         rows += [{}] if rows else []
-        rows += [{**row, "verified": "equal" if row["verified"] else "DIFFERENT"} for row in of_corpus]
+        rows += [{**row, "verified": DECODED[row["verified"]]} for row in of_corpus]
     published = [GAP, report.tables["published"]] if "published" in report.tables else []
     return [replace(measured, rows=tuple(rows)), *published]
