@@ -268,7 +268,7 @@ def _try_other_ends(scorer: Scorer, form: Form, ids: Int64[np.ndarray, " n"]) ->
 def _said(scorer: Scorer, form: Form, ids: Int64[np.ndarray, " n"], n_rows: int) -> Sequence[Float64[np.ndarray, "..."]]:
     """What a scorer says of the first `n_rows` symbols of a text, unchecked; it is told the whole of it."""
     if form == "whole":
-        return whole_rows(scorer, ids.tolist())[:n_rows].copy()
+        return [row.copy() for row in whole_rows(scorer, ids.tolist())[:n_rows]]
     rows = []
     run = start(scorer, form)
     for i in range(len(ids)):

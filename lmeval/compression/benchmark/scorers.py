@@ -27,8 +27,8 @@ from lmeval.errors import InputError, ModelError, first_line
 from lmeval.messages import nearest, shown
 
 SUM_TOLERANCE = 1e-6
-"""How far a distribution's sum may be from one: float32 rounds the sum of a softmax by less, and a sum that is off by so much
-moves the code length by 1.4e-6 bits a symbol at most. What is forgiven is not credited: only ratios are coded."""
+"""How far a distribution's sum may be from one. The sum of a softmax in float32 is off by less, and a sum that is off by so
+much moves the code length by 1.4e-6 bits a symbol. What is forgiven is not credited: only ratios are coded."""
 BYTES = tuple(bytes([byte]) for byte in range(256))
 
 Form = Literal["next", "whole", "steps"]

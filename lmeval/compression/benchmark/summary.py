@@ -94,8 +94,10 @@ PUBLISHED_COLUMNS = (
     count("archive_bytes", "archive", "bytes"),
     Column("bits_per_byte", "bits/byte", "bits/byte", digits=3),
     count("total_bytes", "total", "bytes"),
+    Column("decoded", "decoded"),
     Column("source", "source", style="words"),
 )
+PUBLISHED_NOTES = ("decoded: by the source's account; empty where it says nothing",)
 BITS_PER_BYTE = ItemMetric("bits_per_byte", "bits/byte", numerator="archive_bytes", denominator="n_bytes", scale=8.0)
 
 
@@ -121,7 +123,7 @@ def summary(
     tables = {"benchmark": Table(columns, tuple(map(_row, results)), notes=NOTES)}
     if known:
         rows = tuple(row for corpus in known for row in _published(corpus))
-        tables["published"] = Table(PUBLISHED_COLUMNS, rows, title="published, not measured here")
+        tables["published"] = Table(PUBLISHED_COLUMNS, rows, title="published, not measured here", notes=PUBLISHED_NOTES)
     return Report(
         kind="benchmark",
         results=tuple(measurement for result in measured for measurement in _measurements(result)),
@@ -164,6 +166,7 @@ def _published(corpus: KnownCorpus) -> Iterator[dict[str, Any]]:
             "archive_bytes": result.n_bytes_out or round(result.bits_per_byte * corpus.n_bytes / 8),
             "bits_per_byte": result.bits_per_byte,
             "total_bytes": result.total_bytes,
+            "decoded": result.decoded,
             "source": f"{result.source}, {result.date}",
         }
 

@@ -9,6 +9,8 @@ from lmeval.results import Report
 
 DECODED = {True: "equal", False: "DIFFERENT", None: "refused"}
 """What the table says of an archive's decoding, by the row's "verified"."""
+SAID = {True: "yes", False: "no", None: None}
+"""The same of published results, by the row's "decoded"."""
 
 
 def view(report: Report) -> list[Block]:
@@ -18,5 +20,11 @@ def view(report: Report) -> list[Block]:
     for _, of_corpus in groupby(measured, key=lambda row: row["corpus"]):
         rows += [{}] if rows else []
         rows += [{**row, "verified": DECODED[row["verified"]]} for row in of_corpus]
-    published = [GAP, report.tables["published"]] if "published" in report.tables else []
-    return [replace(measured, rows=tuple(rows)), *published]
+    return [replace(measured, rows=tuple(rows)), *_published(report)]
+
+
+def _published(report: Report) -> list[Block]:
+    if "published" not in report.tables:
+        return []
+    table = report.tables["published"]
+    return [GAP, replace(table, rows=tuple({**row, "decoded": SAID[row.get("decoded")]} for row in table))]
