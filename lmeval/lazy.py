@@ -6,6 +6,7 @@ and calls `attach`. `import lmeval` then costs milliseconds, and PyTorch is impo
 
 import ast
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -20,6 +21,20 @@ def attach(package: str) -> None:
     module: Any = sys.modules[package]
     vars(module)["_origins"] = _origins(module.__loader__.get_data(module.__file__))
     module.__class__ = _LazyPackage
+
+
+def function(module: str, name: str) -> Callable[..., Any]:
+    """A function that is imported when it is called: registries of such can be read before anything slow is imported.
+
+    Args:
+        module: The full name of its module.
+        name: Its name there.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return getattr(import_module(module), name)(*args, **kwargs)
+
+    return call
 
 
 def _origins(source: bytes) -> dict[str, str]:

@@ -19,5 +19,14 @@ def shown(name: object) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest known one, or all of them."""
     listed = sorted(map(shown, known))
-    close = difflib.get_close_matches(name, listed, n=1)
-    return f" (did you mean '{close[0]}'?)" if close else f": known are {', '.join(listed)}"
+    close = near(name, listed)
+    return f" (did you mean '{close}'?)" if close else f": known are {', '.join(listed) or 'none'}"
+
+
+def near(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is nearest to a misspelt one; None where none is near.
+
+    >>> near("bundeld", ["bundled", "other"])
+    'bundled'
+    """
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)

@@ -103,6 +103,7 @@ def test_every_command_that_is_listed_is_there(name: str):
     assert command is not None
     assert command.name == name
     assert command.help
+    assert "\\" not in command.help
 
 
 @pytest.mark.parametrize("typed, near", [("inspct", "inspect"), ("perplexty", "perplexity"), ("comprss", "compress")])

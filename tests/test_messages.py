@@ -10,3 +10,4 @@ def test_names_that_would_break_the_line_are_quoted():
 
 def test_no_fields_are_called_so():
     assert names({}) == "no fields"
+    assert nearest("a", []) == ": known are none"

@@ -10,23 +10,20 @@ import click
 from lmeval import compression, models
 from lmeval.cli.progress import drawn_progress
 from lmeval.cli.shared import (
-    STDOUT,
+    RunOptions,
     check_outputs,
-    device_option,
     dtype_option,
     input_bytes,
-    json_option,
+    known_model,
     lanes_option,
     lanes_per_pass_option,
+    limit_option,
     loading,
-    memory_option,
     one_process,
-    records_option,
-    write_report,
+    print_report,
+    run_options,
 )
 from lmeval.errors import EmptyInput, ModelError
-from lmeval.report.terminal import print_blocks
-from lmeval.report.views import view
 
 
 @click.command("benchmark")
@@ -36,6 +33,7 @@ from lmeval.report.views import view
     "-m",
     "names",
     multiple=True,
+    callback=known_model,
     help="As for compress; may be given several times.  [default: bundled, or none with --scorer]",
 )
 @click.option(
@@ -53,14 +51,11 @@ from lmeval.report.views import view
     multiple=True,
     help="Levels of online models after each model; may be given several times.  [default: none and full]",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Compress the first N bytes of every file only.")
+@limit_option("Compress the first N bytes of every file only.")
 @lanes_option
 @lanes_per_pass_option
-@device_option
-@memory_option
 @dtype_option
-@json_option
-@records_option
+@run_options
 def benchmark_command(
     paths: tuple[str, ...],
     names: tuple[str, ...],
@@ -69,28 +64,25 @@ def benchmark_command(
     limit: int | None,
     lanes: int | None,
     lanes_per_pass: int | None,
-    device: str,
-    memory: int | None,
     dtype: str,
-    json_path: Path | None,
-    records_path: Path | None,
+    options: RunOptions,
 ) -> None:
     """Language models beside gzip, bzip2, xz, zstd, brotli and ppmd: size, speed, and proof by decoding.
 
     --scorer takes any program at its word. What does not sum to one, or depends on what comes later, gets no score but the
     reason. The status is 1 if all that was asked for is refused.
 
-    For corpora that are known by their checksum (enwik8, enwik9, alice29, book1), results that others have published follow.
+    For corpora that are known by their checksum (enwik8, enwik9, alice29, book1 and others), results that others have published follow.
     """
     if not paths:
         raise EmptyInput("no file given: name one or more files to compress")
-    check_outputs([path for path in (json_path, records_path) if path], paths)
+    check_outputs(options.outputs, paths)
     corpora = list(_corpora(paths, limit))
     with loading(f"scorer {', '.join(scorers)}") if scorers else nullcontext():
         programs = [compression.as_scorer(scorer) for scorer in scorers]
     names = names or (() if scorers else ("bundled",))
     with loading(f"model {', '.join(names)}" if names else "libraries"):
-        place = one_process(device, memory)
+        place = one_process(options.device, options.memory)
         loaded = [models.load_model(name, device=place.device, dtype=dtype) for name in names]
         settings = compression.CompressSettings(lanes=lanes, lanes_per_pass=lanes_per_pass)
     with drawn_progress() as progress:
@@ -103,8 +95,7 @@ def benchmark_command(
             place=place,
             progress=progress,
         )
-    print_blocks(view(report), to_stderr=json_path == STDOUT)
-    write_report(report, json_path, records_path)
+    print_report(report, options.json_path, options.records_path)
     refused = report.ledger["refused"]
     if not names and len(refused) == len(corpora) * len(scorers):
         first = refused[0]

@@ -21,6 +21,7 @@ from lmeval.cli.shared import (
     force_option,
     input_bytes,
     json_option,
+    known_model,
     lanes_option,
     lanes_per_pass_option,
     loading,
@@ -51,6 +52,7 @@ _adapt_help = "Let online models adapt to the file: full (smallest archive), lig
     "-m",
     default="bundled",
     show_default=True,
+    callback=known_model,
     help="'bundled', a folder in Hugging Face format, or a hub id; for images a bundled density such as "
     "lmeval-mnist-vae-v1, or a density file (YAML).",
 )
@@ -147,7 +149,7 @@ def _check_outputs(source: str, output: Path | None, json_path: Path | None, *, 
         raise InputError("--json - and the output would both go to standard output: name a file for one of them")
     if output is not None:
         check_new(output, force=force)
-    check_outputs([path for path in (output, json_path) if path is not None], (source,))
+    check_outputs([output, json_path], [source])
 
 
 _TEXT_ONLY = ("lanes", "tolerance", "context", "overlap", "adapt", "lanes_per_pass", "dtype", "device")
@@ -188,7 +190,10 @@ def _compress_images(
 @click.argument("source", metavar="ARCHIVE")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="The file.  [default: ARCHIVE without .lmz]")
 @click.option(
-    "--model", "-m", help="The model that encoded: a folder, hub id or density file.  [default: found if it is bundled]"
+    "--model",
+    "-m",
+    callback=known_model,
+    help="The model that encoded: a folder, hub id or density file.  [default: found if it is bundled]",
 )
 @click.option("--range", "span", metavar="A:B", help="Only bytes A to B (not included) of the original.")
 @click.option("--salvage", is_flag=True, help="Recover what is whole of a damaged archive, with zeros for what is lost.")
@@ -257,7 +262,7 @@ def _what_is_lost(report: Report) -> str:
 
 def _named(output: Path | None) -> Path | None:
     """None for '-', standard output."""
-    return None if output is not None and str(output) == "-" else output
+    return None if output == STDOUT else output
 
 
 def _range(span: str) -> tuple[int, int | None]:
@@ -276,8 +281,7 @@ def _range(span: str) -> tuple[int, int | None]:
 @json_option
 def inspect_command(source: str, json_path: Path | None) -> None:
     """Everything an archive says of itself; no model is loaded."""
-    if json_path:
-        check_outputs([json_path], (source,))
+    check_outputs([json_path], [source])
     with input_bytes(source) as data:
         report = compression.inspect(data)
     print_report(with_of(report, file=source), json_path)

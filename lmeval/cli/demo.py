@@ -76,7 +76,7 @@ def demo_command(files: tuple[str, ...], full: bool, device: str, memory: int | 
     On a part of this Python's manual, on your own files, on short reviews and on images of digits: no network is needed.
     """
     to_stderr = json_path == STDOUT
-    check_outputs([json_path] if json_path else [], files)
+    check_outputs([json_path], files)
     texts = [_manual(), *(_read(file, None if full else FILE_BYTES) for file in files)]
     print_blocks(
         [Note("lmeval: bits per byte of a text, as a score and as a file that decodes to the same bytes")],

@@ -63,7 +63,7 @@ def images_command(
 
         from lmeval.data.images import binarise, find_file, limited, read_images, threshold
     inputs = () if source == "digits" else (str(find_file(source, data_dir)),)
-    check_outputs([output] if json_path is None else [output, json_path], inputs)
+    check_outputs([output, json_path], inputs)
     began = time.perf_counter()
     images = read_images(source, _sizes(shape), data_dir, split)
     if seed is not None:

@@ -16,16 +16,19 @@ from lmeval.cli.shared import (
     RunOptions,
     check_outputs,
     corpus_of,
+    dtype_option,
+    limit_option,
     loading,
     mapped,
     model_option,
     print_report,
     run_options,
+    seed_option,
     task_inputs,
 )
 from lmeval.compute.gather import as_place, disconnect
 from lmeval.compute.place import Place
-from lmeval.data.documents import Corpus, DataSource, Document, first_documents
+from lmeval.data.documents import Corpus, DataSource, Document, begun, first_documents
 from lmeval.errors import InputError
 from lmeval.progress import Progress
 from lmeval.report.views.perplexity import withheld_notice
@@ -54,7 +57,10 @@ from lmeval.report.views.perplexity import withheld_notice
     type=click.Choice(compression.LEVELS[1:]),
     help="Also the code length that `compress --adapt` reaches on every document, by the model and online models.",
 )
-@run_options(seed="Seed of the block bootstrap.", limit="Score the first N documents only.")
+@dtype_option
+@seed_option("Seed of the block bootstrap.")
+@limit_option("Score the first N documents only.")
+@run_options
 def perplexity_command(
     paths: tuple[str, ...],
     model: str,
@@ -67,6 +73,9 @@ def perplexity_command(
     dataset_name: str | None,
     split: str,
     adapt: str | None,
+    dtype: str,
+    seed: int,
+    limit: int | None,
     options: RunOptions,
 ) -> None:
     """Perplexity and bits per byte of a model on text.
@@ -75,7 +84,7 @@ def perplexity_command(
     """
     check_outputs(options.outputs, (*paths, *task_inputs(paths)))
     source = DataSource(dataset, dataset_name, split) if dataset else None
-    corpus = first_documents(corpus_of(paths, text_column, source), options.limit)
+    corpus = begun(first_documents(corpus_of(paths, text_column, source), limit))
     with loading(f"model {model}"):
         from lmeval.perplexity import PerplexitySettings, perplexity
 
@@ -83,10 +92,10 @@ def perplexity_command(
     if adapt and place.size > 1:
         raise InputError(f"--adapt is for one process, not for {place.size}: start lmeval without a launcher")
     with loading(f"model {model}"):
-        loaded = models.load_model(model, device=place.device, dtype=options.dtype)
+        loaded = models.load_model(model, device=place.device, dtype=dtype)
         if adapt:
             compression.check_codable(loaded)
-    settings = PerplexitySettings(context, stride, bos, batch_size, options.seed)
+    settings = PerplexitySettings(context, stride, bos, batch_size, seed)
     with ExitStack() as stack:
         kept = _Kept(stack.enter_context(tempfile.TemporaryFile()), []) if adapt else None
         progress = stack.enter_context(drawn_progress(show=place.is_first))

@@ -1,13 +1,12 @@
 """What the commands share: options, progress bars, outputs, inputs as bytes."""
 
 import functools
-import json
 import mmap
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -19,16 +18,34 @@ from lmeval.compute import gather
 from lmeval.compute.memory import parse_bytes
 from lmeval.compute.place import Place
 from lmeval.data.documents import Corpus, DataSource, column, dataset_corpus, file_corpus, local_files, table_corpus
-from lmeval.data.locate import find_spec
+from lmeval.data.locate import check_model_name, find_spec
 from lmeval.errors import EmptyInput, InputError, InputNotFound, OutputError
 from lmeval.models.dtypes import DTYPES
 from lmeval.report.terminal import print_blocks
 from lmeval.report.views import view
 from lmeval.results.records import records_of, write_records
+from lmeval.results.report import json_text
 from lmeval.specs.tasks import read_rolling_task, task_corpus
 
+Option = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""What adds an option to a command."""
+
+
+def known_model(_ctx: click.Context, _param: click.Parameter, value: Any) -> Any:
+    """Callback of options that name models: a misspelt bundled one is named before anything slow is imported."""
+    for name in value if isinstance(value, tuple) else (value,):
+        if name is not None:
+            check_model_name(name)
+    return value
+
+
 model_option = click.option(
-    "--model", "-m", default="bundled", show_default=True, help="'bundled', a folder in Hugging Face format, or a hub id."
+    "--model",
+    "-m",
+    default="bundled",
+    show_default=True,
+    callback=known_model,
+    help="'bundled', a folder in Hugging Face format, or a hub id.",
 )
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 dtype_option = click.option(
@@ -49,8 +66,21 @@ json_option = click.option(
     type=click.Path(path_type=Path),
     help="Write the results here as JSON; '-' is standard output, and tables then go to standard error.",
 )
+
+
+def _as_file(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
+    """The path of --records. Raises BadParameter for standard output."""
+    if path == STDOUT:
+        raise click.BadParameter("records go to a file, not to standard output: name one")
+    return path
+
+
 records_option = click.option(
-    "--records", "records_path", type=click.Path(path_type=Path), help="Write every item here, one JSON object a line."
+    "--records",
+    "records_path",
+    type=click.Path(path_type=Path),
+    callback=_as_file,
+    help="Write every item here, one JSON object a line.",
 )
 lanes_option = click.option(
     "--lanes", type=click.IntRange(min=1), help="Stretches of a block coded side by side.  [default: from the input's size]"
@@ -98,50 +128,40 @@ memory_option = click.option(
 )
 
 
+def seed_option(text: str, default: int | None = 0) -> Option:
+    """--seed, whose help says what it is the seed of."""
+    return click.option("--seed", type=click.IntRange(min=0), default=default, show_default=True, help=text)
+
+
+def limit_option(text: str) -> Option:
+    """--limit, whose help says what it counts."""
+    return click.option("--limit", type=click.IntRange(min=1), help=text)
+
+
 class RunOptions(NamedTuple):
-    """What `run_options` asks for: where to compute and in what precision, what to write, and of how much."""
+    """What `run_options` asks for: where to compute, and what to write."""
 
     device: str
     memory: int | None
-    dtype: str
     json_path: Path | None
     records_path: Path | None
-    seed: int
-    limit: int | None
 
     @property
-    def outputs(self) -> list[Path]:
-        """The files that are to be written."""
-        return [path for path in (self.json_path, self.records_path) if path]
+    def outputs(self) -> tuple[Path | None, ...]:
+        """The files that are to be written; None for what nobody asked for."""
+        return (self.json_path, self.records_path)
 
 
-def run_options(*, seed: str, limit: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The options of every command that scores, each with one meaning; the command gets them as one argument, `options`.
+def run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of every command that scores, each with one meaning; the command gets them as one argument, `options`."""
 
-    Args:
-        seed: What --seed is the seed of, for its help.
-        limit: What --limit counts, for its help.
-    """
-    shared = (
-        device_option,
-        memory_option,
-        dtype_option,
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help=seed),
-        click.option("--limit", type=click.IntRange(min=1), help=limit),
-        json_option,
-        records_option,
-    )
+    @functools.wraps(command)
+    def collected(**params: Any) -> None:
+        command(options=RunOptions(**{name: params.pop(name) for name in RunOptions._fields}), **params)
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(command)
-        def collected(**params: Any) -> None:
-            command(options=RunOptions(**{name: params.pop(name) for name in RunOptions._fields}), **params)
-
-        for option in reversed(shared):
-            collected = option(collected)
-        return collected
-
-    return decorate
+    for option in (records_option, json_option, memory_option, device_option):  # the help lists them the other way round
+        collected = option(collected)
+    return collected
 
 
 @contextmanager
@@ -162,11 +182,11 @@ def loading(what: str) -> Iterator[None]:
             click.echo("\r" + " " * len(line) + "\r", nl=False, err=True)
 
 
-def check_outputs(outputs: list[Path], inputs: tuple[str, ...]) -> None:
+def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[str]) -> None:
     """Refuse at the start what could not be written at the end, or would overwrite an input or another output."""
     taken = {Path(name).resolve() for name in inputs}
     for output in outputs:
-        if output == STDOUT:
+        if output is None or output == STDOUT:
             continue
         results.check_writable(output)
         if output.resolve() in taken:
@@ -174,16 +194,19 @@ def check_outputs(outputs: list[Path], inputs: tuple[str, ...]) -> None:
         taken.add(output.resolve())
 
 
-def print_report(report: results.Report, json_path: Path | None, *, to_stderr: bool = False) -> None:
-    """Print a report's tables, on standard error where its JSON goes to standard output, and write what --json asks for."""
+def print_report(
+    report: results.Report, json_path: Path | None, records_path: Path | None = None, *, to_stderr: bool = False
+) -> None:
+    """Print a report's tables, on standard error where its JSON goes to standard output, and write what --json and
+    --records ask for."""
     print_blocks(view(report), to_stderr=to_stderr or json_path == STDOUT)
-    write_report(report, json_path)
+    write_report(report, json_path, records_path)
 
 
 def write_report(report: results.Report, json_path: Path | None, records_path: Path | None = None) -> None:
     """Write what --json and --records ask for: the report, and its items with all details."""
     if json_path == STDOUT:
-        click.echo(json.dumps(results.as_json(report), indent=2, allow_nan=False))
+        click.echo(json_text(report))
     elif json_path:
         results.write_json(report, json_path)
     if records_path:

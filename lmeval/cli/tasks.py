@@ -10,29 +10,31 @@ from lmeval.cli.progress import drawn_progress
 from lmeval.cli.shared import (
     STDOUT,
     BatchSize,
+    RunOptions,
     check_outputs,
     data_dir_option,
-    device_option,
     dtype_option,
     json_option,
+    limit_option,
     loading,
-    memory_option,
     model_option,
     print_report,
-    records_option,
+    run_options,
+    seed_option,
     write_report,
 )
 from lmeval.compute import gather
 from lmeval.compute.place import Place, describe_place
 from lmeval.data.documents import first_documents, local_files
 from lmeval.data.resources import BUNDLED_FOR_TASKS
-from lmeval.errors import InputError
+from lmeval.errors import InputError, first_line
 from lmeval.progress import Progress
 from lmeval.prompting.task import SAMPLERS, STRATEGIES, Task, task_of, task_path
 from lmeval.report.terminal import print_blocks
 from lmeval.report.views import view
 from lmeval.report.views.perplexity import withheld_notice
 from lmeval.results import Report
+from lmeval.results.items import DAMAGED
 from lmeval.results.records import read_records
 from lmeval.results.report import with_of
 from lmeval.specs.tasks import ROLLING, RollingTask, read_keys, rolling_task, task_corpus
@@ -48,9 +50,9 @@ if TYPE_CHECKING:
     "--num-fewshot", "-k", type=click.IntRange(min=0), help="Examples before each item.  [default: as the task says]"
 )
 @click.option("--sampler", type=click.Choice(list(SAMPLERS)), help="How they are chosen.  [default: the task's]")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of their choice.")
+@seed_option("Seed of their choice.")
 @click.option("--shot-seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Score under that many seeds.")
-@click.option("--limit", type=click.IntRange(min=1), help="Score the first N rows only.")
+@limit_option("Score the first N rows only.")
 @data_dir_option
 @click.option("--batch-size", type=BatchSize(), default=None, help="Rows at once.  [default: auto]")
 @click.option(
@@ -68,11 +70,8 @@ if TYPE_CHECKING:
 @click.option("--context", type=click.IntRange(min=1), help="Tokens a window, for rolling tasks.  [default: the model's]")
 @click.option("--stride", type=click.IntRange(min=1), help="Tokens from window to window.  [default: the context]")
 @click.option("--allow-code", is_flag=True, help="Run the functions that a task file names by !function.")
-@device_option
-@memory_option
 @dtype_option
-@json_option
-@records_option
+@run_options
 def run_command(
     tasks: tuple[str, ...],
     model: str,
@@ -88,11 +87,8 @@ def run_command(
     context: int | None,
     stride: int | None,
     allow_code: bool,
-    device: str,
-    memory: int | None,
     dtype: str,
-    json_path: Path | None,
-    records_path: Path | None,
+    options: RunOptions,
 ) -> None:
     """Score prompted tasks and texts through next-token probabilities.
 
@@ -103,13 +99,13 @@ def run_command(
     """
     files = [task_path(task) for task in tasks]
     read = _read_tasks(files, data_dir, allow_code=allow_code)
-    check_outputs([p for p in (json_path, records_path) if p], tuple(i for task in read.values() for i in _inputs(task)))
+    check_outputs(options.outputs, [name for task in read.values() for name in _inputs(task)])
     prompted = any(isinstance(task, Task) for task in read.values())
     settings = prompting.RunSettings(num_fewshot, sampler, limit, seed, shot_seeds, batch_size, unconditional, strategy)
     with loading(f"model {model}"):
         from lmeval.perplexity import PerplexitySettings
 
-        place = gather.as_place(device, memory)
+        place = gather.as_place(options.device, options.memory)
         loaded = models.as_model(BUNDLED_FOR_TASKS if model == "bundled" and prompted else model, place.device, dtype)
     windows = PerplexitySettings(context, stride, batch_size=batch_size)
     parts: list[Report] = []
@@ -120,9 +116,9 @@ def run_command(
             else:
                 parts.append(_score_text(task, limit, loaded, windows, place, progress))
         if place.is_first:
-            _print(parts[-1], first=len(parts) == 1, to_stderr=json_path == STDOUT)
+            _print(parts[-1], first=len(parts) == 1, to_stderr=options.json_path == STDOUT)
     if place.is_first:
-        write_report(_together(parts, loaded, place), json_path, records_path)
+        write_report(_together(parts, loaded, place), options.json_path, options.records_path)
     gather.disconnect(place)
 
 
@@ -136,14 +132,18 @@ def rescore_command(records_path: Path, json_path: Path | None) -> None:
     """
     from lmeval.results.reduction import rescore_items
 
-    check_outputs([json_path] if json_path else [], (str(records_path),))
-    parts = tuple(
-        prompting.rescore(records) if records.header.report == "run" else rescore_items(records)
-        for records in read_records(records_path, prompting.read_old_records)
-    )
+    check_outputs([json_path], [str(records_path)])
+    sets = read_records(records_path, prompting.read_old_records)
     inputs = {"records": {"file": str(records_path), "sha256": results.files_sha256([str(records_path)])}}
-    rescored = results.together(parts[0].kind, parts, results.provenance(parts[0].kind, inputs=inputs))
-    print_report(rescored, json_path)
+    try:
+        parts = tuple(prompting.rescore(one) if one.header.report == "run" else rescore_items(one) for one in sets)
+        rescored = results.together(parts[0].kind, parts, results.provenance(parts[0].kind, inputs=inputs))
+        blocks = view(rescored)
+    except DAMAGED as error:  # whole, but made by another program
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"{records_path} lacks what lmeval writes into the header of records ({what})") from error
+    print_blocks(blocks, to_stderr=json_path == STDOUT)
+    write_report(rescored, json_path)
 
 
 @click.command("compare")
@@ -161,7 +161,7 @@ def compare_command(a: Path, b: Path, metrics: tuple[str, ...], json_path: Path 
     from lmeval.results.compare import compare_reports
     from lmeval.results.reading import read_results
 
-    check_outputs([json_path] if json_path else [], (str(a), str(b)))
+    check_outputs([json_path], [str(a), str(b)])
     reports = [read_results(path, prompting.read_old_records) for path in (a, b)]
     compared = compare_reports(reports[0], reports[1], metrics, (str(a), str(b)))
     print_report(compared, json_path)

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 from lmeval.compression.compress import code_length
 from lmeval.compression.text.encode import CodeLength
 from lmeval.compression.text.plan import CompressSettings
+from lmeval.compute.gather import as_place
 from lmeval.compute.place import Place
 from lmeval.errors import EmptyInput
-from lmeval.models import ModelLike
+from lmeval.models import ModelLike, as_model
 from lmeval.progress import SILENT, Progress
 from lmeval.results import Measurement
 
@@ -36,19 +37,25 @@ def measure_adapted(
         texts: UTF-8, or any other bytes; empty ones are left out.
         model: The language model: loaded, a pair (network, tokenizer), a folder, a hub id, or "bundled".
         level: Of the online models: "full" or "light"; "none" leaves them out.
-        place: Where: a Place, or a device's name.
-        progress: Told of the bytes that were coded.
+        place: Where the model computes; a model that is given loaded stays where it is.
+        progress: Is told of the stage "coding", in bytes of the texts.
+
+    Returns:
+        The measurement, of all texts together, and what was coded.
 
     Raises:
         EmptyInput: There is not one byte.
+        InputError: There are no online models of this level.
+        ModelError: The model cannot be loaded, or cannot code.
     """
     n_bytes = sum(map(len, texts))
     if not n_bytes:
         raise EmptyInput("no text to code: all are empty")
-    settings = CompressSettings(adapt=level)
+    settings, place = CompressSettings(adapt=level), as_place(place)
+    loaded = as_model(model, place.device)
     progress.stage("coding", n_bytes, "bytes")
     coded = [
-        code_length(text, model, settings, place=place, progress=_Counted(progress)).ledger for text in texts if len(text)
+        code_length(text, loaded, settings, place=place, progress=_Counted(progress)).ledger for text in texts if len(text)
     ]
     n_payload = sum(one["n_payload_bytes"] for one in coded)
     value = 8 * n_payload / n_bytes
@@ -72,7 +79,7 @@ class _Counted:
         self.progress = progress
 
     def stage(self, name: str, total: int | None, unit: str) -> None:
-        """Stay in the stage."""
+        """Stay in the stage "coding": those of each text are parts of it."""
 
     def advance(self, n: int, note: str = "") -> None:
         """Count, without a rate: it is that of one text."""

@@ -170,19 +170,12 @@ def decompress_range(
     base = 0
     for part in parts:
         wanted = [e for e in part.entries if first < end and base + e.offset < end and base + e.offset + e.n_bytes > first]
-        blocks = (_indexed(data, entry, part.header) for entry in wanted)
+        blocks = (archive.read_entry(data, entry, part.header) for entry in wanted)
         for entry, piece in zip(wanted, _whole(_decoded(blocks, part.header, holder, progress)), strict=True):
             at = base + entry.offset
             out.write(piece[max(0, first - at) : max(0, end - at)])
         base += part.header.n_bytes
     return _report(data, holder, end - first, began, {"n_archives": len(parts), "range": [first, end]})
-
-
-def _indexed(data: memoryview, entry: archive.Entry, header: Header) -> Block:
-    block = archive.read_block(data, entry.position, header.seed)
-    if block is None or block.offset != entry.offset or block.n_bytes != entry.n_bytes:
-        raise CorruptArchive("the archive's index does not fit its blocks")
-    return block
 
 
 def salvage(
@@ -218,18 +211,19 @@ def salvage(
     header, position = archive.read_header(data)
     holder = _holder(model, settings, place)
     progress.stage("decoding", None, "bytes")
-    intact = {block.offset: block for block in archive.intact_blocks(data, position, header)}
-    blocks = [intact[offset] for offset in sorted(intact)]
+    intact = {entry.offset: entry for entry in archive.intact_entries(data, position, header)}
+    entries = [intact[offset] for offset in sorted(intact)]
+    blocks = (archive.read_entry(data, entry, header) for entry in entries)  # not all of them in memory
     gaps: list[Gap] = []
     end, zeros = 0, max(LEAST_ZEROS, ZEROS_PER_BYTE * len(data))  # of what is written; that may be written yet
-    for block, piece in zip(blocks, _decoded(blocks, header, holder, progress), strict=True):
-        if block.offset < end or block.offset + block.n_bytes > header.n_bytes or isinstance(piece, Lost):
+    for entry, piece in zip(entries, _decoded(blocks, header, holder, progress), strict=True):
+        if entry.offset < end or entry.offset + entry.n_bytes > header.n_bytes or isinstance(piece, Lost):
             continue
-        if block.offset - end > zeros:
+        if entry.offset - end > zeros:
             break
-        zeros -= _fill(out, end, block.offset, gaps)
+        zeros -= _fill(out, end, entry.offset, gaps)
         out.write(piece)
-        end = block.offset + block.n_bytes
+        end = entry.offset + entry.n_bytes
     if header.n_bytes - end <= zeros:
         _fill(out, end, header.n_bytes, gaps)
     else:

@@ -4,9 +4,7 @@ from typing import Any
 
 from lmeval import results
 from lmeval.compression.container import archive
-from lmeval.compression.container.frame import Block
 from lmeval.compression.container.kinds import kind_of
-from lmeval.errors import CorruptArchive
 from lmeval.results import Column, Measurement, Report, Table
 from lmeval.results.report import together
 from lmeval.results.table import count, words
@@ -44,28 +42,29 @@ def inspect(data: memoryview) -> Report:
 
 
 def _inspected(data: memoryview, part: archive.Part, provenance: dict[str, Any]) -> Report:
-    blocks = list(archive.Blocks(data, part.blocks_begin, part.header))
-    if len(blocks) != len(part.entries):
-        raise CorruptArchive("the archive's index does not fit its blocks")
+    table = _block_table(data, part)
     n_archive_bytes, n_bytes = part.stop - part.start, part.header.n_bytes
     ledger = {
         "format": "{}.{}".format(*part.header.version),
         **part.header.meta,
         "n_archive_bytes": n_archive_bytes,
         "n_header_bytes": part.blocks_begin - part.start,
-        "n_framing_bytes": part.stop - part.blocks_begin - sum(len(block.payload) for block in blocks),
+        "n_framing_bytes": part.stop - part.blocks_begin - sum(row["payload_bytes"] for row in table),
     }
     measurements = [Measurement("archive_bytes", n_archive_bytes, "bytes", "exact")]
     if n_bytes:
         measurements.insert(0, Measurement("bits_per_byte", 8 * n_archive_bytes / n_bytes, "bits/byte", "exact"))
-    return Report("inspect", tuple(measurements), {"blocks": _block_table(blocks, part)}, ledger, provenance)
+    return Report("inspect", tuple(measurements), {"blocks": table}, ledger, provenance)
 
 
-def _block_table(blocks: list[Block], part: archive.Part) -> Table:
-    described = [kind_of(block.kind).describe(block) for block in blocks]
-    named = dict.fromkeys(name for numbers in described for name in numbers)
-    rows = tuple(
-        {
+def _block_table(data: memoryview, part: archive.Part) -> Table:
+    """A row for each block; one block is held at a time."""
+    rows, named = [], {}
+    for i, entry in enumerate(part.entries):
+        block = archive.read_entry(data, entry, part.header)
+        numbers = kind_of(block.kind).describe(block)
+        named |= dict.fromkeys(numbers)
+        row = {
             "block": i,
             "position": entry.position,
             "offset": block.offset,
@@ -76,7 +75,6 @@ def _block_table(blocks: list[Block], part: archive.Part) -> Table:
             "bits_per_byte": 8 * len(block.payload) / block.n_bytes if block.n_bytes else None,
             "digest": block.digest.hex(),
         }
-        for i, (block, entry, numbers) in enumerate(zip(blocks, part.entries, described, strict=True))
-    )
+        rows.append(row)
     columns = (count(name, TITLES.get(name, name.removeprefix("n_").replace("_", " "))) for name in named)
-    return Table((*COLUMNS, *columns, *LAST_COLUMNS), rows)
+    return Table((*COLUMNS, *columns, *LAST_COLUMNS), tuple(rows))

@@ -11,6 +11,7 @@ So results on a CPU are the same bits on every machine, and a budget changes how
 Should a batch be too large all the same, `compute_within_memory` cuts it in halves and remembers.
 """
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -107,12 +108,27 @@ def at_once(quota: Quota, place: Place, unit_bytes: int) -> int:
     >>> at_once(BATCH_TOKENS, alone("cpu"), 1000), at_once(BATCH_TOKENS, alone("cpu")._replace(memory=10**6), 1000)
     (2048, 600)
     """
-    unit_bytes = max(1, unit_bytes)
-    n = min(limit_of(quota.units, place), limit_of(quota.bytes, place) // unit_bytes)
-    budget = memory_bytes(place)
+    most, budget = fastest(quota, place, unit_bytes), memory_bytes(place)
     if budget is None:
-        return max(quota.least, n)
-    return max(1, min(max(quota.least, n), int(quota.share * budget) // unit_bytes))
+        return most
+    return max(1, min(most, int(quota.share * budget) // max(1, unit_bytes)))
+
+
+def fastest(quota: Quota, place: Place, unit_bytes: int) -> int:
+    """How many units at once are fastest, whatever memory there is: the same number on every device of a sort.
+
+    For what a number of units decides beyond the speed, such as the lanes that an archive is written in.
+
+    Args:
+        quota: The kind of work.
+        place: Where it is done.
+        unit_bytes: What one unit takes in memory, about.
+
+    Returns:
+        A number of units, at least 1.
+    """
+    n = min(limit_of(quota.units, place), limit_of(quota.bytes, place) // max(1, unit_bytes))
+    return max(quota.least, n)
 
 
 def memory_bytes(place: Place) -> int | None:
@@ -148,10 +164,10 @@ def parse_bytes(text: str) -> int:
     (4000000000, 1536)
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text.lower())
-    n = int(float(match[1]) * _UNITS[match[2]]) if match and match[2] in _UNITS else 0
-    if n < 1:
+    n = float(match[1]) * _UNITS[match[2]] if match and match[2] in _UNITS else 0.0
+    if not 1 <= n < math.inf:
         raise InputError(f"memory '{text}' is no number of bytes: write one such as 4GB, 512MiB or 1000000")
-    return n
+    return int(n)
 
 
 class MemoryLimit:

@@ -51,6 +51,29 @@ def first_documents(corpus: Corpus, limit: int | None) -> Corpus:
     return replace(corpus, documents=itertools.islice(corpus.documents, limit), n_bytes_hint=None)
 
 
+def begun(corpus: Corpus) -> Corpus:
+    """The same corpus, with the first piece of its first document read: a file that is no text, or a table without the
+    column, shows itself then and not later. A pipe is left as it is, for it may have nothing to read yet.
+
+    Args:
+        corpus: What is to be read. It is the returned one that goes on with it.
+
+    Raises:
+        InputNotFound: The first document cannot be read.
+        UndecodableText: It does not begin as UTF-8.
+    """
+    if not corpus.rereadable:
+        return corpus
+    documents = iter(corpus.documents)
+    first = next(documents, None)
+    if first is None:
+        return corpus
+    pieces = iter(first.pieces)
+    read = list(itertools.islice(pieces, 1))
+    document = Document(first.name, itertools.chain(read, pieces))
+    return replace(corpus, documents=itertools.chain([document], documents))
+
+
 def text_corpus(texts: str | Document | Iterable[str | Document]) -> Corpus:
     """A corpus of strings held in memory, or of documents that the caller made.
 

@@ -1,11 +1,12 @@
-"""Where a file lies that a name stands for: in one of several folders, or among the YAML files that ship in tasks/."""
+"""Where a file lies that a name stands for: in one of several folders, among the YAML files that ship in tasks/, or among
+the models that ship with the package."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from lmeval.data.resources import data_folder
-from lmeval.errors import InputNotFound
-from lmeval.messages import nearest, shown
+from lmeval.data.resources import bundled_densities, bundled_names, data_folder
+from lmeval.errors import InputNotFound, ModelNotFound
+from lmeval.messages import near, nearest, shown
 
 
 def find_in(
@@ -67,3 +68,19 @@ def named_spec(name: str, what: str, known: Iterable[str]) -> Path:
     if name in shipped:
         raise InputNotFound(f"{what} {name} is hidden by a file or folder of that name here: start lmeval elsewhere")
     raise InputNotFound(f"no {what} {shown(name)}: give a YAML file, or the name of one in tasks/{nearest(name, shipped)}")
+
+
+def check_model_name(name: str) -> None:
+    """Refuse a misspelt name of a model that ships with the package, which a library would look for on the hub.
+
+    Args:
+        name: What was given as a model. What is a path, or has a slash as hub ids have, passes.
+
+    Raises:
+        ModelNotFound: There is nothing of that name here, and a bundled model has a similar one.
+    """
+    known = ("bundled", *bundled_names(), *bundled_densities())
+    if name in known or "/" in name or exists(Path(name)):
+        return
+    if close := near(name, known):
+        raise ModelNotFound(f"no model {shown(name)} (did you mean '{close}'?): give a folder, a hub id, or 'bundled'")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from lmeval import lazy
 
 if TYPE_CHECKING:
-    from lmeval.data.images import ImageSet, Tags, binarise, image_set, limited, read_images, require_same_space, threshold
+    from lmeval.data.images import ImageSet, binarise, image_set, limited, read_images, threshold
+    from lmeval.data.tags import Tags, require_same_space
     from lmeval.densities.adapters import Flow, TokenImages, from_autoencoder_kl, from_causal_lm, from_flow, from_pythae
     from lmeval.densities.checks import draw
     from lmeval.densities.modelfile import LoadedDensity, is_density, load_density

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from lmeval.compute.seeds import seeded
-from lmeval.data.images import BINARISATIONS
+from lmeval.data.tags import BINARISATIONS
 from lmeval.densities.layers import ACTIVATIONS, Layers, Linear, check_layers
 from lmeval.densities.networks import OBSERVATIONS, DequantisedFlow, Generator, LayeredVAE, Made, made_of, outputs_per_pixel
 from lmeval.errors import DensityError

@@ -4,7 +4,7 @@ A network that is data can be run in float32 here, moved to a device, and run ag
 compressor, without a second description of it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -72,11 +72,3 @@ def check_layers(layers: Layers, n_in: int, n_out: int | None, where: str) -> in
     if n_out is not None and width != n_out:
         raise DensityError(f"{where}: the network gives {width} numbers, and {n_out} are needed")
     return width
-
-
-def to_device(layers: Iterable[Linear | str], device: torch.device | str, dtype: torch.dtype = torch.float32) -> Layers:
-    """The same network with its weights on another device, or in another dtype."""
-    return tuple(
-        layer if isinstance(layer, str) else Linear(layer.weight.to(device, dtype), layer.bias.to(device, dtype))
-        for layer in layers
-    )

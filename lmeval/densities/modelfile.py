@@ -4,7 +4,7 @@
     weights: model.safetensors     # looked for beside this file, then in the data folder
     shape: [28, 28]                # of an image; pixels are in row-major order
     levels: 2                      # a pixel is one of 0..levels-1
-    binarisation: sampled          # how two levels were made of more (images.BINARISATIONS); null where not
+    binarisation: sampled          # how two levels were made of more (`data.tags.BINARISATIONS`); null where not
     trained_on: the first 55,000 training images of MNIST           # for people
 
 and, by kind, with layers named as in the weights file ("fc1" has "fc1.weight" and "fc1.bias") and activations by name:

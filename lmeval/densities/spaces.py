@@ -23,7 +23,7 @@ from torch import Tensor
 from lmeval.compute.memory import DENSITY_ROWS, at_once
 from lmeval.compute.place import alone
 from lmeval.compute.seeds import seeded
-from lmeval.data.images import Tags
+from lmeval.data.tags import Tags
 from lmeval.densities.checks import Data, call_foreign, check_data, check_log_prob, name_of
 from lmeval.densities.protocols import Exact
 from lmeval.errors import DensityError, InputError

@@ -77,12 +77,6 @@ def backward(target: Target, ladder: Ladder, z: Tensor, streams: Streams, tick: 
     return path[::-1]
 
 
-def log_weight_of(ladder: Ladder, path: list[State]) -> Tensor:
-    """Log-weights [k, batch] of whole paths: 1 / exp of them is an unbiased estimate of 1 / p(x) for backward paths."""
-    rises = ladder.betas[1:] - ladder.betas[:-1]
-    return torch.stack([rise * state.tilt for rise, state in zip(rises, path, strict=True)]).sum(0)
-
-
 def concat_states(a: State, b: State) -> State:
     """Particles of a, then those of b."""
     return State(*(torch.cat([x, y]) for x, y in zip(a, b, strict=True)))

@@ -44,11 +44,9 @@ def log_likelihood(
 ) -> LogLikelihood:
     """log p(x) of each datum under any density (`lmeval.densities`), in nats.
 
-    Methods: "exact" (the model's own log_prob); "elbo", the mean of `particles` log-weights; "iwae", the log of the mean of
-    `particles` weights (the importance-weighted bound); "ais" and "smc", annealed in `temperatures` steps, or in as many as
-    a planned `gap` in nats needs. All but "exact" are lower bounds. A datum's number does not depend on batch, order or
-    number of processes, only on its content and the seed (in float32 up to rounding, which now and then decides an
-    acceptance).
+    Method "exact" is the model's own log_prob; the others, which `methods.METHODS` lists, are lower bounds. A datum's number
+    does not depend on batch, order or number of processes, only on its content and the seed (in float32 up to rounding,
+    which now and then decides an acceptance).
 
     Args:
         model: A density, or one that `check_density` has checked on these data.

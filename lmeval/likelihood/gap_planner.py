@@ -1,7 +1,7 @@
 """How many temperatures a wanted gap needs, and what they will cost, before they are run."""
 
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +12,11 @@ from lmeval.errors import DensityError, InputError, NonFiniteScore
 from lmeval.likelihood.annealed_run import FrozenRun, prepare_run
 from lmeval.likelihood.annealing import forward
 from lmeval.likelihood.ladder import ladder_of
+from lmeval.likelihood.methods import ANNEALED
 from lmeval.likelihood.noise import Key, Streams, keys_of
 from lmeval.likelihood.quiet import quiet_distributions
 from lmeval.likelihood.result import Batch
-from lmeval.likelihood.settings import BoundSettings, FixedSettings, fix_settings
+from lmeval.likelihood.settings import BoundSettings, FixedSettings, Plan, fix_settings
 
 DEFAULTS = BoundSettings()
 MOST_DATA = 16
@@ -23,19 +24,6 @@ REPLICATES = 4
 FIRST_TRY = 8
 TRUSTED_GAP = 0.5  # nats: below it half the variance of log Z-hat is its gap
 MOST_TEMPERATURES = 100_000
-
-
-class Plan(NamedTuple):
-    """Settings that should keep log Z-hat within `gap_nats` of log p(x), on average and on either side, and their cost for
-    all data: gradient evaluations of the decoder (pilot included) and seconds on this device. `length` is the mean
-    thermodynamic length; `gap_nats` is an estimate from `n_data` data, and no bound."""
-
-    settings: FixedSettings
-    gap_nats: float
-    length: float
-    n_gradients: int
-    seconds: float
-    n_data: int
 
 
 def plan(model: Any, x: Tensor, gap: float, settings: BoundSettings = DEFAULTS) -> Plan:
@@ -56,7 +44,7 @@ def plan(model: Any, x: Tensor, gap: float, settings: BoundSettings = DEFAULTS) 
     """
     if kind_of(model) != "latent":
         raise DensityError("only models with prior and decode(z) are annealed: of others log p(x) is exact, or unknown")
-    return plan_temperatures(check_latent(model, x), x, fix_settings(settings, particles=16), gap)
+    return plan_temperatures(check_latent(model, x), x, fix_settings(settings, ANNEALED.particles), gap)
 
 
 def plan_temperatures(density: CheckedLatent, x: Tensor, settings: FixedSettings, gap: float) -> Plan:

@@ -36,7 +36,7 @@ class WeightSummary(NamedTuple):
 
 
 def score_elbo(density: CheckedLatent, settings: FixedSettings, batch: Batch, advance: Advance) -> list[DatumResult]:
-    """The mean log-weight of `settings.particles` draws (Kingma & Welling 2014)."""
+    """ELBO: the mean log-weight of `settings.particles` draws (Kingma & Welling 2014)."""
     k, summary = settings.particles, _weigh_batch(density, "elbo", settings, batch)
     advance(k)
     stderr = summary.sd_log / math.sqrt(k) if k > 1 else np.full(len(batch.ids), np.nan)
@@ -44,7 +44,7 @@ def score_elbo(density: CheckedLatent, settings: FixedSettings, batch: Batch, ad
 
 
 def score_iwae(density: CheckedLatent, settings: FixedSettings, batch: Batch, advance: Advance) -> list[DatumResult]:
-    """The log of the mean weight of `settings.particles` draws (Burda et al. 2016)."""
+    """The importance-weighted bound: the log of the mean weight of `settings.particles` draws (Burda et al. 2016)."""
     k, summary = settings.particles, _weigh_batch(density, "iwae", settings, batch)
     advance(k)
     return _results(summary.log_mean, log_estimate_stderr(summary.ess, k), summary, k)

@@ -33,7 +33,7 @@ class SettledBound(NamedTuple):
     @property
     def label(self) -> str:
         """Its name in tables."""
-        return self.spec.label if self.method.kind == "latent" else "log p"
+        return self.spec.label
 
 
 class Model(NamedTuple):

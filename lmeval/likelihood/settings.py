@@ -1,4 +1,4 @@
-"""How log p(x) is bounded: the settings that a caller gives, and the same checked, with every default filled in."""
+"""How log p(x) is bounded: the settings that a caller gives, and the same checked, with every default filled in; plans."""
 
 from numbers import Integral
 from typing import NamedTuple
@@ -48,6 +48,19 @@ class FixedSettings(NamedTuple):
     def n_gradients(self) -> int:
         """Gradient evaluations of the weighted run, for each datum."""
         return self.particles * (1 + (self.temperatures - 1) * self.leapfrogs)
+
+
+class Plan(NamedTuple):
+    """Settings that should keep log Z-hat within `gap_nats` of log p(x), on average and on either side, and their cost for
+    all data: gradient evaluations of the decoder (pilot included) and seconds on this device. `length` is the mean
+    thermodynamic length; `gap_nats` is an estimate from `n_data` data, and no bound."""
+
+    settings: FixedSettings
+    gap_nats: float
+    length: float
+    n_gradients: int
+    seconds: float
+    n_data: int
 
 
 def fix_settings(given: BoundSettings, particles: int, resample_below: float = RESAMPLE_BELOW) -> FixedSettings:

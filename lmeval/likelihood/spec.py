@@ -18,10 +18,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from lmeval.data.images import BINARISATIONS
 from lmeval.data.locate import find_in, named_spec, shipped_specs
+from lmeval.data.tags import BINARISATIONS
 from lmeval.errors import TaskFileError
-from lmeval.likelihood.methods import BOUNDS
+from lmeval.likelihood.methods import BOUNDS, METHODS, Method
 from lmeval.likelihood.settings import SCHEDULES, STARTS, usual_temperatures
 from lmeval.messages import nearest
 from lmeval.specs.keys import TEXT, Key, Keys, choice, is_whole, listed, mapping, mappings, needed, real, whole
@@ -46,8 +46,11 @@ _SETTINGS: Keys = {
 }
 
 
-def _settings(keys: Keys) -> Key:
-    """The settings of a bound; a whole number stands for that of its particles."""
+def settings_key(method: Method) -> Key:
+    """The settings of a bound; a whole number stands for that of its particles, where it has any."""
+    keys: Keys = {key: _SETTINGS[key] for key in method.settings}
+    if "particles" not in keys:
+        return mapping(keys)
     return Key(
         lambda value: isinstance(value, dict) or (is_whole(value) and value >= 1),
         "the number of particles, a whole number of at least 1, or a mapping of settings",
@@ -60,7 +63,7 @@ _BOUND = Key(
     lambda value: value in BOUNDS if isinstance(value, str) else isinstance(value, dict) and len(value) == 1,
     f"one of {', '.join(BOUNDS)}, or a mapping from one of them to its settings",
     choice(BOUNDS).remedy,
-    keys={name: _settings({key: _SETTINGS[key] for key in method.keys}) for name, method in BOUNDS.items()},
+    keys={name: settings_key(method) for name, method in BOUNDS.items()},
 )
 _KDE: Keys = {
     "samples": whole(2),
@@ -120,14 +123,8 @@ class BoundSpec(NamedTuple):
         >>> BoundSpec("iwae", {"particles": 500}).label, BoundSpec("smc", {"particles": 16, "gap": 0.1}).label
         ('IWAE-500', 'SMC 16, gap 0.1')
         """
-        particles = self.settings.get("particles")
-        if not BOUNDS[self.method].annealed:
-            return self.method.upper() + (f"-{particles}" if particles else "")
-        steps = self.settings.get("temperatures")
-        gap = self.settings.get("gap") or (self.plan or {}).get("wanted_gap_nats")
-        size = f"{particles} x {steps}" if steps else f"{particles}"
-        size += f", gap {gap:g}" if gap else ""
-        return f"{self.method.upper()} {size}"
+        planned = {} if self.plan is None else {"gap": self.plan["wanted_gap_nats"]}
+        return METHODS[self.method].label(self.method, planned | dict(self.settings))
 
 
 class KdeSpec(NamedTuple):
@@ -275,4 +272,4 @@ def _bound(model: Node, i: int, entry: Any) -> BoundSpec:
             raise TaskFileError(f"{where} chooses the number of temperatures: give gap or temperatures, not both")
         if "gap" not in settings:
             settings.setdefault("temperatures", usual_temperatures(settings.get("start")))
-    return BoundSpec(method, {key: settings[key] for key in how.keys if key in settings})
+    return BoundSpec(method, {key: settings[key] for key in how.settings if key in settings})

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from lmeval.data.locate import check_model_name
 from lmeval.data.resources import BUNDLED_MODEL, bundled_densities, bundled_names, reference_folder
 from lmeval.errors import ModelError, ModelNotFound, VocabularyMismatch, first_line
 from lmeval.models import fingerprints, tokens
@@ -109,6 +110,7 @@ def load_model(name: str = "bundled", *, device: str | torch.device = "cpu", dty
     """
     if dtype not in DTYPES:
         raise ModelError(f"unknown dtype '{dtype}': use {', '.join(DTYPES)}")
+    check_model_name(name)
     name = BUNDLED_MODEL if name == "bundled" else name
     if name in bundled_densities():
         raise ModelNotFound(f"{name} is a density of images, not a language model: use it with likelihood or compress")

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from lmeval.models.tokens import AGREEMENT_TOKENS, ByteTable, TextEncoder, encode_texts, spell
+from lmeval.models.byte_table import ByteTable, spell
+from lmeval.models.tokens import AGREEMENT_TOKENS, TextEncoder, encode_texts
 
 Ids = Int64[np.ndarray, " tokens"]
 

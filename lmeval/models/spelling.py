@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from lmeval.models.tokens import ByteTable, TextEncoder, encode, spell
+from lmeval.models.byte_table import ByteTable, spell
+from lmeval.models.tokens import TextEncoder, encode
 
 
 class ByteTokens(NamedTuple):

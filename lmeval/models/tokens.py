@@ -8,7 +8,6 @@ stays constant and the ids are those of the whole text.
 import hashlib
 import itertools
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from lmeval.errors import UndecodableText
+from lmeval.models.byte_table import ByteTable, byte_table, spell
 from lmeval.models.text_units import WORDS
 
 SEGMENT_CHARACTERS = 1 << 16
@@ -40,14 +40,6 @@ class TokenRun(NamedTuple):
     ids: Int64[np.ndarray, " tokens"]
     units: Int32[np.ndarray, "tokens units"]
     exact: bool
-
-
-class ByteTable(NamedTuple):
-    """The bytes of every token: those of id i are flat[starts[i] : starts[i] + lengths[i]]."""
-
-    flat: UInt8[np.ndarray, " bytes"]
-    starts: Int64[np.ndarray, " vocabulary"]
-    lengths: Int64[np.ndarray, " vocabulary"]
 
 
 class TextEncoder(NamedTuple):
@@ -74,6 +66,9 @@ def text_encoder(tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
 
     Args:
         tokenizer: Any tokenizer of transformers; the caller's object is not changed.
+
+    Returns:
+        What the functions of this module encode with.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -83,7 +78,7 @@ def text_encoder(tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
     core = Tokenizer.from_str(json.dumps(description))
     core.encode_special_tokens = True
     drops_space = core.encode("a", add_special_tokens=False).ids == core.encode(" a", add_special_tokens=False).ids
-    return TextEncoder(tokenizer, core, _byte_table(core, json.dumps(description["decoder"])), drops_space)
+    return TextEncoder(tokenizer, core, byte_table(core, json.dumps(description["decoder"])), drops_space)
 
 
 def fingerprint(encoder: TextEncoder) -> str:
@@ -102,6 +97,9 @@ def encode_texts(encoder: TextEncoder, texts: Sequence[str]) -> list[Int64[np.nd
         encoder: The tokenizer (`text_encoder`).
         texts: Texts that fit a context: `encode` is for those of any length.
 
+    Returns:
+        An int64 array [tokens] for each text, in their order; empty where the tokenizer has no token for it.
+
     Raises:
         UndecodableText: A text has a lone surrogate, and so no UTF-8 form.
     """
@@ -114,7 +112,14 @@ def encode_texts(encoder: TextEncoder, texts: Sequence[str]) -> list[Int64[np.nd
 
 
 def special_prefix(encoder: TextEncoder) -> list[int]:
-    """The special tokens (such as BOS) that the tokenizer itself puts in front of every text; most put none."""
+    """The special tokens that the tokenizer itself puts in front of every text; most put none.
+
+    Args:
+        encoder: The tokenizer (`text_encoder`).
+
+    Returns:
+        Their ids in order, such as that of BOS.
+    """
     probes = ((text, encode_texts(encoder, [text])[0].tolist()) for text in "a1. \u0430\u4e00")
     text, bare = next((probe for probe in probes if probe[1]), ("a", []))  # some tokenizers drop what they do not know
     whole = list(encoder.tokenizer(text, add_special_tokens=True)["input_ids"])
@@ -128,6 +133,9 @@ def encode(encoder: TextEncoder, pieces: Iterable[str]) -> Iterator[TokenRun]:
     Args:
         encoder: The tokenizer (`text_encoder`). One that is written in Python holds the whole text in memory.
         pieces: The parts of the document's text, in order; they may be cut anywhere.
+
+    Returns:
+        The document's tokens in order, some thousands in a run; no run where there is no text.
 
     Raises:
         UndecodableText: The text has a lone surrogate, and so no UTF-8 form.
@@ -313,13 +321,6 @@ def _table_segment(table: ByteTable, offset: int, text: str, ids: Int64[np.ndarr
     return _Segment(offset, text, ids, offset + stops, _units(text, data, stops), exact=True)
 
 
-def spell(table: ByteTable, ids: Int64[np.ndarray, " tokens"]) -> UInt8[np.ndarray, " bytes"]:
-    """The bytes that ids stand for, one after the other."""
-    lengths = table.lengths[ids]
-    first = np.cumsum(lengths) - lengths
-    return table.flat[np.arange(int(lengths.sum())) + np.repeat(table.starts[ids] - first, lengths)]
-
-
 def _offset_segment(
     offset: int, text: str, ids: Int64[np.ndarray, " tokens"], spans: Int64[np.ndarray, "tokens 2"], exact: bool
 ) -> _Segment:
@@ -367,34 +368,3 @@ def _utf8(text: str) -> bytes:
         raise UndecodableText(
             f"the text holds the lone surrogate U+{ord(text[error.start]):04X}, which has no UTF-8 form: repair it first"
         ) from None
-
-
-def _byte_table(core: Tokenizer, decoder: str) -> ByteTable:
-    """The bytes that each token stands for, read off its name by the convention of the tokenizer's decoder: GPT-2's
-    printable alphabet, or SentencePiece's "\u2581" for a space and "<0x0A>" for a byte. Only a proposal: `_table_segment`
-    checks it against every text."""
-    alphabet = {character: byte for byte, character in byte_alphabet().items()} if "ByteLevel" in decoder else None
-    spelled = []
-    for i in range(core.get_vocab_size(with_added_tokens=True)):
-        name = core.id_to_token(i) or ""
-        if alphabet is not None and all(character in alphabet for character in name):
-            spelled.append(bytes(alphabet[character] for character in name))
-        elif re.fullmatch(r"<0x[0-9A-F]{2}>", name):
-            spelled.append(bytes([int(name[3:5], 16)]))
-        else:
-            spelled.append(name.replace("\u2581", " ").encode(errors="replace"))
-    lengths = np.array([len(s) for s in spelled], dtype=np.int64)
-    return ByteTable(np.frombuffer(b"".join(spelled), dtype=np.uint8), np.cumsum(lengths) - lengths, lengths)
-
-
-def byte_alphabet() -> dict[int, str]:
-    """GPT-2's reversible map from bytes to printable characters: byte-level tokenizers write their vocabulary in it.
-
-    >>> byte_alphabet()[ord("A")], byte_alphabet()[ord(" ")]
-    ('A', '\u0120')
-    """
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    table = {byte: chr(byte) for byte in printable}
-    for byte in range(256):
-        table.setdefault(byte, chr(256 + len(table) - len(printable)))
-    return table

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from lmeval.models.tokens import byte_alphabet
+from lmeval.models.byte_table import byte_alphabet
 
 BOS_ID = 256
 BOS_TEXT = "<|document|>"

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from lmeval.compute.memory import is_out_of_memory
 from lmeval.models.causal import CausalLM
 from lmeval.models.logprobs import Head, depends_on_batch
 
@@ -25,6 +26,8 @@ from lmeval.models.logprobs import Head, depends_on_batch
 # ones, a mask that is not heeded 0.4 or more.
 _TOLERANCE = {8: 1e-8, 4: 1e-4, 2: 0.1}
 _ARGUMENTS = {"attention_mask", "position_ids", "past_key_values"}
+# What networks of another interface raise.
+_FOREIGN = (TypeError, ValueError, AttributeError, RuntimeError, IndexError, KeyError, AssertionError)
 _PROBE_BRANCH = 5
 
 
@@ -133,10 +136,10 @@ def supports_tree(model: CausalLM, longest: int = 32, row: int = 64) -> bool:
     longest, row = max(longest, tried, 2 * _PROBE_BRANCH), max(row, wide, 4 * _PROBE_BRANCH)
     try:
         proven = _probe(model, min(longest, model.context_length or longest), row)
-    except torch.OutOfMemoryError:
-        return False  # for now; it says nothing of the network
-    except (TypeError, ValueError, AttributeError, RuntimeError, IndexError, KeyError, AssertionError, NotImplementedError):
-        proven = False  # an architecture with another interface
+    except (*_FOREIGN, MemoryError) as error:
+        if is_out_of_memory(error):
+            return False  # for now; it says nothing of the network
+        proven = False
     _proven[model.network] = (kind, longest, row) if proven else (kind, -1, -1)
     return proven
 

@@ -17,14 +17,15 @@ Documents = Corpus | Path | str | Document | Iterable[str | Document]
 
 @dataclass
 class CorpusStats:
-    """Counts and SHA-256 of a corpus, accumulated while it streams. `inexact` holds the names of documents whose text the
-    tokens do not give back."""
+    """Counts and SHA-256 of a corpus, accumulated while it streams. `n_inexact` documents have text that their tokens do not
+    give back; `first_inexact` is the name of the first of them."""
 
     n_documents: int = 0
     n_empty: int = 0
     n_bytes: int = 0
     n_tokens: int = 0
-    inexact: dict[str, None] = field(default_factory=dict)
+    n_inexact: int = 0
+    first_inexact: str | None = None
     digest: Any = field(default_factory=hashlib.sha256)
 
     @property
@@ -72,9 +73,13 @@ def _hashed(document: Document, stats: CorpusStats) -> Iterator[str]:
 
 
 def _counted(runs: Iterator[TokenRun], name: str, stats: CorpusStats) -> Iterator[TokenRun]:
+    exact = True
     for run in runs:
         stats.n_tokens += len(run.ids)
         stats.n_bytes += int(run.units[:, BYTES].sum())
-        if not run.exact:
-            stats.inexact[name] = None
+        if exact and not run.exact:
+            exact = False
+            stats.n_inexact += 1
+            if stats.first_inexact is None:
+                stats.first_inexact = name
         yield run

@@ -113,7 +113,7 @@ def perplexity(
             raise EmptyInput(f"nothing to score in {sources}: {run.stats.n_documents} documents, all empty")
         report = _report(run, listed, time.perf_counter() - began)
         if writer:
-            metrics = item_metrics(exact=not run.stats.inexact)
+            metrics = item_metrics(exact=not run.stats.n_inexact)
             of = {"model": loaded.name}
             writer.end(RecordHeader(report.kind, of, metrics, ledger=report.ledger, provenance=report.provenance))
     return report
@@ -216,7 +216,7 @@ def _report(run: _Run, listed: list[DocumentSums], seconds: float) -> Report:
     text = {"sources": list(run.corpus.sources), "sha256": stats.sha256, "n_bytes": stats.n_bytes}
     return Report(
         kind="perplexity",
-        results=measurements(spread, of, exact=not stats.inexact),
+        results=measurements(spread, of, exact=not stats.n_inexact),
         ledger=ledger(model, run.windowing, stats, tally, spread),
         provenance=provenance(
             "perplexity",

@@ -13,16 +13,13 @@ from lmeval.results.table import Column, Table, count, words
 from lmeval.scoring import Windowing
 
 MAX_LISTED_DOCUMENTS = 1000
-FEWEST_PAIRED_DOCUMENTS = (
-    30  # documents are the items of a report from here to MAX_LISTED_DOCUMENTS, else blocks of bytes are
-)
+FEWEST_PAIRED_DOCUMENTS = 30  # from here to MAX_LISTED_DOCUMENTS, documents are a report's items; else blocks of bytes are
 COUNTS = ("tokens", *UNITS)
 
 
 def ledger(model: CausalLM, windowing: Windowing, corpus: CorpusStats, tally: Tally, spread: Spread) -> dict[str, Any]:
     """What was scored and what was not, and how."""
     scored = {name: int(n) for name, n in named(tally.moments.total).items() if name in COUNTS}
-    names = list(corpus.inexact)
     return {
         "windows": {
             "context": windowing.context,
@@ -39,10 +36,10 @@ def ledger(model: CausalLM, windowing: Windowing, corpus: CorpusStats, tally: Ta
         "special_tokens_scored": 0,
         "text_transform": "none",
         "round_trip": {
-            "exact": not names,
-            "n_documents_not_exact": len(names),
-            "first_document_not_exact": names[0] if names else None,
-            "withheld": ["per byte", "per character", "per word"] if names else [],
+            "exact": not corpus.n_inexact,
+            "n_documents_not_exact": corpus.n_inexact,
+            "first_document_not_exact": corpus.first_inexact,
+            "withheld": ["per byte", "per character", "per word"] if corpus.n_inexact else [],
         },
         "interval": {"method": spread.method, "n_units": spread.n, "block_length": spread.block_length},
         "n_documents_listed": min(tally.moments.n, MAX_LISTED_DOCUMENTS),
@@ -115,7 +112,7 @@ class DocumentRecords:
 def paired_items(model: CausalLM, corpus: CorpusStats, tally: Tally, listed: Sequence[DocumentSums]) -> Items:
     """What two reports on the same text are paired over: documents where there are enough of them and not too many, else
     blocks of bytes, the same whatever the tokenizer."""
-    metrics = item_metrics(exact=not corpus.inexact)
+    metrics = item_metrics(exact=not corpus.n_inexact)
     if FEWEST_PAIRED_DOCUMENTS <= tally.moments.n <= MAX_LISTED_DOCUMENTS:
         records = DocumentRecords(model)
         return Items(metrics, tuple(records.record(document) for document in listed))

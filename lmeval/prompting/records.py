@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lmeval.errors import InputError
-from lmeval.results.items import ItemRecord
+from lmeval.results.items import DAMAGED, ItemRecord
 
 RECORDS_ONLY = ("shots", "context_sha256", "n_context_tokens", "n_moved", "choices", "neutral_nats")
 """Details that a report's JSON leaves out: they are many times as long as the scores, and only rescoring needs them."""
@@ -125,7 +125,7 @@ def records_of_items(items: Iterable[ItemRecord]) -> tuple[Record, ...]:
         }
         try:
             records.append(record_of_row({name: row[name] for name in Record._fields}))
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        except DAMAGED as error:
             raise InputError(
                 f"item {item.item} has no choices to score again: give the file that `lmeval run --records` wrote"
             ) from error
@@ -142,8 +142,24 @@ def record_of_row(row: Mapping[str, Any]) -> Record:
         ScoredChoice(**{**choice, "ids": tuple(choice["ids"]), "nats": tuple(map(float, choice["nats"]))})
         for choice in row["choices"]
     )
-    if not choices or not all(0 <= g < len(choices) for g in row["gold"]) or not all(choice.nats for choice in choices):
-        raise ValueError("no choices, no right one among them, or a choice without tokens")
+    if not choices or not all(0 <= g < len(choices) for g in row["gold"]) or not all(map(_is_scored, choices)):
+        raise ValueError("no choices, no right one among them, or a choice without text, lengths or tokens")
+    if not isinstance(row["seed"], int):
+        raise TypeError(f"the seed {row['seed']!r} is no whole number")
     neutral = tuple(tuple(map(float, nats)) for nats in row["neutral_nats"])
+    if not all(len(nats) == len(choices) for nats in neutral):
+        raise ValueError("a content-free input that not all choices were scored after")
     parts = {"gold": tuple(row["gold"]), "shots": tuple(row["shots"]), "choices": choices, "neutral_nats": neutral}
     return Record(**{**row, **parts})
+
+
+def _is_scored(choice: ScoredChoice) -> bool:
+    """Whether a choice that was read has all that rules compare."""
+    lengths, free = (choice.n_bytes, choice.n_characters), choice.unconditional_nats
+    return (
+        isinstance(choice.text, str)
+        and all(isinstance(n, int) and n > 0 for n in lengths)
+        and len(choice.ids) > 0
+        and len(choice.nats) > 0
+        and (free is None or isinstance(free, int | float))
+    )

@@ -182,9 +182,7 @@ def _share(name: str) -> ItemMetric:
 
 def _units(records: Sequence[Record]) -> list[str] | None:
     """What is independent: the clusters that the task names, else items, of which each seed holds the same."""
-    if all(record.cluster is not None for record in records):
-        return [str(record.cluster) for record in records]
-    return [record.item for record in records] if len({record.seed for record in records}) > 1 else None
+    return stats.independent_units([record.item for record in records], [record.cluster for record in records])
 
 
 def _interval(records: Sequence[Record]) -> dict[str, Any]:
@@ -283,14 +281,10 @@ def _f1(scores: Scores, records: Sequence[Record], units: Sequence[str] | None, 
         raise InputError(f"the metric f1 needs two labels, the same for every item; this task has {labels or 'others'}")
     predicted = measures.predictions(scores) == 1
     gold = np.array([1 in record.gold for record in records])
-    codes = np.arange(len(records)) if units is None else stats.cluster_codes(units, len(records))
-    moments = stats.no_moments(2)
-    for row in zip(np.bincount(codes, 2.0 * (gold & predicted)), np.bincount(codes, 1.0 * gold + predicted), strict=True):
-        moments = stats.add_row(moments, np.array(row))
-    if not moments.total[1]:
-        return Measurement("f1", 0.0, "1", "exact", None, None, moments.n, True)
-    ratio = stats.linearised_ratio(moments, 0, 1)
-    return Measurement("f1", ratio.value, "1", "exact", ratio.stderr, ratio.ci95, ratio.n, True)
+    rows = np.stack([2.0 * (gold & predicted), 1.0 * gold + predicted], axis=1)
+    if not rows[:, 1].any():
+        return Measurement("f1", 0.0, "1", "exact", None, None, len(rows) if units is None else len(set(units)), True)
+    return _measurement("f1", "1", stats.ratio_estimate(rows, units), higher=True)
 
 
 def _mean(name: str, values: np.ndarray, units: Sequence[str] | None) -> Measurement:

@@ -15,6 +15,7 @@ import numpy as np
 from lmeval.errors import InputError
 from lmeval.messages import nearest
 from lmeval.results.items import ItemMetric, ItemRecord, groups, has_metric, side_of
+from lmeval.results.matching import Matches, different_inputs, items_of, match_groups, match_parts
 from lmeval.results.measurement import Measurement, Side, difference_side, label
 from lmeval.results.provenance import provenance
 from lmeval.results.report import Report, leaves
@@ -22,7 +23,6 @@ from lmeval.results.table import Column, Table, count, words
 from lmeval.stats import paired, significance
 from lmeval.stats.estimates import Estimate
 
-OF_A_RUN = ("model", "compressor", "bound", "side")  # what two runs over the same items may differ in
 MAIN = {"run": ("acc",), "likelihood": ("log_likelihood_nats",), "perplexity": ("bits_per_byte", "bits_per_token")}
 """The metrics that are compared where nobody names any: the first that both results have; of other kinds all of them."""
 
@@ -65,9 +65,8 @@ def compare_reports(a: Report, b: Report, metrics: Sequence[str] = (), names: tu
         InputError: The reports are of different kinds, hold no items, hold one task twice, or have no item or metric in
             common.
     """
-    pairs = [
-        pair for kind, part_a, part_b in _match_parts(a, b, names) for pair in _compare_parts(kind, part_a, part_b, metrics)
-    ]
+    parts = match_parts(a, b, names)
+    pairs = [pair for part_a, part_b in parts.pairs for pair in _compare_parts(part_a, part_b, metrics)]
     if not pairs:
         raise InputError(
             f"{names[0]} and {names[1]} have no metric over the same items in common: give results on the same data, both "
@@ -78,7 +77,14 @@ def compare_reports(a: Report, b: Report, metrics: Sequence[str] = (), names: tu
     adjusted = iter(significance.holm(p_values))
     rows = [_row(pair, test, p, None if p is None else next(adjusted)) for pair, (test, p) in zip(pairs, tests, strict=True)]
     files = {"a": names[0], "b": names[1]}
-    ledger = {**files, "compared": a.kind, "n_comparisons": len(rows), "holm_over": len(p_values)}
+    ledger = {
+        **files,
+        "compared": a.kind,
+        "n_comparisons": len(rows),
+        "holm_over": len(p_values),
+        "left_out": {"a": _left_out(parts, 0), "b": _left_out(parts, 1)},
+        "different_inputs": list(dict.fromkeys(name for pair in parts.pairs for name in different_inputs(*pair))),
+    }
     inputs = {
         key: {"name": files[key], "provenance": [dict(part.provenance) for part in leaves(report)]}
         for key, report in (("a", a), ("b", b))
@@ -121,73 +127,21 @@ COLUMNS = (
 )
 
 
-def _match_parts(a: Report, b: Report, names: tuple[str, str]) -> Iterator[tuple[str, Report, Report]]:
-    """Parts of a and b that answer the same question: of one kind and, of several, of one task."""
-    parts_a, parts_b = ([part for part in leaves(report) if part.items is not None] for report in (a, b))
-    for name, report, parts in ((names[0], a, parts_a), (names[1], b, parts_b)):
-        if not parts:
-            raise InputError(
-                f"{name} holds no items to compare (it is of kind {report.kind}): give what --json or --records of "
-                "perplexity, run, likelihood or benchmark wrote"
-            )
-    kinds_a, kinds_b = ({part.kind for part in parts} for parts in (parts_a, parts_b))
-    if not kinds_a & kinds_b:
-        raise InputError(
-            f"{names[0]} is of kind {', '.join(sorted(kinds_a))} and {names[1]} of kind {', '.join(sorted(kinds_b))}: "
-            "give two results of one kind"
-        )
-    for name, parts in ((names[0], parts_a), (names[1], parts_b)):
-        keys = [(part.kind, _task(part)) for part in parts]
-        if twice := next((key for key in keys if keys.count(key) > 1), None):
-            raise InputError(f"{name} holds {' '.join(filter(None, twice))} twice: keep different runs in different files")
-    by_task = {(part.kind, _task(part)): part for part in parts_b}
-    matched = [(part, by_task[key]) for part in parts_a if (key := (part.kind, _task(part))) in by_task]
-    if not matched:
-        tasks = [", ".join(dict.fromkeys(_task(part) for part in parts)) for parts in (parts_a, parts_b)]
-        raise InputError(f"{names[0]} has the tasks {tasks[0]} and {names[1]} has {tasks[1]}: no task is in both")
-    for part_a, part_b in matched:
-        yield part_a.kind, part_a, part_b
-
-
-def _task(part: Report) -> str:
-    """The task that a part's items are of; empty for kinds without tasks."""
-    records = part.items.records if part.items else ()
-    return records[0].of.get("task", "") if records else ""
-
-
-def _compare_parts(kind: str, a: Report, b: Report, wanted: Sequence[str]) -> Iterator[Pair]:
-    assert a.items is not None and b.items is not None
-    in_b = {metric.name: metric for metric in b.items.metrics}
-    common = [metric for metric in a.items.metrics if metric.name in in_b]
-    ordered = a.items.ordered and b.items.ordered
-    for records_a, records_b in _match_groups(a.items.records, b.items.records):
+def _compare_parts(a: Report, b: Report, wanted: Sequence[str]) -> Iterator[Pair]:
+    in_b = {metric.name: metric for metric in items_of(b).metrics}
+    common = [metric for metric in items_of(a).metrics if metric.name in in_b]
+    ordered = items_of(a).ordered and items_of(b).ordered
+    for records_a, records_b in match_groups(a, b).pairs:
         available = [m for m in common if has_metric(m, records_a) and has_metric(m, records_b)]
-        for metric in _choose_metrics(kind, available, wanted, label(records_a[0].of)):
+        for metric in _choose_metrics(a.kind, available, wanted, label(records_a[0].of)):
             yield _compare_metric(metric, records_a, records_b, ordered)
 
 
-def _match_groups(a: Sequence[ItemRecord], b: Sequence[ItemRecord]) -> Iterator[tuple[list[ItemRecord], list[ItemRecord]]]:
-    """Records of a and b that are of the same; what is left over is paired where all but model and compressor agree and
-    only one of each side does."""
-    groups_a, groups_b = groups(a), groups(b)
-    same = [key for key in groups_a if key in groups_b]
-    for key in same:
-        yield groups_a[key], groups_b[key]
-    left_a, left_b = (_by_rest(key for key in grouped if key not in same) for grouped in (groups_a, groups_b))
-    for rest, keys_a in left_a.items():
-        keys_b = left_b.get(rest, [])
-        if len(keys_a) == len(keys_b) == 1:
-            yield groups_a[keys_a[0]], groups_b[keys_b[0]]
-
-
-Key = tuple[tuple[str, str], ...]
-
-
-def _by_rest(keys: Iterator[Key]) -> dict[Key, list[Key]]:
-    by_rest: dict[Key, list[Key]] = defaultdict(list)
-    for key in keys:
-        by_rest[tuple(pair for pair in key if pair[0] not in OF_A_RUN)].append(key)
-    return by_rest
+def _left_out(parts: Matches[Report], side: int) -> list[str]:
+    """What only one of the results has: tasks, and what the items of a common task are of."""
+    alone = [[group] for part in parts.alone[side] for group in groups(items_of(part).records).values()]
+    alone += [match_groups(*pair).alone[side] for pair in parts.pairs]
+    return [label(records[0].of) for listed in alone for records in listed]
 
 
 def _choose_metrics(kind: str, available: Sequence[ItemMetric], wanted: Sequence[str], of: str) -> Sequence[ItemMetric]:
@@ -197,9 +151,7 @@ def _choose_metrics(kind: str, available: Sequence[ItemMetric], wanted: Sequence
         return [by_name[main[0]]] if main else available
     for name in wanted:
         if name not in by_name:
-            raise InputError(
-                f"{of or kind} has no {name} in both results{nearest(name, by_name)}: there are {', '.join(sorted(by_name))}"
-            )
+            raise InputError(f"{of or kind} has no {name} in both results{nearest(name, by_name)}")
     return [by_name[name] for name in wanted]
 
 
@@ -213,6 +165,9 @@ def _compare_metric(metric: ItemMetric, a: Sequence[ItemRecord], b: Sequence[Ite
         )
     _check_same_data(a, b)
     rows_a, rows_b = (np.array([values[item] for item in items]) for values in (values_a, values_b))
+    with np.errstate(over="ignore"):
+        if not np.isfinite(np.square([rows_a, rows_b]).sum()):
+            raise InputError(f"the values of {metric.name} are too large to add up: look at the items one by one")
     clusters = _clusters([*a, *b], items)
     if metric.denominator and not (rows_a[:, 1].any() and rows_b[:, 1].any()):
         raise InputError(f"{metric.name} needs {metric.denominator}, and the items in both results have none")

@@ -1,10 +1,13 @@
 """What was measured of each item, and how items make up a metric: enough to rescore and to compare without a model."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lmeval.results.measurement import NOTHING, Side, flipped
 
+DAMAGED = (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError)
+"""What reading raises where JSON is not what was written: of a file that was cut or changed, or is not of lmeval."""
 SIDES: Mapping[str, Side] = {"exact": "exact", "lower": "lower", "upper": "upper", "estimate": "estimate"}
 
 
@@ -112,7 +115,16 @@ def record_from_json(data: Mapping[str, Any], metrics: Sequence[ItemMetric]) -> 
 def _number(value: Any) -> float:
     if not isinstance(value, int | float):
         raise TypeError(f"{value!r} is no number")
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is not finite")
     return float(value)
+
+
+def mapping_from_json(value: Any) -> Mapping[str, Any]:
+    """The value, which must be an object of JSON. Raises TypeError for anything else."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{value!r:.60} is no JSON object")
+    return value
 
 
 def metric_from_json(data: Mapping[str, Any]) -> ItemMetric:

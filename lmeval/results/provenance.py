@@ -48,7 +48,7 @@ def files_sha256(paths: Sequence[str]) -> str:
     """SHA-256 of the bytes of files one after the other, in hex.
 
     Args:
-        paths: The files, in the order in which their bytes are joined. All of them are held in memory at once.
+        paths: The files, in the order in which their bytes are joined.
 
     Returns:
         64 hexadecimal digits, which depend on the order of the files and not on their names.
@@ -56,7 +56,11 @@ def files_sha256(paths: Sequence[str]) -> str:
     Raises:
         OSError: A file cannot be read.
     """
-    return hashlib.sha256(b"".join(Path(path).read_bytes() for path in paths)).hexdigest()
+    digest = hashlib.sha256()
+    for path in paths:
+        with Path(path).open("rb") as stream:
+            hashlib.file_digest(stream, lambda: digest)
+    return digest.hexdigest()
 
 
 def provenance(

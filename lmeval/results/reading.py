@@ -7,12 +7,11 @@ from typing import Any
 
 from lmeval.errors import InputError, InputNotFound
 from lmeval.results import report as report_data
-from lmeval.results.items import ItemMetric, ItemRecord, Items
+from lmeval.results.items import DAMAGED, ItemMetric, ItemRecord, Items
 from lmeval.results.measurement import Measurement
 from lmeval.results.records import OldReader, RecordSet, is_records, read_records
 from lmeval.results.report import SCHEMA, Report
 
-DAMAGED = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError)
 BITS = 1.4426950408889634  # bits in a nat
 OLD_LIKELIHOOD = '{"kind": "lmeval.likelihood"'  # the beginning of records of `likelihood` of schema 1
 

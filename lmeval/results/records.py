@@ -21,9 +21,11 @@ from typing import IO, Any, NamedTuple
 from lmeval.errors import InputError, InputNotFound
 from lmeval.results.files import atomic_writer
 from lmeval.results.items import (
+    DAMAGED,
     ItemMetric,
     ItemRecord,
     Items,
+    mapping_from_json,
     metric_from_json,
     record_as_json,
     record_from_json,
@@ -139,23 +141,29 @@ def read_records(path: Path, old: OldReader | None = None) -> list[RecordSet]:
         InputNotFound: There is no such file, or it cannot be read.
         InputError: It names file and line: no records, of another schema, cut, or changed.
     """
-    sets: list[tuple[dict[str, Any], list[str]]] = []
+    sets: list[_Lines] = []
     for number, line in enumerate(_lines(path), start=1):
         try:
             row = json.loads(line)
             if row.get("kind") == KIND:
-                sets.append((row, []))
+                sets.append(_Lines(number, row, [], []))
             else:
-                sets[-1][1].append(line)
-        except (ValueError, AttributeError, IndexError, RecursionError) as error:
+                sets[-1].lines.append(line)
+                sets[-1].rows.append(row)
+        except DAMAGED as error:
             raise InputError(f"{path}: line {number} is no record that lmeval wrote with --records") from error
     if not sets:
         raise InputError(f"{path} holds no records: it is empty")
-    read, first = [], 1
-    for about, lines in sets:
-        read.append(_record_set(about, lines, path, first, old))
-        first += 1 + len(lines)
-    return read
+    return [_record_set(one, path, old) for one in sets]
+
+
+class _Lines(NamedTuple):
+    """A set as it stands in a file: the number of its header's line, its header, the lines under it and what they hold."""
+
+    first: int
+    about: dict[str, Any]
+    lines: list[str]
+    rows: list[dict[str, Any]]
 
 
 def is_records(path: Path) -> bool:
@@ -177,22 +185,23 @@ def _lines(path: Path) -> list[str]:
     return text.removesuffix("\n").split("\n") if text else []
 
 
-def _record_set(about: dict[str, Any], lines: list[str], path: Path, first: int, old: OldReader | None) -> RecordSet:
+def _record_set(one: _Lines, path: Path, old: OldReader | None) -> RecordSet:
+    first, about = one.first, one.about
     schema = about.get("schema")
     if schema not in ((1, SCHEMA) if old else (SCHEMA,)):
         raise InputError(f"{path}: line {first}: records of schema {schema}; this reads {SCHEMA}")
-    _check_whole(about, lines, path, first)
+    _check_whole(one, path)
     if schema == 1 and old:
         try:
-            return old(about, [json.loads(line) for line in lines])
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            return old(about, one.rows)
+        except DAMAGED as error:
             raise InputError(f"{path}: line {first}: the records under this header are not complete") from error
     header = _header(about, path, first)
     records = []
-    for number, line in enumerate(lines, start=first + 1):
+    for number, row in enumerate(one.rows, start=first + 1):
         try:
-            records.append(record_from_json(json.loads(line), header.metrics))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            records.append(record_from_json(row, header.metrics))
+        except DAMAGED as error:
             raise InputError(f"{path}: line {number} is no record that lmeval wrote with --records") from error
     return RecordSet(header, tuple(records))
 
@@ -201,18 +210,19 @@ def _header(about: dict[str, Any], path: Path, first: int) -> RecordHeader:
     try:
         return RecordHeader(
             report=str(about["report"]),
-            of=about["of"],
+            of=mapping_from_json(about["of"]),
             metrics=tuple(map(metric_from_json, about["metrics"])),
             ordered=bool(about["ordered"]),
-            ledger=about["ledger"],
-            provenance=about["provenance"],
+            ledger=mapping_from_json(about["ledger"]),
+            provenance=mapping_from_json(about["provenance"]),
         )
-    except (TypeError, KeyError, ValueError) as error:
+    except DAMAGED as error:
         raise InputError(f"{path}: line {first} is no header of records") from error
 
 
-def _check_whole(about: dict[str, Any], lines: list[str], path: Path, first: int) -> None:
+def _check_whole(one: _Lines, path: Path) -> None:
     """Raise InputError where the lines under a header are not those that it was written for."""
+    first, about, lines, _ = one
     n_records, digest = about.get("n_records"), about.get("sha256")
     if n_records != len(lines) or not lines:
         raise InputError(

@@ -56,7 +56,7 @@ def rescore_items(records: RecordSet) -> Report:
 
 
 def _measure(metric: ItemMetric, records: Sequence[ItemRecord], of: Mapping[str, str], *, ordered: bool) -> Measurement:
-    units = independent_units(records)
+    units = stats.independent_units([record.item for record in records], [record.cluster for record in records])
     numerators = np.array([metric.scale * record.values[metric.numerator] for record in records])
     if metric.denominator:
         denominators = np.array([record.values[metric.denominator] for record in records])
@@ -76,23 +76,10 @@ def _measure(metric: ItemMetric, records: Sequence[ItemRecord], of: Mapping[str,
     )
 
 
-def independent_units(records: Sequence[ItemRecord]) -> list[str] | None:
-    """The name of each record's independent unit: its cluster where all have one, else its item where items come back under
-    several seeds; None where every record is a unit of its own."""
-    if all(record.cluster is not None for record in records):
-        return [str(record.cluster) for record in records]
-    names = [record.item for record in records]
-    return names if len(set(names)) < len(names) else None
-
-
 def _ratio(rows: np.ndarray, units: Sequence[str] | None, *, ordered: bool) -> Estimate:
     """Ratio of the sums of two columns over rows [n, 2]."""
     if ordered and len(rows) >= ENOUGH_BLOCKS:
         ratio = rows[:, 0].sum() / rows[:, 1].sum()
         block = stats.automatic_block_length(rows[:, 0] - ratio * rows[:, 1])
         return stats.bootstrapped_ratio(rows.sum(axis=0), stats.block_bootstrap(rows, block, seed=0), 0, 1)
-    codes = np.arange(len(rows)) if units is None else stats.cluster_codes(units, len(rows))
-    moments = stats.no_moments(2)
-    for row in zip(np.bincount(codes, rows[:, 0]), np.bincount(codes, rows[:, 1]), strict=True):
-        moments = stats.add_row(moments, np.array(row))
-    return stats.linearised_ratio(moments, 0, 1)
+    return stats.ratio_estimate(rows, units)

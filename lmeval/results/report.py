@@ -127,16 +127,36 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def from_json(data: Mapping[str, Any]) -> Report:
-    """The report that `as_json` wrote. Raises KeyError, TypeError and ValueError for anything else."""
+    """The report that `as_json` wrote. Raises one of `items.DAMAGED` for anything else."""
     return Report(
         kind=str(data["kind"]),
         results=tuple(_measurement(row) for row in data["results"]),
         tables={name: table_data.from_json(table) for name, table in data["tables"].items()},
-        ledger=data["ledger"],
-        provenance=data["provenance"],
+        ledger=item_data.mapping_from_json(data["ledger"]),
+        provenance=item_data.mapping_from_json(data["provenance"]),
         items=item_data.from_json(data["items"]) if "items" in data else None,
         parts=tuple(from_json(part) for part in data.get("parts", ())),
     )
+
+
+def json_text(report: Report) -> str:
+    """The JSON of a report as text.
+
+    Args:
+        report: The report, with its parts.
+
+    Returns:
+        What `as_json` gives, with a line for each value.
+
+    Raises:
+        NonFiniteScore: The report holds a number that JSON cannot.
+    """
+    try:
+        return json.dumps(as_json(report), indent=2, allow_nan=False)
+    except ValueError as error:
+        raise NonFiniteScore(
+            f"a number of this {report.kind} report is NaN or infinite, which JSON has no form for"
+        ) from error
 
 
 def write_json(report: Report, path: Path) -> None:
@@ -147,12 +167,11 @@ def write_json(report: Report, path: Path) -> None:
         path: The file; one that is there is replaced, and stays as it was where writing fails.
 
     Raises:
-        NonFiniteScore: A measurement holds a number that JSON cannot.
-        ValueError: Another number of the report, such as a cell of a table, is NaN or infinite.
+        NonFiniteScore: The report holds a number that JSON cannot.
         OutputError: `check_writable` refuses the path.
         OSError: The system fails while it writes, for example because the disk is full.
     """
-    write_text(json.dumps(as_json(report), indent=2, allow_nan=False) + "\n", path)
+    write_text(json_text(report) + "\n", path)
 
 
 def _measurement(row: Mapping[str, Any]) -> Measurement:

@@ -102,9 +102,3 @@ def from_json(data: Mapping[str, Any]) -> Table:
 def from_rows(columns: Sequence[Column], rows: Sequence[NamedTuple]) -> Table:
     """A table of named tuples, a row each. Fields without a column are kept in the rows, for readers of the data."""
     return Table(tuple(columns), tuple(row._asdict() for row in rows))
-
-
-def untyped(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A table of rows whose columns say no more than their names."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    return Table(tuple(words(name) for name in names), tuple(rows))

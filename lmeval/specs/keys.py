@@ -70,7 +70,6 @@ ANY_TEXT = Key(lambda value: isinstance(value, str), "text", _advice_for_text)
 """Text that may be empty."""
 WRITTEN = ANY_TEXT._replace(as_written=True)
 """Text as the file shows it: `1` and `true` are words."""
-FLAG = Key(lambda value: isinstance(value, bool), "true or false")
 LIST = Key(lambda value: isinstance(value, list), "a list")
 MAPPING = Key(lambda value: isinstance(value, dict), "a mapping")
 

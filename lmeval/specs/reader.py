@@ -18,6 +18,7 @@ from lmeval.errors import InputNotFound, LmevalError, first_line
 from lmeval.messages import nearest, shown
 from lmeval.specs.keys import Key, Keys, mapping
 
+MAX_BYTES = 10_000_000  # of a file: more is data, and would be read for minutes
 MAX_VALUES = 100_000  # of a file, its aliases written out
 
 Constructor = Callable[[yaml.SafeLoader, yaml.Node], Any]
@@ -88,13 +89,15 @@ def read_file(path: Path, kind: FileKind, keys: Keys | None = None, tags: Mappin
         LmevalError: `kind.error` with file and line for what is wrong, `kind.not_found` for a file that is not there.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise kind.error(f"{path}: not UTF-8 text: {error.reason} at offset {error.start}") from error
+        content = _content_of(path)
     except (OSError, ValueError) as error:  # a ValueError: a name with a null character
         raise kind.not_found(f"no such {kind.name}: {shown(path)}") from error
+    if len(content) > MAX_BYTES:
+        raise kind.error(f"{path}: not a {kind.name}: it holds more than {MAX_BYTES:,} bytes")
     try:
-        node = _parsed(text, _Source(path, kind, tags or {}), keys)
+        node = _parsed(content.decode("utf-8"), _Source(path, kind, tags or {}), keys)
+    except UnicodeDecodeError as error:
+        raise kind.error(f"{path}: not UTF-8 text: {error.reason} at offset {error.start}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
@@ -124,10 +127,16 @@ def check(node: Node, keys: Keys, of: str = "", *, others: bool = False) -> None
 def has_key(path: Path, key: str) -> bool:
     """Whether a file is YAML with this key at its top. False for files that cannot be read."""
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        node = yaml.compose(_content_of(path).decode("utf-8"), Loader=yaml.SafeLoader)
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return False
     return isinstance(node, yaml.MappingNode) and any(name.value == key for name, _ in node.value)
+
+
+def _content_of(path: Path) -> bytes:
+    """The bytes of a file, of a larger one the first MAX_BYTES and one more."""
+    with path.open("rb") as stream:
+        return stream.read(MAX_BYTES + 1)
 
 
 def _joined(at: str, key: str) -> str:
@@ -137,7 +146,7 @@ def _joined(at: str, key: str) -> str:
 
 def _check_mapping(node: Node, key: Key, of: str = "") -> None:
     keys = key.keys or {}
-    for name in map(str, node.values):
+    for name in map(_name, node.values):
         _check_name(name, key, node.line_of(name), node.kind, of or _inside(node.at))
     for name, value in node.values.items():
         if value is not None and name in keys:
@@ -145,6 +154,11 @@ def _check_mapping(node: Node, key: Key, of: str = "") -> None:
     for name, inner in keys.items():
         if inner.needed and node.values.get(name) is None:
             raise node.kind.error(f"{node.line_of()}: key '{name}' must be given{of}, as {inner.description}")
+
+
+def _name(key: Any) -> str:
+    """The key of a mapping as a word."""
+    return key if isinstance(key, str) else _brief(key)
 
 
 def _check_value(node: Node, name: str, value: Any, key: Key) -> None:
@@ -191,8 +205,9 @@ class _Loader(yaml.SafeLoader):
         """The value of a node. What has the form or tag of a number or date and is none, such as 2024-02-31, has a line."""
         try:
             return super().construct_object(node, deep)
-        except (ValueError, TypeError, AttributeError, OverflowError) as error:
-            raise yaml.constructor.ConstructorError(None, None, first_line(error), node.start_mark) from error
+        except (ValueError, TypeError, AttributeError, OverflowError, KeyError) as error:
+            what = f"no true or false: {error}" if isinstance(error, KeyError) else first_line(error)
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from error
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -245,7 +260,7 @@ def _check_structure(node: yaml.Node, source: _Source, sizes: dict[int, int], ab
     if id(node) in sizes:
         return sizes[id(node)]
     if node.tag.startswith("!") and node.tag not in source.tags:
-        raise source.error(node, f"{node.tag} is a tag: only plain values are read here")
+        raise source.error(node, f"{node.tag:.60} is a tag: only plain values are read here")
     children: list[yaml.Node] = node.value if isinstance(node, yaml.SequenceNode) else []
     if isinstance(node, yaml.MappingNode):
         _check_keys_of(node, source)

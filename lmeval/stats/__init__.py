@@ -5,10 +5,10 @@ where there are enough of them, else consecutive pieces of one long text, which 
 is a mean over items, whose units are the items or, where items share a passage or a template, clusters of them.
 """
 
-from lmeval.stats.clusters import cluster_codes
+from lmeval.stats.clusters import cluster_codes, independent_units
 from lmeval.stats.estimates import CONFIDENCE, Estimate, mean_estimate, student_quantile, wilson_interval
 from lmeval.stats.paired import Difference, McNemar, mcnemar, mean_difference, paired_difference, ratio_difference
-from lmeval.stats.ratios import Moments, add_row, bootstrapped_ratio, linearised_ratio, no_moments
+from lmeval.stats.ratios import Moments, add_row, bootstrapped_ratio, linearised_ratio, no_moments, ratio_estimate
 from lmeval.stats.resampling import BlockBootstrap, automatic_block_length, block_bootstrap
 from lmeval.stats.seeds import SeedSpread, seed_variance
 from lmeval.stats.significance import holm, minimum_detectable_effect, t_test
@@ -29,6 +29,7 @@ __all__ = [
     "bootstrapped_ratio",
     "cluster_codes",
     "holm",
+    "independent_units",
     "linearised_ratio",
     "mcnemar",
     "mean_difference",
@@ -37,6 +38,7 @@ __all__ = [
     "no_moments",
     "paired_difference",
     "ratio_difference",
+    "ratio_estimate",
     "seed_variance",
     "student_quantile",
     "t_test",

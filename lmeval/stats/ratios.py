@@ -1,11 +1,13 @@
 """Ratios of sums with their standard errors and intervals: linearised over independent units, or bootstrapped."""
 
 import math
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
+from lmeval.stats.clusters import cluster_codes
 from lmeval.stats.estimates import CONFIDENCE, Estimate, student_quantile
 from lmeval.stats.resampling import BlockBootstrap
 
@@ -75,6 +77,26 @@ def linearised_ratio(moments: Moments, numerator: int, denominator: int) -> Esti
     stderr = math.sqrt(max(float(residual), 0.0) * moments.n / (moments.n - 1)) / float(x)
     half = student_quantile(moments.n - 1) * stderr
     return Estimate(ratio, stderr, (ratio - half, ratio + half), moments.n, moments.n)
+
+
+def ratio_estimate(rows: Float64[np.ndarray, "n 2"], clusters: Sequence[Hashable] | np.ndarray | None = None) -> Estimate:
+    """Ratio of the sums of two columns (`linearised_ratio`) over items or, where these are not independent, over clusters.
+
+    Args:
+        rows: Of each item, what it adds above and below the fraction line, float64 [n, 2]. The sum below must not be 0.
+        clusters: The cluster of each item, under any hashable name; None takes the items as independent.
+
+    Returns:
+        The ratio with its uncertainty; `n` and `n_clusters` both count the independent units.
+
+    Raises:
+        InputError: There are not as many clusters as rows.
+    """
+    codes = np.arange(len(rows)) if clusters is None else cluster_codes(clusters, len(rows))
+    moments = no_moments(2)
+    for row in zip(np.bincount(codes, rows[:, 0]), np.bincount(codes, rows[:, 1]), strict=True):
+        moments = add_row(moments, np.array(row))
+    return linearised_ratio(moments, 0, 1)
 
 
 def bootstrapped_ratio(

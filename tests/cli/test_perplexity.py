@@ -115,6 +115,23 @@ def test_a_limit_scores_the_first_documents(run: Run, model: Path, tmp_path: Pat
     assert figures(read(tmp_path / "o")) == figures(json.loads(json.dumps(as_json(perplexity(str(model), ["one", "two"])))))
 
 
+def test_mistakes_that_need_no_model_are_told_before_it_loads(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr(importlib.import_module("lmeval.models"), "load_model", fail)
+    (tmp_path / "binary").write_bytes(b"abc\xff")
+    (tmp_path / "table.jsonl").write_text('{"text": "one"}\n')
+    for arguments, message in (
+        ((tmp_path / "binary",), "is not UTF-8 text"),
+        ((tmp_path / "table.jsonl", "--text-column", "words"), "no column 'words'"),
+        ((tmp_path / "binary", "-m", "bundel"), "did you mean 'bundled'?"),
+    ):
+        ran = run("perplexity", *arguments)
+        assert ran.status == 1
+        assert message in ran.err
+
+
 def test_a_memory_budget_reaches_the_run(run: Run, model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     places = []
     inner = importlib.import_module("lmeval.perplexity").perplexity
@@ -223,6 +240,7 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "another kind of device": (["--device", "meta"], "meta"),
     "no such option": (["--contxt", "5"], "No such option"),
     "results into no folder": (["--json", "nowhere/out.json"], "there is no folder nowhere"),
+    "records on standard output": (["--records", "-"], "records go to a file, not to standard output: name one"),
     "records into no folder": (["--records", "nowhere/d.jsonl"], "there is no folder nowhere"),
     "a data set and paths": (["--dataset", "x/y"], "--dataset stands alone"),
     "a column that is not there": (["--text-column", "body"], "no column 'body'"),

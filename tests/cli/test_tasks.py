@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ import pytest
 import torch
 from commands import Ran, Run, assert_one_line
 from processes import LAUNCH
-from prompted import CHOICES, LABELS, ROWS, TARGETS, records_in, task_file
+from prompted import CHOICES, LABELS, ROWS, TARGETS, record, records_in, report_of, task_file
 from samples import ROOT, command, llama_config, save_pair
 
 from lmeval.models import load_model
 from lmeval.perplexity import perplexity
 from lmeval.prompting import RULES, RunSettings, records_of_items, run_task
 from lmeval.results import as_json
-from lmeval.results.records import read_records
+from lmeval.results.records import read_records, records_of, write_records
 from lmeval.specs.tasks import read_rolling_task, task_corpus
 
 OURS = {"neutral": [{"q": "N/A"}], "unconditional": "so"}
@@ -382,7 +383,10 @@ def test_records_that_cannot_be_rescored_are_one_line(run: Run, here: Path):
     for name, message in (("absent", "No such file"), (".", "Is a directory"), ("text", "line 1"), ("cut", "file was cut")):
         assert_one_line(run("rescore", name, "--json", "o.json"), message)
     assert_one_line(run("rescore", "text", "--json", "text"), "it is an input")
-    assert sorted(path.name for path in here.iterdir()) == ["cut", "text"]
+    foreign = replace(report_of([record("i0", [-1.0, -2.0])]), ledger={"output_type": "multiple_choice"})
+    write_records(records_of(foreign), here / "foreign")
+    assert_one_line(run("rescore", "foreign", "--json", "o.json"), "foreign lacks what lmeval writes into the header")
+    assert sorted(path.name for path in here.iterdir()) == ["cut", "foreign", "text"]
 
 
 @pytest.mark.parametrize("name", ["run", "rescore", "compare"])

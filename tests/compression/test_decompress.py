@@ -4,6 +4,8 @@ import hashlib
 import importlib
 import io
 import json
+import tempfile
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -63,6 +65,18 @@ def test_nothing_is_written_for_more_than_that(far: int):
     out = io.BytesIO()
     assert gaps_of(salvage(out, memoryview(data))) == [Gap(300, 300 + far, 0)]
     assert out.getvalue() == NOISE[:300]
+
+
+def test_salvage_holds_one_block_at_a_time():
+    pieces = [np.random.default_rng(i).bytes(200_000) for i in range(20)]
+    data = memoryview(made_of([plain_block(piece, 200_000 * i) for i, piece in enumerate(pieces)], 4_000_000))
+    with tempfile.TemporaryFile() as out:
+        tracemalloc.start()
+        report = salvage(out, data)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert report.ledger["n_bytes"] == 4_000_000
+    assert peak < 1_500_000
 
 
 @pytest.mark.usefixtures("few_zeros")

@@ -1,10 +1,16 @@
 """The report of what archives say of themselves."""
 
+import hashlib
+import io
 import json
+import tracemalloc
 
+import numpy as np
 from samples import babble, model_archive, talker
 
 from lmeval.compression import CompressSettings, compress, inspect
+from lmeval.compression.container import archive
+from lmeval.compression.container.plain import plain_block
 from lmeval.results import as_json
 from lmeval.results.report import from_json
 
@@ -41,3 +47,17 @@ def test_an_empty_input_has_no_rate():
     report = inspect(memoryview(compress(b"", talker(), CompressSettings(adapt="none"))))
     assert [m.name for m in report.results] == ["archive_bytes"]
     assert len(report.tables["blocks"]) == 0
+
+
+def test_one_block_is_held_at_a_time():
+    pieces = [np.random.default_rng(i).bytes(200_000) for i in range(20)]
+    out = io.BytesIO()
+    header = archive.write_header(out, {"n_bytes": 4_000_000, "sha256": hashlib.sha256(b"".join(pieces)).hexdigest()})
+    begin, blocks = out.tell(), (plain_block(piece, 200_000 * i) for i, piece in enumerate(pieces))
+    archive.write_end(out, [archive.write_block(out, block, header.seed) for block in blocks], begin, header.seed)
+    data = memoryview(out.getvalue())
+    tracemalloc.start()
+    inspect(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000 < len(data) / 3

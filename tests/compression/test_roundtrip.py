@@ -56,7 +56,8 @@ from lmeval.compute.memory import Most, Quota
 from lmeval.compute.place import alone
 from lmeval.errors import CorruptArchive, InputError, LmevalError, ModelError, ModelMismatch, NonFiniteScore, NumericalDrift
 from lmeval.models import CausalLM, from_pair
-from lmeval.models.toys import byte_alphabet, byte_tokenizer
+from lmeval.models.byte_table import byte_alphabet
+from lmeval.models.toys import byte_tokenizer
 from lmeval.results import Report
 
 # The package's functions `compress` and `decompress` have the names of their modules.
@@ -299,7 +300,7 @@ def test_a_range_reads_the_blocks_that_hold_it(
     read: list[int] = []
     read_block = archive.read_block
     monkeypatch.setattr(
-        archive, "read_block", lambda d, position, seed: read.append(position) or read_block(d, position, seed)
+        archive, "read_block", lambda d, position, header: read.append(position) or read_block(d, position, header)
     )
     entries = archive.read_index(memoryview(coded))[0].entries
     first, stop = spans[i]

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmeval.data import documents
-from lmeval.data.documents import Corpus, Document, column, file_corpus, python_manual, table_corpus, text_corpus
+from lmeval.data.documents import Corpus, Document, begun, column, file_corpus, python_manual, table_corpus, text_corpus
 from lmeval.errors import EmptyInput, InputNotFound, UndecodableText
 
 AWKWARD = "\ufeffBOM first\r\nCRLF\rCR\x00NUL e\u0301 👩‍👧 \u2028 last line without an end"
@@ -244,3 +245,28 @@ def test_the_manual_is_the_interpreters_own():
     corpus = python_manual()
     assert sum(len(text.encode()) for text in texts(corpus)) == corpus.n_bytes_hint
     assert len(topics) == len(list(python_manual().documents))
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["", "one"], ["one", "two"]])
+def test_a_corpus_that_has_begun_gives_all_its_text(texts: list[str]):
+    found = [(document.name, "".join(document.pieces)) for document in begun(text_corpus(texts)).documents]
+    assert found == [(f"text {i}", text) for i, text in enumerate(texts)]
+
+
+def test_a_mistake_in_the_first_document_shows_when_a_corpus_begins(tmp_path: Path):
+    (tmp_path / "binary").write_bytes(b"abc\xff")
+    (tmp_path / "table.jsonl").write_text('{"text": "one"}\n')
+    with pytest.raises(UndecodableText, match="byte 0xff at offset 3"):
+        begun(file_corpus([tmp_path / "binary"]))
+    with pytest.raises(InputNotFound, match="no column 'words': there are text"):
+        begun(table_corpus([tmp_path / "table.jsonl"], column("words")))
+
+
+def test_a_corpus_begins_with_one_piece_and_not_with_a_pipe():
+    taken = []
+    pieces = (taken.append(piece) or piece for piece in "abc")
+    corpus = text_corpus(Document("long", pieces))
+    assert begun(dataclasses.replace(corpus, rereadable=False)).documents is corpus.documents
+    assert taken == []
+    begun(corpus)
+    assert taken == ["a"]

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 from samples import ROOT
 
-from lmeval.data.locate import exists, find_in, find_spec, named_spec, shipped_specs
-from lmeval.errors import InputNotFound
+from lmeval.data.locate import check_model_name, exists, find_in, find_spec, named_spec, shipped_specs
+from lmeval.data.resources import bundled_densities, bundled_names
+from lmeval.errors import InputNotFound, ModelNotFound
 
 IMPOSSIBLE = ("nul\0l", "n" * 5000)
 
@@ -51,3 +52,22 @@ def test_what_stands_in_the_way_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     assert find_spec("digits") is None
     with pytest.raises(InputNotFound, match="spec digits is hidden by a file or folder of that name here"):
         named_spec("digits", "spec", ["digits", "mnist"])
+
+
+@pytest.mark.parametrize("name", ["bundle", "bundeld", "Bundled", "lmeval-bytes-4m", "lmeval-mnist-vae-v2"])
+def test_a_misspelt_bundled_model_is_not_looked_for_elsewhere(name: str):
+    with pytest.raises(ModelNotFound, match=rf"no model {name} \(did you mean '(bundled|lmeval-\w+-[\w-]+)'"):
+        check_model_name(name)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "distilgpt2", "bert-base-uncased", "org/bundle", "./bundle", "", "x" * 5000, "\0"])
+def test_other_names_of_models_are_for_a_library_to_find(name: str):
+    check_model_name(name)
+
+
+def test_names_that_are_there_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("bundled", *bundled_names(), *bundled_densities()):
+        check_model_name(name)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bundle").mkdir()
+    check_model_name("bundle")

@@ -26,14 +26,19 @@ from lmeval.likelihood.annealing import (
     conditional,
     effective_size,
     forward,
-    log_weight_of,
 )
 from lmeval.likelihood.hmc import hmc_step
 from lmeval.likelihood.ladder import Ladder
 from lmeval.likelihood.noise import Streams
-from lmeval.likelihood.paths import Target, gaussian, sample_start
+from lmeval.likelihood.paths import State, Target, gaussian, sample_start
 
 STARTS: dict[str, dict[str, Any]] = {"prior": {}, "encoder": {"kind": Amortised, "widen": 0.9}, "pilot": {}}
+
+
+def log_weight_of(ladder: Ladder, path: list[State]) -> torch.Tensor:
+    """Log-weights [k, batch] of whole paths: 1 / exp of them is an unbiased estimate of 1 / p(x) for backward paths."""
+    rises = ladder.betas[1:] - ladder.betas[:-1]
+    return torch.stack([rise * state.tilt for rise, state in zip(rises, path, strict=True)]).sum(0)
 
 
 def ready_linear(start: str, **changes: Any):

@@ -1,5 +1,7 @@
 """The registry of methods: what is registered there is everywhere."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from lmeval.likelihood.paths import log_weights, sample_start, target_of
 from lmeval.likelihood.prepare import prepare
 from lmeval.likelihood.result import Advance, Batch, DatumResult
 from lmeval.likelihood.settings import FixedSettings
-from lmeval.likelihood.spec import BoundSpec, read_spec
+from lmeval.likelihood.spec import BoundSpec, read_spec, settings_key
 
 
 def score_median(density: CheckedLatent, settings: FixedSettings, batch: Batch, advance: Advance) -> list[DatumResult]:
@@ -69,6 +71,30 @@ def test_a_registered_bound_is_a_row_of_tables(median: Method, tmp_path: Path):
 
 
 def test_methods_say_what_they_take():
-    assert METHODS["iwae"].keys == ("particles",)
-    assert METHODS["smc"].keys == ("particles", "temperatures", "gap", "schedule", "start", "leapfrogs")
+    assert METHODS["iwae"].settings == ("particles",)
+    assert METHODS["smc"].settings == ("particles", "temperatures", "gap", "schedule", "start", "leapfrogs")
     assert list(BOUNDS) == ["elbo", "iwae", "ais", "smc"] and "exact" in METHODS
+
+
+def test_methods_are_read_without_pytorch_and_all_their_functions_are_there():
+    code = (
+        "import sys, lmeval.cli.likelihood; assert 'torch' not in sys.modules, 'PyTorch'; assert 'numpy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    model = linear(2, 3, 0.2, kind=Amortised)
+    x = model.sample(1)
+    for name in BOUNDS:
+        assert np.isfinite(log_likelihood(model, x, name, BoundSettings(particles=2)).nats).all()
+
+
+def test_a_bound_says_its_own_settings_and_label(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    closed = Method("closed", score_median, settings=(), label=lambda name, settings: f"a {name} form {dict(settings)}")
+    monkeypatch.setitem(METHODS, "closed", closed)  # pyright: ignore[reportArgumentType]
+    monkeypatch.setitem(BOUNDS, "closed", closed)  # pyright: ignore[reportArgumentType]
+    assert BoundSpec("closed", {}).label == "a closed form {}"
+    settings = FixedSettings(7, 3, "linear", "auto", 5, 0.5, 0)
+    assert closed.n_evaluations(settings) == 1 and closed.describe(settings) == {}
+    key = settings_key(closed)
+    assert key.fits({}) and not key.fits(20)  # no particles that a number could stand for
+    assert settings_key(METHODS["iwae"]).fits(20)
+    assert BoundSpec("exact", {}).label == "log p"

@@ -13,10 +13,9 @@ from lmeval.compute.place import Place
 from lmeval.data.images import read_images
 from lmeval.errors import DensityError, InputError, InputNotFound, LmevalError, MixedSpaces, ModelNotFound, TaskFileError
 from lmeval.likelihood.cost import cost_lines
-from lmeval.likelihood.gap_planner import Plan
 from lmeval.likelihood.methods import METHODS
 from lmeval.likelihood.prepare import Prepared, prepare
-from lmeval.likelihood.settings import FixedSettings
+from lmeval.likelihood.settings import FixedSettings, Plan
 from lmeval.likelihood.spec import DEFAULT_BOUNDS, BoundSpec, read_spec, spec_path, with_overrides
 
 ALONE = Place(0, 1, torch.device("cpu"))

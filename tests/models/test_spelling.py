@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from samples import ODD_BYTES, ODD_TEXTS, TOKENIZERS, fast, tinystories
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from lmeval.models.byte_table import byte_alphabet
 from lmeval.models.spelling import decode_bytes, encode_bytes, n_text_ids, vocabulary_sha256
 from lmeval.models.tokens import TextEncoder, encode, text_encoder
-from lmeval.models.toys import byte_alphabet, byte_tokenizer
+from lmeval.models.toys import byte_tokenizer
 
 COMPLETE = ("bytes", "stories260K", "gpt2")  # their tokens spell any bytes
 NEVER_IN_UTF8 = {0xC0, 0xC1, *range(0xF5, 0x100)}  # neox has no tokens for these

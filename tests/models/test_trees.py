@@ -110,11 +110,20 @@ def test_in_half_precision_a_network_must_know_the_arguments():
         assert supports_tree(from_pair(net, byte_tokenizer())) == expected
 
 
-def test_memory_that_runs_out_in_a_probe_says_nothing_of_the_network(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+    ids=["torch's", "the allocator's", "Python's"],
+)
+def test_memory_that_runs_out_in_a_probe_says_nothing_of_the_network(error: Exception, monkeypatch: pytest.MonkeyPatch):
     model = fresh()
 
     def fail(*_: object) -> bool:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(trees, "_probe", fail)

@@ -160,6 +160,12 @@ def test_a_tokenizer_that_loses_text_has_figures_per_token_alone():
     }
 
 
+def test_documents_that_are_lost_count_once_each_whatever_their_names():
+    found = perplexity(lossy_model(), [Document("same", iter(["Upper", " Case"])), Document("same", iter(["Lost"]))])
+    assert found.ledger["round_trip"]["n_documents_not_exact"] == 2
+    assert found.ledger["round_trip"]["first_document_not_exact"] == "same"
+
+
 def test_where_the_same_tokenizer_loses_nothing_all_figures_stand():
     found = perplexity(lossy_model(), ["a bright day"])
     assert found.ledger["round_trip"]["exact"]

@@ -60,6 +60,9 @@ def test_json_keeps_the_scores_and_records_the_rest():
     assert set(RECORDS_ONLY) < report.items.records[0].detail.keys()
 
 
+[CHOICE] = as_item(record("i0", [-1.0]), {}, {}).detail["choices"]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -68,7 +71,14 @@ def test_json_keeps_the_scores_and_records_the_rest():
         {"gold": None},
         {"choices": None},
         {"choices": [{"text": "a"}]},
+        {"choices": [CHOICE | {"n_bytes": 0}]},
+        {"choices": [CHOICE | {"n_characters": [1]}]},
+        {"choices": [CHOICE | {"ids": []}]},
+        {"choices": [CHOICE | {"nats": ["x"]}]},
+        {"choices": [CHOICE | {"text": 5}]},
+        {"choices": [CHOICE | {"unconditional_nats": ""}]},
         {"neutral_nats": [["x"]]},
+        {"neutral_nats": [[-1.0]]},
         {"shots": None},
     ],
     ids=json.dumps,
@@ -79,6 +89,9 @@ def test_an_item_without_its_choices_cannot_be_scored_again(changes: dict[str, A
         InputError, match=r"item i0 has no choices to score again: give the file that `lmeval run --records`"
     ):
         records_of_items([item._replace(detail={**item.detail, **changes})])
+    assert records_of_items([item._replace(detail={**item.detail, "choices": [CHOICE]})])[0].choices[0].total_nats == -1.0
+    with pytest.raises(InputError, match="item i0 has no choices"):
+        records_of_items([item._replace(seed=None)])
     with pytest.raises(InputError, match="item i0 has no choices"):
         records_of_items([ItemRecord("i0", {}, {"acc": 1.0})])
 

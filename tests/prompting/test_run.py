@@ -15,7 +15,7 @@ from told import Told
 from lmeval.data.resources import reference_folder
 from lmeval.errors import ContextTooLong, EmptyInput, InputError, InputNotFound, NoCache
 from lmeval.models import CausalLM, from_pair
-from lmeval.models.tokens import byte_alphabet
+from lmeval.models.byte_table import byte_alphabet
 from lmeval.models.toys import byte_tokenizer, markov_model
 from lmeval.prompting import Record, RunSettings, read_task, run_task
 from lmeval.prompting.records import ids_sha256

@@ -304,6 +304,11 @@ REFUSED: dict[str, tuple[Report, Report, str]] = {
     ),
     "no metric": (of_task("t"), report_with({"weight": [1.0]}, [WEIGHT]), "have no metric over the same items in common"),
     "not a number": (with_value(1.0), with_value(float("nan")), "item i1 has the acc nan: it must be a finite number"),
+    "too large": (
+        report_with({"weight": [1e308, 1e308, 0.0]}, [WEIGHT]),
+        report_with({"weight": [1.0, 2.0, 3.0]}, [WEIGHT]),
+        "the values of weight are too large to add up",
+    ),
     "nothing to divide by": (
         report_with({"nll_nats": [0.0, 1.0], "n_bytes": [0.0, 5.0]}, [RATE], kind="perplexity"),
         report_with({"nll_nats": [0.0], "n_bytes": [0.0]}, [RATE], kind="perplexity"),
@@ -342,9 +347,9 @@ def test_what_cannot_be_compared_is_said_in_one_line(why: str):
 
 def test_a_metric_that_one_result_lacks_is_named():
     both = report_with({"acc": [1.0], "log_loss": [0.5]}, [ACC, LOSS])
-    with pytest.raises(InputError, match=r"task t has no los_loss in both results .did you mean 'log_loss'.*acc, log_loss"):
+    with pytest.raises(InputError, match=r"task t has no los_loss in both results .did you mean 'log_loss'"):
         compare_reports(both, both, ["los_loss"])
-    with pytest.raises(InputError, match="task t has no log_loss in both results"):
+    with pytest.raises(InputError, match=r"^task t has no log_loss in both results: known are acc$"):
         compare_reports(both, report_with({"acc": [1.0]}), ["log_loss"])
 
 

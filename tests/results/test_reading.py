@@ -163,6 +163,7 @@ def new(**changes: Any) -> str:
 
 
 ITEM = {"item": "i0", "row": 0, "seed": 0, "cluster": None, "gold": [0], "predicted": 0, "acc": 1}
+VALUES = {"log_loss": 0.125}
 NOTHING_OF_OURS: dict[str, str] = {
     "empty": "",
     "text": "Once upon a time",
@@ -187,11 +188,19 @@ NOTHING_OF_OURS: dict[str, str] = {
     "no results": new(results=None),
     "a result that is none": new(results=[{"name": "acc"}]),
     "no tables": new(tables=None),
+    "no provenance of today": new(provenance=5),
+    "a ledger that is a list": new(ledger=[1]),
     "items that are none": new(items=[]),
     "no metrics": new(items={"rows": [], "ordered": False}),
     "a share of 7": new(
         items={"ordered": False, "metrics": [ACC._asdict()], "rows": [{"item": "a", "of": {}, "values": {"acc": 7}}]}
     ),
+    **{
+        f"a value of {value:.5}": new(
+            items={"ordered": False, "metrics": [LOSS._asdict()], "rows": [{"item": "a", "of": {}, "values": VALUES}]}
+        ).replace("0.125", value)
+        for value in ("NaN", "1e999", "1" + "0" * 400)
+    },
 }
 
 

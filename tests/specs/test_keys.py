@@ -3,7 +3,6 @@ from typing import Any
 import pytest
 
 from lmeval.specs.keys import (
-    FLAG,
     TEXT,
     WRITTEN,
     Key,
@@ -26,7 +25,6 @@ from lmeval.specs.keys import (
     [
         (TEXT, ["a", " a "], ["", " \n", 1, True, ["a"]]),
         (WRITTEN, ["", "a"], [1, True, ["a"], {}]),
-        (FLAG, [True, False], [0, 1, "true"]),
         (whole(1), [1, 10**30], [0, -1, 1.0, True, "1"]),
         (whole(2, 4), [2, 4], [1, 5]),
         (real(0), [0.1, 1, 1e300], [0, -0.1, float("inf"), float("nan"), True, "0.1"]),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lmeval.errors import DensityError, InputError, InputNotFound, LmevalError, ModelNotFound, TaskFileError
 from lmeval.specs.keys import ANYTHING, LIST, TEXT, WRITTEN, Keys, choice, mapping, mappings, needed, real, refused, whole
-from lmeval.specs.reader import MAX_VALUES, FileKind, Node, check, has_key, read_file
+from lmeval.specs.reader import MAX_BYTES, MAX_VALUES, FileKind, Node, check, has_key, read_file
 
 KIND = FileKind("menu", ("menu", "dishes"), TaskFileError)
 DISH = {"name": needed(TEXT), "price": real(0), "hot": choice(["mild", "medium", "sharp"]), "parts": LIST}
@@ -168,6 +168,8 @@ def test_a_table_says_what_is_wrong_and_where(tmp_path: Path, text: str, message
         (b"free: {? [a] : b}", "line 1: a key must be a word"),
         (b"? {a: b}\n: c", "line 1: a key must be a word"),
         (b"free: !!int words", "line 1: invalid literal"),
+        (b"free: !!bool words", "line 1: no true or false: 'words'"),
+        (b"free: {!!bool words: 1}", "line 1: no true or false: 'words'"),
         (b"\nfree: 2024-02-31", "line 2: day"),
         (b"free: !!timestamp words", "line 1"),
         (b"free: 0x_", "line 1"),
@@ -175,6 +177,7 @@ def test_a_table_says_what_is_wrong_and_where(tmp_path: Path, text: str, message
         (b"free: &m {a: *m}", "line 1: an alias refers to the value that holds it"),
         (b"free: &c [a, *c]", "line 1: an alias refers to the value that holds it"),
         (b"free: {a: !x b}", "line 1: !x is a tag: only plain values are read here"),
+        (b"free: !" + b"x" * 900 + b" b", "line 1: !" + "x" * 59 + " is a tag"),
         (b"free: !!python/object/new:os.system [true]", "line 1: could not determine a constructor"),
         (b"free: " + b"[" * 600 + b"]" * 600, "nested too deeply"),
     ],
@@ -182,6 +185,23 @@ def test_a_table_says_what_is_wrong_and_where(tmp_path: Path, text: str, message
 @pytest.mark.parametrize("keys", [KEYS, None])
 def test_what_no_file_may_hold(tmp_path: Path, text: bytes, message: str, keys: Keys | None):
     assert refusal(tmp_path, text, keys).startswith(message)
+
+
+@pytest.mark.parametrize("key", ["0x" + "f" * 5000, "3", "1.5", "~"])
+def test_a_key_of_any_kind_has_a_name(tmp_path: Path, key: str):
+    node = read(tmp_path, f"menu: a\nnotes:\n  ? {key}\n  : 1")  # among keys that are free
+    assert list(node.values["notes"].values()) == [1]
+    node = read(tmp_path, f"? {key}\n: 1", None)
+    with pytest.raises(TaskFileError, match=r"menu.yaml: .*unknown key '.{1,60}: known are"):
+        check(node, KEYS)
+
+
+def test_a_file_that_is_too_large_is_not_read_whole(tmp_path: Path):
+    message = f"not a menu: it holds more than {MAX_BYTES:,} bytes"
+    assert refusal(tmp_path, b"menu: a # " + bytes(MAX_BYTES)) == message
+    with pytest.raises(TaskFileError, match="more than"):
+        read_file(Path("/dev/zero"), KIND, KEYS)
+    assert not has_key(Path("/dev/zero"), "menu")
 
 
 def test_aliases_of_aliases_do_not_explode(tmp_path: Path):

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from lmeval.errors import InputError
 from lmeval.perplexity.tally import ENOUGH_DOCUMENTS
 from lmeval.stats import (
     Moments,
@@ -12,6 +13,7 @@ from lmeval.stats import (
     bootstrapped_ratio,
     linearised_ratio,
     no_moments,
+    ratio_estimate,
 )
 
 Y, X = 0, 1
@@ -47,6 +49,18 @@ def test_linearised_error_is_cochrans_formula():
     assert found.value == pytest.approx(y.sum() / x.sum(), rel=1e-13)
     assert found.stderr == pytest.approx(np.sqrt(25 / 24 * (residuals**2).sum()) / x.sum(), rel=1e-6)
     assert found.n == 25
+
+
+def test_a_ratio_over_clusters_is_that_over_their_sums():
+    rows = clusters(24, np.random.default_rng(4))
+    assert ratio_estimate(rows) == linearised_ratio(moments_of(rows), Y, X)
+    names = [f"c{i % 7}" for i in range(24)]
+    sums = np.stack([rows[i::7].sum(axis=0) for i in range(7)])
+    expected, found = linearised_ratio(moments_of(sums), Y, X), ratio_estimate(rows, names)
+    assert (found.value, found.stderr) == (pytest.approx(expected.value), pytest.approx(expected.stderr))
+    assert (found.n, found.n_clusters) == (7, 7)
+    with pytest.raises(InputError, match="3 clusters for 24 items"):
+        ratio_estimate(rows, names[:3])
 
 
 def test_linearised_error_agrees_with_the_jackknife():

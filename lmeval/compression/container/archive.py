@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
 from lmeval.compression.container.frame import MAX_BLOCK_BYTES, MAX_LANES, Block
-from lmeval.compression.container.header import Header, packed, unpacked, version_of
-from lmeval.compression.container.kinds import REGISTRY, kind_of, name_of
-from lmeval.errors import CorruptArchive, NotAnArchive
+from lmeval.compression.container.header import Header, packed, unpacked
+from lmeval.compression.container.kinds import REGISTRY, kind_of, name_of, version_of
+from lmeval.errors import ArchiveError, CorruptArchive, NotAnArchive
 
 MAGIC = b"\x89LMZ\r\n\x1a\n"
 BLOCK_MAGIC, INDEX_MAGIC = b"LMZB", b"LMZI"
@@ -34,7 +34,7 @@ FOOTER_SIZE = _FOOTER.size + _CRC.size + len(MAGIC)
 
 
 class Entry(NamedTuple):
-    """One line of the index."""
+    """Where a block is, as a line of the index says it."""
 
     position: int  # of the block in the file
     stored: int
@@ -111,34 +111,56 @@ def read_header(data: memoryview, start: int = 0) -> tuple[Header, int]:
     try:
         meta = unpacked(bytes(data[start + _PROLOGUE.size : stop]), (major, minor), MAX_HEADER_BYTES)
         n_bytes = meta["n_bytes"]
-        if not isinstance(n_bytes, int) or n_bytes < 0:
+        if not isinstance(n_bytes, int) or not 0 <= n_bytes < 1 << 64:  # offsets have 64 bits
             raise ValueError
     except (zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptArchive("the archive's header cannot be read") from error
     return Header(meta, (major, minor), n_bytes, seed), stop + _CRC.size
 
 
-def read_block(data: memoryview, position: int, seed: int) -> Block | None:
-    """The block at `position`, None where the index begins. Raises CorruptArchive."""
+def read_block(data: memoryview, position: int, header: Header) -> Block | None:
+    """The block at `position`, None where the index begins.
+
+    Raises:
+        CorruptArchive: The block is damaged, cut off, or of another archive.
+        NotAnArchive: The block is of a kind that came with a later version of the format than this one.
+    """
     head = bytes(data[position : position + BLOCK_OVERHEAD])
     if head[:4] == INDEX_MAGIC:
         return None
     if len(head) < BLOCK_OVERHEAD:
         raise CorruptArchive(f"the archive ends at byte {len(data):,}, inside a block: it was cut off")
     fields = head[: _BLOCK.size]
-    if head[:4] != BLOCK_MAGIC or zlib.crc32(fields, seed) != _CRC.unpack(head[_BLOCK.size :])[0]:
+    if head[:4] != BLOCK_MAGIC or zlib.crc32(fields, header.seed) != _CRC.unpack(head[_BLOCK.size :])[0]:
         raise CorruptArchive(f"the block at byte {position:,} has a damaged header, or belongs to another archive")
     _, stored, n_bytes, offset, code, flags, n_lanes, n_units, parameter, checksum, crc = _BLOCK.unpack(fields)
     payload = data[position + BLOCK_OVERHEAD : position + BLOCK_OVERHEAD + stored]
     if len(payload) < stored:
         raise CorruptArchive(f"the archive ends at byte {len(data):,}, inside a block: it was cut off")
-    kind = name_of(code) or ""
-    block = Block(kind, flags, offset, n_bytes, n_lanes, n_units, parameter, checksum, bytes(payload))
+    kind = name_of(code)
+    if kind is None and header.version > VERSION:
+        raise NotAnArchive(
+            f"the block at byte {position:,} is of a kind that came after format version {_dotted(VERSION)}, the last that "
+            f"this lmeval knows (the archive has {_dotted(header.version)}): update it"
+        )
+    block = Block(kind or "", flags, offset, n_bytes, n_lanes, n_units, parameter, checksum, bytes(payload))
     if not _can_be(block):
         raise CorruptArchive(f"the block at byte {position:,} claims what no encoder writes")
     if zlib.crc32(payload) != crc:
         raise CorruptArchive(f"the block at byte {position:,} (data from byte {offset:,} on) is damaged: checksum")
     return block
+
+
+def read_entry(data: memoryview, entry: Entry, header: Header) -> Block:
+    """The block that the index says is there. Raises CorruptArchive where it is another, and as `read_block`."""
+    block = read_block(data, entry.position, header)
+    if block is None or (BLOCK_OVERHEAD + len(block.payload), block.offset, block.n_bytes) != entry[1:]:
+        raise CorruptArchive("the archive's index does not fit its blocks")
+    return block
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return "{}.{}".format(*version)
 
 
 def _can_be(block: Block) -> bool:
@@ -159,7 +181,7 @@ class Blocks:
     def __iter__(self) -> Iterator[Block]:
         """Each block, checked to follow the one before it without a gap, to the end of the data."""
         expected = 0
-        while (block := read_block(self.data, self.position, self.header.seed)) is not None:
+        while (block := read_block(self.data, self.position, self.header)) is not None:
             if block.offset != expected:
                 where = f"the block at byte {self.position:,}"
                 raise CorruptArchive(f"{where} is not in its place: blocks are missing or swapped")
@@ -237,18 +259,19 @@ def read_index(data: memoryview) -> tuple[Part, ...]:
     return tuple(reversed(parts))
 
 
-def intact_blocks(data: memoryview, start: int, header: Header) -> Iterator[Block]:
-    """Every whole block of the archive whose blocks begin at `start`, wherever damage has left it: by its checksums."""
+def intact_entries(data: memoryview, start: int, header: Header) -> Iterator[Entry]:
+    """Where whole blocks are in the archive whose blocks begin at `start`, wherever damage has left them: by checksums."""
     raw = data.obj if isinstance(data.obj, bytes) and len(data.obj) == len(data) else data
     position = _find(raw, BLOCK_MAGIC, start)
     while position >= 0:
         try:
-            block = read_block(data, position, header.seed)
-        except CorruptArchive:
+            block = read_block(data, position, header)
+        except ArchiveError:
             block = None
+        stored = 1 if block is None else BLOCK_OVERHEAD + len(block.payload)
         if block is not None:
-            yield block
-        position = _find(raw, BLOCK_MAGIC, position + (1 if block is None else BLOCK_OVERHEAD + len(block.payload)))
+            yield Entry(position, stored, block.offset, block.n_bytes)
+        position = _find(raw, BLOCK_MAGIC, position + stored)
 
 
 def _find(data: Any, needle: bytes, start: int) -> int:

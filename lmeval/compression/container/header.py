@@ -5,10 +5,11 @@ every byte here is one of them.
 """
 
 import json
+import math
 import zlib
 from typing import Any, NamedTuple
 
-ADAPTED_VERSION = (1, 2)  # the first whose blocks may be adapted, and whose metadata are packed as tightly as here
+ADAPTED_VERSION = (1, 2)  # the first that packs metadata without their SHA-256, and with the second dictionary
 SHA256_BYTES = 32
 
 _DICTIONARY = (
@@ -42,13 +43,6 @@ class Header(NamedTuple):
     seed: int
 
 
-def version_of(meta: dict[str, Any]) -> tuple[int, int]:
-    """The first version of the format that knew what an archive of these metadata may need."""
-    if "adapt" in meta:
-        return ADAPTED_VERSION
-    return (1, 1) if "density" in meta else (1, 0)
-
-
 def packed(meta: dict[str, Any], version: tuple[int, int]) -> bytes:
     """Metadata as they stand in a header of this version; since 1.2 they must hold "sha256"."""
     if version < ADAPTED_VERSION:
@@ -69,9 +63,20 @@ def _json(meta: dict[str, Any]) -> bytes:
 def unpacked(data: bytes, version: tuple[int, int], limit: int) -> Any:
     """The metadata, of at most `limit` bytes of JSON. Raises zlib.error, ValueError and RecursionError for what are none."""
     if version < ADAPTED_VERSION:
-        return json.loads(zlib.decompressobj(zdict=_DICTIONARY).decompress(data, limit))
+        return _read_json(zlib.decompressobj(zdict=_DICTIONARY).decompress(data, limit))
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS, zdict=_ADAPTED_DICTIONARY)
-    meta = json.loads(unpacker.decompress(data[SHA256_BYTES:], limit))
+    meta = _read_json(unpacker.decompress(data[SHA256_BYTES:], limit))
     if not isinstance(meta, dict):
         raise ValueError("metadata are no object")
     return dict(sorted((meta | {"sha256": data[:SHA256_BYTES].hex()}).items()))
+
+
+def _read_json(text: bytes) -> Any:
+    return json.loads(text, parse_float=_finite, parse_constant=_finite)
+
+
+def _finite(text: str) -> float:
+    """A number of JSON, which has neither NaN nor infinities; 1e999 is a number, but we have none that is as large."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return number

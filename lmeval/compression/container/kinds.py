@@ -1,8 +1,10 @@
 """The registry of archive kinds: which blocks there are, and which module knows how to read each.
 
 A new kind is one line of `REGISTRY`, its rows in compression/FORMAT.md, and a module with its arithmetic, whose `KINDS`
-holds a `Kind` of that name. Modules are imported when a block of theirs is met, so a file is read without the parts of the
-library that it does not need.
+holds a `Kind` of that name. The line says which version of the format came with the kind: an archive that may hold it is of
+that version, so that an older reader asks for an update and does not take the block for damaged.
+
+Modules are imported when a block of theirs is met, so a file is read without the parts of the library that it does not need.
 """
 
 import importlib
@@ -19,21 +21,35 @@ from lmeval.progress import Progress
 
 
 class Home(NamedTuple):
-    """A kind's code in the file, and the module whose `KINDS` describes it."""
+    """Where a kind is at home: in the file, in the library, and among the versions of the format.
+
+    Attributes:
+        code: The kind's code in the file.
+        module: The module whose `KINDS` describes it.
+        since: The first version of the format whose readers know the kind.
+        needs: The key of a header's metadata without which its archive holds no such blocks; None where any archive may.
+    """
 
     code: int
     module: str
+    since: tuple[int, int]
+    needs: str | None = None
 
 
 REGISTRY: dict[str, Home] = {
-    "stored": Home(0, "lmeval.compression.container.plain"),
-    "bzip2": Home(1, "lmeval.compression.container.plain"),
-    "xz": Home(2, "lmeval.compression.container.plain"),
-    "model": Home(3, "lmeval.compression.text.kinds"),
-    "bits-back": Home(4, "lmeval.compression.images.kinds"),
-    "adapted": Home(5, "lmeval.compression.text.kinds"),
-    "online": Home(6, "lmeval.compression.text.kinds"),
+    "stored": Home(0, "lmeval.compression.container.plain", (1, 0)),
+    "bzip2": Home(1, "lmeval.compression.container.plain", (1, 0)),
+    "xz": Home(2, "lmeval.compression.container.plain", (1, 0)),
+    "model": Home(3, "lmeval.compression.text.kinds", (1, 0), "model"),
+    "bits-back": Home(4, "lmeval.compression.images.kinds", (1, 1), "density"),
+    "adapted": Home(5, "lmeval.compression.text.kinds", (1, 2), "adapt"),
+    "online": Home(6, "lmeval.compression.text.kinds", (1, 2), "adapt"),
 }
+
+
+def version_of(meta: dict[str, Any]) -> tuple[int, int]:
+    """The first version of the format that knew every kind of block which an archive of these metadata may hold."""
+    return max(home.since for home in REGISTRY.values() if home.needs is None or home.needs in meta)
 
 
 class Lost(NamedTuple):
@@ -86,7 +102,7 @@ class Kind(NamedTuple):
         describe: The block's numbers under the names that they have in this kind, JSON-ready.
         decoder: The decoder of an archive's blocks. It may load a model, and raises what goes wrong then.
         encode: The payload for given data, where that is all that coding needs: such kinds compete for every block that no
-            model codes. None where the kind's own room makes its blocks.
+            model codes, in every archive, and `Home.needs` is None. None where the kind's own room makes its blocks.
     """
 
     check: Callable[[Block], bool]

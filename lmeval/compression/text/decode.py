@@ -13,6 +13,7 @@ from lmeval.compression.container.kinds import Lost
 from lmeval.compression.text import adaptive, lanes, tree
 from lmeval.compression.text.encode import ADAPTED, EXTRA_SPACE
 from lmeval.compression.text.model_header import ModelSettings
+from lmeval.compute.memory import MemoryLimit, compute_within_memory
 from lmeval.compute.threads import half_the_threads, tuned_threads
 from lmeval.errors import CorruptArchive, NumericalDrift
 from lmeval.models import CausalLM
@@ -69,7 +70,7 @@ def decode_blocks(
     lanes_per_pass: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[bytes | Lost]:
-    """Decode blocks that a language model coded, all of their lanes together.
+    """Decode blocks that a language model coded, all of their lanes together, or half of the blocks where memory runs out.
 
     Args:
         model: The model that encoded.
@@ -81,7 +82,36 @@ def decode_blocks(
     Returns:
         The data of each block; Lost where its payload cannot be an encoder's (CorruptArchive), or where its data do not
         match their checksum: as the payload's did, the model's numbers here must have gone astray (NumericalDrift).
+
+    Raises:
+        OutOfMemory: The lanes of a single block do not fit.
     """
+
+    def decode(part: Sequence[Block]) -> list[bytes | Lost]:
+        return _decode_together(model, settings, part, lanes_per_pass, progress)
+
+    def too_large(part: Sequence[Block]) -> str:
+        return (
+            f"the {part[0].n_lanes:,} lanes of one block do not fit into the memory of {model.device}: "
+            "free some, compute on another device, or compress in fewer --lanes"
+        )
+
+    parts = compute_within_memory(blocks, decode, MemoryLimit(), size=_count_lanes, too_large=too_large, device=model.device)
+    return [data for part in parts for data in part]
+
+
+def _count_lanes(blocks: Sequence[Block]) -> int:
+    return sum(block.n_lanes for block in blocks)
+
+
+def _decode_together(
+    model: CausalLM,
+    settings: ModelSettings,
+    blocks: Sequence[Block],
+    lanes_per_pass: int | None,
+    progress: Callable[[int], None] | None,
+) -> list[bytes | Lost]:
+    """What `decode_blocks` gives, with the lanes of all blocks in memory at once."""
     readers: list[_BlockReader] = []
     decoded: list[bytes | Lost | None] = [None] * len(blocks)
     n_lanes = 0

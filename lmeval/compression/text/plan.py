@@ -7,7 +7,7 @@ from typing import NamedTuple
 from lmeval.compression.container import frame
 from lmeval.compression.text.online.recipes import LEVELS
 from lmeval.compression.text.survey import COLD_START_SHARE, Survey
-from lmeval.compute.memory import LANES, at_once
+from lmeval.compute.memory import LANES, at_once, fastest
 from lmeval.compute.place import Place
 from lmeval.errors import InputError
 
@@ -66,14 +66,19 @@ class Plan(NamedTuple):
 
 
 def plan_blocks(surveyed: Survey | None, n_bytes: int, settings: CompressSettings, place: Place) -> Plan:
-    """As many lanes as decode fast together, if their cold starts allow it, in as few blocks as hold them."""
+    """As many lanes as decode fast together, if their cold starts allow it, in as few blocks as hold them.
+
+    Blocks and lanes follow from the input, the model and the sort of device. Memory decides only how many blocks are coded
+    at once, so that an archive does not depend on what happens to be free.
+    """
     if settings.adapting:
         return _adapted_plan(surveyed, n_bytes, settings.lanes, place)
     if surveyed is None:
         n_blocks = max(1, -(-n_bytes // PLAIN_BLOCK_BYTES))
         return Plan(-(-n_bytes // n_blocks), 1, 1)
     lanes, n_tokens = settings.lanes, n_bytes / surveyed.bytes_per_token
-    together = at_once(LANES, place, surveyed.lane_bytes)
+    together = fastest(LANES, place, surveyed.lane_bytes)
+    fitting = at_once(LANES, place, surveyed.lane_bytes)
     shortest = max(
         2 * surveyed.settings.layout.window, surveyed.cold_start_bits / (COLD_START_SHARE * surveyed.bits_per_token)
     )
@@ -84,9 +89,9 @@ def plan_blocks(surveyed: Survey | None, n_bytes: int, settings: CompressSetting
     n_blocks = max(1, math.ceil(n_tokens / most))
     if lanes is not None:  # as asked for, in blocks no smaller than they would be otherwise
         n_blocks = max(1, math.ceil(n_tokens / min(in_bounds, max(most, BLOCK_LANES * length))))
-        return Plan(-(-n_bytes // n_blocks), lanes, max(1, together // lanes))
+        return Plan(-(-n_bytes // n_blocks), lanes, max(1, fitting // lanes))
     chosen = max(1, min(per_block, int(n_tokens / n_blocks / length)))
-    return Plan(-(-n_bytes // n_blocks), chosen, max(1, together // chosen))
+    return Plan(-(-n_bytes // n_blocks), chosen, max(1, fitting // chosen))
 
 
 def _adapted_plan(surveyed: Survey | None, n_bytes: int, lanes: int | None, place: Place) -> Plan:
@@ -101,7 +106,7 @@ def _adapted_plan(surveyed: Survey | None, n_bytes: int, lanes: int | None, plac
     block_bytes = -(-n_bytes // n_blocks)
     if lanes is not None:
         return Plan(block_bytes, lanes, 1)
-    limit = min(ADAPTED_LANES if n_blocks == 1 else ADAPTED_FULL_LANES, at_once(LANES, place, surveyed.lane_bytes))
+    limit = min(ADAPTED_LANES if n_blocks == 1 else ADAPTED_FULL_LANES, fastest(LANES, place, surveyed.lane_bytes))
     shortest = max(ADAPTED_LANE_TOKENS, 2 * surveyed.settings.layout.window)
     return Plan(block_bytes, max(1, min(limit, int(block_bytes / surveyed.bytes_per_token / shortest))), 1)
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, Float64, Int32, Int64
 from torch import Tensor
 
 from lmeval.compute.memory import MASS_ROWS, at_once
-from lmeval.compute.place import alone
+from lmeval.compute.place import Place, alone
 from lmeval.errors import NonFiniteScore
 
 LEAF_BITS = 8
@@ -43,8 +43,9 @@ class Buckets(NamedTuple):
     largest: Float[Tensor, "rows 1"]
 
 
-def bucket_masses(logits: Float[Tensor, "rows vocabulary"], depth: int) -> Buckets:
+def bucket_masses(logits: Float[Tensor, "rows vocabulary"], depth: int, place: Place | None = None) -> Buckets:
     """Masses of the ids below 2^depth; the others (special tokens that text never holds) are left out of the tree.
+    `place` may set a memory budget.
 
     Raises NonFiniteScore for NaN, infinite, or nothing but ruled-out logits.
     """
@@ -58,7 +59,7 @@ def bucket_masses(logits: Float[Tensor, "rows vocabulary"], depth: int) -> Bucke
             "(try --dtype float32)"
         )
     masses = logits.new_empty((len(logits), n_buckets), dtype=torch.float64)
-    n_rows = at_once(MASS_ROWS, alone(logits.device), 4 * n_ids)
+    n_rows = at_once(MASS_ROWS, place or alone(logits.device), 4 * n_ids)
     space = largest.new_zeros((min(n_rows, len(logits)), n_buckets * width))  # one for all slices: new memory is slow
     for first in range(0, len(logits), n_rows):
         rows = slice(first, min(first + n_rows, len(logits)))
@@ -89,12 +90,12 @@ def _leaf_masses(
 
 
 def path_log_odds(
-    logits: Float[Tensor, "rows vocabulary"], targets: Int64[Tensor, " rows"], depth: int
+    logits: Float[Tensor, "rows vocabulary"], targets: Int64[Tensor, " rows"], depth: int, place: Place | None = None
 ) -> Float64[Tensor, "rows depth"]:
-    """Log-odds of the decisions on the way to each target, high bit first."""
+    """Log-odds of the decisions on the way to each target, high bit first. `place` may set a memory budget."""
     width = 1 << min(depth, LEAF_BITS)
     bucket, leaf = targets // width, targets % width
-    buckets = bucket_masses(logits, depth)
+    buckets = bucket_masses(logits, depth, place)
     parts = [_path(_leaf_masses(logits, buckets.largest, bucket, depth), leaf)]
     if depth > LEAF_BITS:
         parts.insert(0, _path(_filled_up(buckets.masses, depth), bucket))
@@ -129,10 +130,13 @@ def path_bits(ids: Int64[np.ndarray, " tokens"], depth: int) -> Int32[np.ndarray
 Decide = Callable[[Float64[np.ndarray, " rows"]], Int32[np.ndarray, " rows"]]
 
 
-def descend(logits: Float[Tensor, "rows vocabulary"], depth: int, decide: Decide) -> Int64[np.ndarray, " rows"]:
-    """Ids found by walking down the tree in every row at once: `decide` turns one decision's log-odds into bits."""
+def descend(
+    logits: Float[Tensor, "rows vocabulary"], depth: int, decide: Decide, place: Place | None = None
+) -> Int64[np.ndarray, " rows"]:
+    """Ids found by walking down the tree in every row at once: `decide` turns one decision's log-odds into bits. `place` may
+    set a memory budget."""
     width = 1 << min(depth, LEAF_BITS)
-    buckets = bucket_masses(logits, depth)
+    buckets = bucket_masses(logits, depth, place)
     bucket = np.zeros(len(logits), dtype=np.int64)
     if depth > LEAF_BITS:
         bucket = _walk(_filled_up(buckets.masses, depth).cpu().numpy(), decide)

@@ -33,7 +33,5 @@ def view(report: Report) -> list[Block]:
         blocks = [[*view(part), Note()] for part in report.parts]
         return [block for part in blocks for block in part][:-1]
     if report.kind not in VIEWS:
-        raise InputError(
-            f"no view of a report of kind {report.kind}{nearest(report.kind, VIEWS)}: known are {', '.join(VIEWS)}"
-        )
+        raise InputError(f"no view of a report of kind {report.kind}{nearest(report.kind, VIEWS)}")
     return importlib.import_module(VIEWS[report.kind]).view(report)

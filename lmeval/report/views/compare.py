@@ -32,7 +32,8 @@ def view(report: Report) -> list[Block]:
     table = report.tables["differences"]
     keys = _telling_keys(table)
     rows = tuple({**row, **row["of"], **{key: _p(row[key]) for key in ("p_value", "p_holm")}} for row in table)
-    shown = [name for name in SHOWN if name not in OPTIONAL or any(value is not None for value in table.column(name))]
+    filled = [name for name in SHOWN if name not in OPTIONAL or any(value is not None for value in table.column(name))]
+    shown = [name for name in filled if name != "p_holm" or _is_adjusted(report)]
     columns = (*table.columns, *map(words, keys))
     drawn = Table(columns, rows).select(*keys, *shown)
     return [_head(report, table, keys), GAP, drawn, GAP, *map(Note, _notes(report, table, keys, shown))]
@@ -59,7 +60,7 @@ def _notes(report: Report, table: Table, keys: Sequence[str], shown: Sequence[st
     notes = [f"95% interval: of {', '.join(dict.fromkeys(table.column('method')))}"]
     if "minimum_detectable_effect" in shown:
         notes.append("detectable: the smallest true difference that would be found 80 times in 100 (at 5%)")
-    if report.ledger["holm_over"] > 1:
+    if _is_adjusted(report):
         notes.append(f"p (Holm): adjusted for {report.ledger['holm_over']} comparisons")
     notes += dict.fromkeys(f"{row['metric']}: lower is better" for row in table if not row["higher_is_better"])
     notes += dict.fromkeys(
@@ -67,7 +68,17 @@ def _notes(report: Report, table: Table, keys: Sequence[str], shown: Sequence[st
         for row in table
         if row["n_only_a"] or row["n_only_b"]
     )
+    notes += [
+        f"different in A and B, by SHA-256: {name}; items are paired by their names"
+        for name in report.ledger["different_inputs"]
+    ]
+    notes += [f"only in {name.upper()}, left out: {of}" for name, left in report.ledger["left_out"].items() for of in left]
     return notes
+
+
+def _is_adjusted(report: Report) -> bool:
+    """Whether there are several tests, so that an adjusted p-value is another than the test's own."""
+    return report.ledger["holm_over"] > 1
 
 
 def _name(row: Mapping[str, Any], keys: Sequence[str]) -> str:

@@ -244,15 +244,16 @@ def test_what_is_written_is_read(name: str):
         header, begin = archive.read_header(view, position)
         assert (header, position, begin) == (part.header, part.start, part.blocks_begin)
         blocks = list(archive.Blocks(view, begin, header))
-        assert [archive.read_block(view, entry.position, header.seed) for entry in part.entries] == blocks
+        assert [archive.read_block(view, entry.position, header) for entry in part.entries] == blocks
         assert [(e.offset, e.n_bytes, e.stored - archive.BLOCK_OVERHEAD) for e in part.entries] == [
             (b.offset, b.n_bytes, len(b.payload)) for b in blocks
         ]
         end = part.entries[-1].position + part.entries[-1].stored if part.entries else begin
-        assert archive.read_block(view, end, header.seed) is None
+        assert archive.read_block(view, end, header) is None
         position = archive.read_end(view, end, header)
         assert position == part.stop
-        assert list(archive.intact_blocks(view, begin, header))[: len(blocks)] == blocks
+        assert [archive.read_entry(view, entry, header) for entry in part.entries] == blocks
+        assert tuple(archive.intact_entries(view, begin, header))[: len(blocks)] == part.entries
         total += b"".join(plain_data(b) for b in blocks if b.kind in plain.KINDS)
     assert position == len(data)
     assert len(total) == len(expected) or is_coded(data)
@@ -536,7 +537,7 @@ def test_hostile_metadata_with_a_good_checksum(keys: tuple[str, ...]):
         for read in (None, by_range):
             found = outcome(data, LETTERS, read)
             if keys[-1] in ("weights_sha256", "vocabulary_sha256"):
-                assert found == "ModelMismatch"
+                assert found == ("CorruptArchive" if value != value else "ModelMismatch")  # JSON has no NaN
             if keys[-1] in ("sha256", "n_bytes") and read is None:
                 assert found == "CorruptArchive"
 
@@ -815,7 +816,7 @@ def read_container(data: bytes, *, decode: bool) -> None:
     ways: list[Callable[[], Any]] = [
         lambda: archive.read_index(view),
         lambda: [plain_data(b) for b in archive.Blocks(view, begin, header) if decode and b.kind in plain.KINDS],
-        lambda: list(archive.intact_blocks(view, begin, header)),
+        lambda: list(archive.intact_entries(view, begin, header)),
         lambda: archive.read_end(view, max(begin, data.rfind(b"LMZI")), header),
     ]
     with contextlib.suppress(ArchiveError):

@@ -10,7 +10,8 @@ from samples import ROOT, babble, shared, talker
 
 from lmeval.compression import CompressSettings, compress, decompress
 from lmeval.compression.container import archive
-from lmeval.compression.container.header import _ADAPTED_DICTIONARY, _DICTIONARY, packed, unpacked, version_of
+from lmeval.compression.container.header import _ADAPTED_DICTIONARY, _DICTIONARY, packed, unpacked
+from lmeval.compression.container.kinds import version_of
 from lmeval.errors import CorruptArchive
 
 SHA = "5a" * 32
@@ -51,7 +52,12 @@ def test_what_is_no_metadata_is_refused(data: bytes):
         unpacked(data, (1, 2), 1 << 20)
 
 
-@pytest.mark.parametrize("text", [b"[]", b"0", b"null", b'{"n_bytes":-1}', b"{", b"\xff", b"[" * 100_000, b'{"sha256":1}'])
+NOT_HEADERS = [b"[]", b"0", b"null", b'{"n_bytes":-1}', b"{", b"\xff", b"[" * 100_000, b'{"sha256":1}']
+NOT_NUMBERS = [b'{"n_bytes":0,"made_on":%s}' % text for text in (b"NaN", b"-Infinity", b"[1e999]")]
+TOO_LONG = [b'{"n_bytes":%d}' % (1 << 64), b'{"n_bytes":1%s}' % (b"0" * 400)]
+
+
+@pytest.mark.parametrize("text", NOT_HEADERS + NOT_NUMBERS + TOO_LONG)
 def test_headers_that_hold_something_else_are_refused(text: bytes):
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     body = bytes(32) + packer.compress(text) + packer.flush()

@@ -6,16 +6,18 @@ import sys
 import types
 import zlib
 
+import numpy as np
 import pytest
+from inspected import gaps_of
 from samples import PROSE, talker
 from told import Told
 
-from lmeval.compression import CompressSettings, compress, decompress, decompress_range, inspect
-from lmeval.compression.container import plain
+from lmeval.compression import CompressSettings, Gap, compress, decompress, decompress_range, inspect, salvage
+from lmeval.compression.container import archive, plain
 from lmeval.compression.container.frame import Block, digest
 from lmeval.compression.container.header import Header
 from lmeval.compression.container.kinds import REGISTRY, Holder, Home, Lost, kind_of, name_of, one_by_one
-from lmeval.errors import CorruptArchive
+from lmeval.errors import CorruptArchive, NotAnArchive
 
 TEXT = (PROSE * 3).encode()
 
@@ -48,7 +50,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> str:
     home = types.ModuleType("toy_kind")
     home.KINDS = {"toy": plain.codec(encode, decode)}  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, "toy_kind", home)
-    monkeypatch.setitem(REGISTRY, "toy", Home(7, "toy_kind"))
+    monkeypatch.setitem(REGISTRY, "toy", Home(7, "toy_kind", (1, 3)))
     return "toy"
 
 
@@ -56,19 +58,38 @@ def test_one_registration_adds_a_kind(toy: str):
     """It is tried, written, read, described, and takes part in ranges."""
     data = TEXT[:500]
     coded = compress(data, talker(), CompressSettings(adapt="none"))
-    (block,) = inspect(memoryview(coded)).tables["blocks"]
-    assert block["kind"] == toy
+    report = inspect(memoryview(coded))
+    (block,) = report.tables["blocks"]
+    assert (block["kind"], report.ledger["format"]) == (toy, "1.3")
     assert decompress(coded, talker()) == data
     out = io.BytesIO()
     decompress_range(out, memoryview(coded), 7, 90)
     assert out.getvalue() == data[7:90]
 
 
-def test_a_kind_that_is_not_registered_is_refused(toy: str, monkeypatch: pytest.MonkeyPatch):
+def test_an_older_reader_asks_for_an_update(toy: str, monkeypatch: pytest.MonkeyPatch):
+    """It knows neither the kind nor the version that came with it; what it does know of such an archive it reads."""
+    noise = np.random.default_rng(0).bytes(100)
+    coded, stored = (compress(data, talker(), CompressSettings(adapt="none")) for data in (TEXT[:500], noise))
+    monkeypatch.delitem(REGISTRY, toy)
+    with pytest.raises(NotAnArchive, match=r"after format version 1\.2.*the archive has 1\.3.*update"):
+        decompress(coded)
+    assert decompress(stored) == noise
+    out = io.BytesIO()
+    assert gaps_of(salvage(out, memoryview(coded))) == [Gap(0, 500, 500)]
+
+
+def test_a_kind_that_no_version_knows_is_refused(toy: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(REGISTRY, toy, REGISTRY[toy]._replace(since=(1, 0)))
     coded = compress(TEXT[:500], talker(), CompressSettings(adapt="none"))
     monkeypatch.delitem(REGISTRY, toy)
     with pytest.raises(CorruptArchive, match="no encoder writes"):
         decompress(coded)
+
+
+def test_the_registry_names_no_version_that_readers_do_not_know():
+    assert max(home.since for home in REGISTRY.values()) == archive.VERSION
+    assert all(home.needs is None for name, home in REGISTRY.items() if kind_of(name).encode)
 
 
 def test_blocks_that_are_decoded_each_by_itself_are_checked_and_may_be_lost():

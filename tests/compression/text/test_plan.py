@@ -7,6 +7,7 @@ from lmeval.compression.container import frame
 from lmeval.compression.text import plan
 from lmeval.compression.text.plan import CompressSettings, cuts, plan_blocks
 from lmeval.compression.text.survey import Survey
+from lmeval.compute import memory
 from lmeval.compute.memory import LANES
 from lmeval.compute.place import alone
 
@@ -38,6 +39,27 @@ def test_lanes_fit_into_memory_unless_asked_for():
     heavy = found(lane_bytes=LANES.bytes.on_cpu // 5)
     assert plan_blocks(heavy, 1 << 20, FULL, alone()).n_lanes == 5
     assert plan_blocks(heavy, 1 << 20, FULL._replace(lanes=9), alone()).n_lanes == 9
+
+
+@pytest.mark.parametrize("adapt", ["none", "full"])
+def test_memory_decides_how_many_blocks_are_coded_at_once_and_nothing_else(adapt: str, monkeypatch: pytest.MonkeyPatch):
+    """An accelerator says what is free at the moment, which must not show in an archive; nor does a budget."""
+    heavy, settings = found(lane_bytes=LANES.bytes.on_accelerator // 50), FULL._replace(adapt=adapt)
+    for place in (alone("cpu"), alone("cuda")):
+        made = []
+        for free in (1 << 40, 3 << 30, 1 << 20):
+            monkeypatch.setattr(memory, "free_bytes", lambda _, free=free: free)
+            made += [plan_blocks(heavy, 30 << 20, settings, where) for where in (place, place._replace(memory=free))]
+        assert len({(plan.block_bytes, plan.n_lanes) for plan in made}) == 1
+        assert 45 < made[0].n_lanes <= 50
+        assert made[-1].blocks_at_once == 1
+
+
+def test_less_memory_codes_fewer_blocks_at_once():
+    light, settings = found(), FULL._replace(adapt="none")
+    plans = [plan_blocks(light, 30 << 20, settings, alone()._replace(memory=memory)) for memory in (None, 1 << 18)]
+    assert [plan.blocks_at_once for plan in plans] == [8, 2]
+    assert plans[0][:2] == plans[1][:2]
 
 
 def test_without_a_model_blocks_are_for_online_models():

@@ -6,8 +6,17 @@ from hypothesis import strategies as st
 
 from lmeval.compression.coding.grid import LOG_ODDS_LIMIT
 from lmeval.compression.text import tree
-from lmeval.compression.text.tree import LEAST_LOGIT, code_length_nats, depth_of, descend, path_bits, path_log_odds
+from lmeval.compression.text.tree import (
+    LEAST_LOGIT,
+    bucket_masses,
+    code_length_nats,
+    depth_of,
+    descend,
+    path_bits,
+    path_log_odds,
+)
 from lmeval.compute.memory import MASS_ROWS, Most
+from lmeval.compute.place import alone
 from lmeval.errors import NonFiniteScore
 
 SIZES = (2, 3, 256, 257, 512, 600, 1000, 5000, 50257)
@@ -235,3 +244,13 @@ def test_rows_do_not_matter_to_each_other():
     together = found_log_odds(logits, ids, 10)
     for i in range(0, 40, 7):
         assert np.abs(found_log_odds(logits[i : i + 1], ids[i : i + 1], 10) - together[i]).max() < 1e-12
+
+
+def test_a_memory_budget_makes_slices_smaller_and_masses_stay(monkeypatch: pytest.MonkeyPatch):
+    logits, seen, sub = random_logits(50, 300), [], torch.sub
+    place = alone()._replace(memory=int(7.5 * 4 * 300 / MASS_ROWS.share))
+    expected = bucket_masses(logits, 9)
+    monkeypatch.setattr(torch, "sub", lambda a, b, **k: (seen.append(len(a)), sub(a, b, **k))[1])
+    masses = bucket_masses(logits, 9, place)
+    assert seen == [7] * 7 + [1]
+    assert torch.equal(masses.masses, expected.masses)

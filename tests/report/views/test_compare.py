@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 from commands import text_of
@@ -29,7 +30,7 @@ def test_a_comparison_shows_what_differs():
     assert cells[7:9] == ["5", "1"] and cells[-1] == "no difference seen"
     assert "A     a.json" in text and "B     b.json" in text and "both  model m" in text
     assert "t: 1 item only in A, 0 only in B, left out" in text
-    assert "adjusted for" not in text and "lower is better" not in text
+    assert "adjusted for" not in text and "Holm" not in text and "lower is better" not in text
     losses = shown(made(*RIGHT), made(*RIGHT[::-1]), "log_loss")
     assert "only A right" not in losses and losses.count("log_loss: lower is better") == 1
 
@@ -37,8 +38,19 @@ def test_a_comparison_shows_what_differs():
 def test_tasks_have_rows_of_their_own():
     both = together("run", (made(1, 0, 1), made(0, 0, 1, task="u")), {})
     text = shown(both, both)
-    assert re.search(r"^task +measure +items", text, re.M) and "adjusted for 2 comparisons" in text
+    assert re.search(r"^task +measure +items .* p +p \(Holm\)", text, re.M) and "adjusted for 2 comparisons" in text
     assert re.search(r"^t +acc +3 ", text, re.M) and re.search(r"^u +acc +3 ", text, re.M)
+
+
+def test_what_is_not_compared_is_said():
+    parts = [replace(made(1, 0, 1, task=task), provenance={"inputs": {"task_sha256": task}}) for task in ("t", "u", "[v]")]
+    parts.append(replace(parts[1], provenance={"inputs": {"task_sha256": "changed"}}))
+    text = shown(together("run", tuple(parts[:2]), {}), together("run", tuple(parts[2:]), {}))
+    assert "only in A, left out: model m, task t\n" in text
+    assert "only in B, left out: model m, task [v]" in text
+    assert "different in A and B, by SHA-256: task; items are paired by their names" in text
+    alike = shown(parts[0], parts[0])
+    assert "left out" not in alike and "SHA-256" not in alike
 
 
 def test_what_each_result_is_of_stands_beside_its_file():
