@@ -72,7 +72,8 @@ def benchmark_command(
     --scorer takes any program at its word. What does not sum to one, or depends on what comes later, gets no score but the
     reason. The status is 1 if all that was asked for is refused.
 
-    For corpora that are known by their checksum (enwik8, enwik9, alice29, book1 and others), results that others have published follow.
+    For corpora that are known by their checksum (enwik8 and its test megabyte, enwik9, alice29, book1), published results
+    follow.
     """
     if not paths:
         raise EmptyInput("no file given: name one or more files to compress")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from lmeval.data.resources import data_folder
 from lmeval.errors import InputError, InputNotFound
-from lmeval.specs.keys import ANY_TEXT, FLAG, TEXT, Key, Keys, is_whole, mappings, matching, needed
+from lmeval.specs.keys import ANY_TEXT, TEXT, Key, Keys, is_whole, mappings, matching, needed
 from lmeval.specs.reader import FileKind, Node, read_file
 
 
@@ -60,7 +60,7 @@ _RESULT: Keys = {
     # Its digits tell how it was rounded, so that a whole number would say nothing.
     "bits_per_byte": Key(lambda value: isinstance(value, float) and value > 0, "a positive decimal"),
     "total_bytes": _COUNT,
-    "decoded": FLAG,
+    "decoded": Key(lambda value: isinstance(value, bool), "true or false"),
     "note": ANY_TEXT,
     "source": needed(_URL),
     "date": needed(matching(r"[12]\d{3}-(0[1-9]|1[0-2])", 'a year and month in quotes, "YYYY-MM"')),
