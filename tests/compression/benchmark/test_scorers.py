@@ -108,6 +108,7 @@ def test_a_vocabulary_is_a_list_of_bytes_and_has_an_encoder():
 def test_a_scorer_is_found_by_its_name_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "scorers_of_a_test", raising=False)
     (tmp_path / "scorers_of_a_test.py").write_text("def even(past):\n    return [1 / 256] * 256\nhalf = 0.5\n")
     (tmp_path / "broken_of_a_test.py").write_text("import nothing_of_that_name\n")
     (tmp_path / "wrong_of_a_test.py").write_text("def even(past:\n")
