@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from lmeval.compression.adapted import AdaptedLength, measure_adapted
     from lmeval.compression.benchmark.baselines import BASELINES, STANDARD_LIBRARY, CompressedSize, compressed_sizes
     from lmeval.compression.benchmark.run import benchmark
+    from lmeval.compression.benchmark.scored import Scored, measure_scorer
+    from lmeval.compression.benchmark.scorers import Scorer, as_scorer
     from lmeval.compression.compress import code_length, compress, compress_to
     from lmeval.compression.decompress import (
         DecompressSettings,
@@ -46,7 +48,10 @@ __all__ = [
     "DecompressSettings",
     "Gap",
     "ImageSettings",
+    "Scored",
+    "Scorer",
     "TextModel",
+    "as_scorer",
     "benchmark",
     "bounded_images",
     "code_length",
@@ -61,6 +66,7 @@ __all__ = [
     "is_light",
     "load_text_model",
     "measure_adapted",
+    "measure_scorer",
     "of_library",
     "salvage",
     "usual_place",
