@@ -314,11 +314,7 @@ def main() -> None:
             if not args.downloads:
                 shutil.rmtree(folder)
             sink.write(args.out)
-            print(
-                package.name,
-                {part: sink.sizes.get((part, package.name), 0) for part in {t.part for t in package.takes}},
-                flush=True,
-            )
+            print(f"{package.name}: {sum(sink.sizes.values()) / 1e6:.1f} MB so far", flush=True)
     parts: dict[str, list[int]] = {}
     for (part, _), size in sink.sizes.items():
         parts.setdefault(part, []).append(size)

@@ -7,6 +7,7 @@ import random
 import re
 import struct
 import subprocess
+import textwrap
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -200,8 +201,10 @@ def r_novels(path: Path) -> Iterator[str]:
                 yield from split(text)
 
 
-def chapters(path: Path) -> Iterator[str]:
-    yield from split("\n".join(line.rstrip() for line in read_text(path).splitlines()))
+def wrapped(path: Path) -> Iterator[str]:
+    """Yield a text whose paragraphs are single lines, with lines of at most 76 characters."""
+    paragraphs = re.split(r"\n+", read_text(path))
+    yield from split("\n\n".join(textwrap.fill(paragraph, 76) for paragraph in paragraphs if paragraph.strip()))
 
 
 def raw_pieces(path: Path) -> Iterator[bytes]:
