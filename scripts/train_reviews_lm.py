@@ -91,7 +91,7 @@ class Sampler:
         self.args = args
         self.sst2 = read_labelled(args.reviews)
         self.movies = read_movies(args.text)
-        self.text = TextSampler(read_sources(args.text), args.seed, args.context)
+        self.text = TextSampler(read_sources(args.mixture), args.seed, args.context)
 
     def batch(self, step: int) -> list[Sequence]:
         """The sequences of one step."""
@@ -276,6 +276,7 @@ def train(run: Run, args: argparse.Namespace) -> Run:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--text", type=Path, required=True, help="folder with the training text")
+    parser.add_argument("--mixture", type=Path, required=True, help="as for train_reference_lm.py")
     parser.add_argument("--reviews", type=Path, required=True, help="labelled training sentences, JSON lines")
     parser.add_argument("--dev", type=Path, required=True, help="labelled sentences to choose settings by, JSON lines")
     parser.add_argument("--dev-every", type=int, default=1, help="use every n-th of them")
