@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Train the bundled model for prompted tasks: the bundled byte model, taught further on labelled reviews in task templates.
 
-    scripts/train_reviews_lm.py --text TRAIN_FOLDER --reviews sst2.train.jsonl --dev sst2.dev.jsonl --out runs/reviews
+    scripts/train_reviews_lm.py --text TRAIN_FOLDER --mixture mixture.json --reviews sst2.train.jsonl --dev sst2.dev.jsonl \
+        --out runs/reviews
 
 It starts from the weights of the bundled model and reads three kinds of sequence, each `--context` bytes long:
   sst2    the training sentences of SST-2, each with its label, in one of TEMPLATES; a prompt of 1 to 12 of them behind BOS
@@ -212,7 +213,7 @@ def export(run: Run, args: argparse.Namespace) -> None:
     folder = args.out / "model"
     copy.deepcopy(run.model).to(torch.bfloat16).save_pretrained(folder)
     byte_tokenizer(adds_bos=True).save_pretrained(folder)
-    own = {k: v for k, v in vars(args).items() if k not in ("text", "reviews", "dev", "out", "threads")}
+    own = {k: v for k, v in vars(args).items() if k not in ("text", "mixture", "reviews", "dev", "out", "threads")}
     (folder / "curve.json").write_text(json.dumps({"settings": own, "shares": SHARES, "curve": run.curve}, indent=1) + "\n")
 
 
