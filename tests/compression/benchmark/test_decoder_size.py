@@ -22,7 +22,7 @@ def model(folder: Path) -> CausalLM:
     return load_model(str(folder))
 
 
-@pytest.mark.parametrize(("name", "n_bytes"), [("lmeval-bytes-4m-v1", 7_975_560), ("lmeval-reviews-4m-v1", 7_982_286)])
+@pytest.mark.parametrize(("name", "n_bytes"), [("lmeval-bytes-4m-v2", 7_975_560), ("lmeval-reviews-4m-v1", 7_982_286)])
 def test_a_bundled_model_has_the_size_of_its_files(model: CausalLM, name: str, n_bytes: int):
     assert model_bytes(replace(model, name=name)) == n_bytes
 
