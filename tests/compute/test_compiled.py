@@ -7,8 +7,6 @@ from typing import Any
 
 import numba.core.caching
 import numba.core.config
-import numpy as np
-import page_online
 import pytest
 
 module: Any = importlib.import_module("lmeval.compute.compiled")
@@ -135,14 +133,6 @@ def test_the_settings_of_others_stay_as_they_are(tmp_path: Path):
     with module._kept_in(tmp_path):
         assert str(tmp_path) == config.CACHE_DIR
     assert before == config.CACHE_DIR
-
-
-def test_hashes_wrap_around_as_the_page_says():
-    hashed = 0
-    for value in (0, 1, 255, 1 << 40, (1 << 63) - 1):
-        found = int(module.fold(np.uint64(hashed), value))
-        assert found == page_online.fold(hashed, value)
-        hashed = found
 
 
 def test_damaged_machine_code_is_thrown_away(package: Path):

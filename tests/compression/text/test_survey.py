@@ -33,7 +33,9 @@ def test_a_poor_model_whose_passes_differ_is_not_asked(monkeypatch: pytest.Monke
 
 
 def test_numbers_are_rounded_only_where_the_header_is_to_be_small():
-    plain, small = (survey(of_library(talker()), memoryview(babble(3000)), tolerance=1.2345e-3, adapt=a) for a in ("none", "full"))
+    plain, small = (
+        survey(of_library(talker()), memoryview(babble(3000)), tolerance=1.2345e-3, adapt=a) for a in ("none", "full")
+    )
     assert plain is not None and small is not None
     assert (plain.settings.epsilon, small.settings.epsilon) == (1.2345e-3, 1.3e-3)
     assert plain.settings.drift <= small.settings.drift <= 1.1 * plain.settings.drift
