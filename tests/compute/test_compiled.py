@@ -182,3 +182,20 @@ def _tripled(number: int) -> int:
 
 def _negated(number: int) -> int:
     return -number
+
+
+@module.compiled
+def _sum_in_order(a: float, b: float, c: float) -> float:
+    return (a + b) - c
+
+
+@module.compiled_reordering
+def _sum_of_any_order(a: float, b: float, c: float) -> float:
+    return _sum_in_order(a, b, c)
+
+
+def test_what_a_reordering_function_calls_keeps_its_own_order(package: Path):
+    """Whichever of the two is called first."""
+    assert _sum_of_any_order(1e16, 1.0, 1e16) == 0.0
+    code = _sum_in_order.inspect_llvm(_sum_in_order.signatures[0])
+    assert "fadd double" in code and "reassoc" not in code
