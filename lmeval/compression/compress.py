@@ -14,10 +14,11 @@ from lmeval.compression.container import archive
 from lmeval.compression.text.account import DECODED_TO_VERIFY, Tally, compression_report
 from lmeval.compression.text.blocks import Coded, Job, code_block, verify_blocks
 from lmeval.compression.text.encode import BY_MODEL
+from lmeval.compression.text.loading import load_text_model
 from lmeval.compression.text.model_header import as_meta
 from lmeval.compression.text.plan import CompressSettings, check_settings, cuts, grouped, plan_blocks
 from lmeval.compression.text.survey import Survey, survey
-from lmeval.compression.text.text_model import TextModel, load_text_model
+from lmeval.compression.text.text_model import TextModel
 from lmeval.compute.memory import settled
 from lmeval.compute.place import Place, describe_place, n_processors
 from lmeval.densities.named import LoadedDensity, names_density
