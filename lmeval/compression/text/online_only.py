@@ -13,9 +13,9 @@ from lmeval.compression.coding import coder
 from lmeval.compression.coding.grid import FREQUENCY_BITS
 from lmeval.compression.container.frame import Block, checked, digest
 from lmeval.compression.text import adaptive, tree
-from lmeval.compression.text.online.compiled import compiled
 from lmeval.compression.text.online.recipes import LEVELS, online_level
 from lmeval.compression.text.online.state import State, decide_step, learn_step
+from lmeval.compute.compiled import compiled
 from lmeval.errors import CorruptArchive
 
 ONLINE = "online"

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64, UInt64
 
-from lmeval.compression.text.online.compiled import Int, compiled, fold
+from lmeval.compression.text.online.hashes import fold
+from lmeval.compute.compiled import Int, compiled
 
 CHARACTERS = 10  # longest order, in characters
 TOKENS = 4  # longest order, in tokens

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32, Int64, UInt64
 
-from lmeval.compression.text.online.compiled import compiled
 from lmeval.compression.text.online.tables import NAT, ONE, SURE, Tables, moved, stretch, tables
+from lmeval.compute.compiled import compiled
 
 HISTORIES = 256
 FULL = 7  # bits that a history holds

@@ -5,8 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from lmeval.compression.text.online.compiled import Int, compiled, fold
+from lmeval.compression.text.online.hashes import fold
 from lmeval.compression.text.online.tables import ONE, Tables, moved, stretch
+from lmeval.compute.compiled import Int, compiled
 
 LONGEST = 32  # symbols that a match is compared over
 MISSES = 8  # after more of them in a row of short matches a match is given up

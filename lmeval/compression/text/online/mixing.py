@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from lmeval.compression.text.online.compiled import Int, compiled
 from lmeval.compression.text.online.tables import ONE, Tables, limited, squash
+from lmeval.compute.compiled import Int, compiled
 
 WEIGHT_LIMIT = 1 << 23  # weights are in units of 2^-16
 SLOW = 400  # uses after which the falling part of a rate has halved

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32, Int64, UInt64
 
-from lmeval.compression.text.online.compiled import compiled
 from lmeval.compression.text.online.tables import ONE, Tables, moved, stretch
+from lmeval.compute.compiled import compiled
 
 LONGEST = 32
 MAP_LIMIT = 60

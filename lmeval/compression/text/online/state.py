@@ -6,9 +6,10 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt64
 
 from lmeval.compression.text.online import contexts, counters, matches, mixing, runs
-from lmeval.compression.text.online.compiled import Int, compiled, fold
+from lmeval.compression.text.online.hashes import fold
 from lmeval.compression.text.online.recipes import SET_SIZES, Recipe
 from lmeval.compression.text.online.tables import NAT, ONE, Tables, stretch, tables
+from lmeval.compute.compiled import Int, compiled
 
 BYTE_DEPTH = 8
 _MODEL_INPUTS = 2

@@ -11,7 +11,7 @@ from jaxtyping import Int32, Int64
 
 from lmeval.compression.coding.grid import FREQUENCY_BITS
 from lmeval.compression.coding.integer_tables import log_parts, logistic
-from lmeval.compression.text.online.compiled import Int, compiled
+from lmeval.compute.compiled import Int, compiled
 
 ONE = 1 << FREQUENCY_BITS
 NAT = 1 << 12

@@ -1,8 +1,4 @@
-"""Functions compiled by Numba: loops over lanes and contexts at the speed of C, in integers alone.
-
-Numba's integers wrap around like the hardware's, so a compiled function computes the same on every platform. Hashes are
-unsigned 64-bit numbers and never meet signed ones in one operation (Numba would go over to floating point).
-"""
+"""Functions compiled by Numba: loops at the speed of C, their machine code kept in the user's cache."""
 
 import functools
 import hashlib
@@ -18,18 +14,27 @@ import numba.core.caching  # pyright: ignore[reportMissingTypeStubs]
 import numba.core.config  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
 
-from lmeval.data.resources import user_cache
+from lmeval.data.resources import package_folder, user_cache
 
 Int = int | np.int64
 """A whole number inside compiled code, where all of them have 64 bits."""
 
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-_HALF = np.uint64(29)
+_MARK = b"@compiled"
 
 
 def compiled(function: Callable[..., Any]) -> Any:
     """The function, compiled when it is first called. Its machine code is kept on disk where it may be."""
-    dispatcher: Any = numba.njit(nogil=True, error_model="numpy")(function)
+    return _dispatcher(function, numba.njit(nogil=True, error_model="numpy"))
+
+
+def compiled_reordering(function: Callable[..., Any]) -> Any:
+    """As `compiled`, but sums of floating-point numbers may be taken in any order, and a product and a sum in one rounding:
+    so they become sums of vectors. For numbers that need not be the same on every machine."""
+    return _dispatcher(function, numba.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}))
+
+
+def _dispatcher(function: Callable[..., Any], compile_when_called: Callable[..., Any]) -> Any:
+    dispatcher = compile_when_called(function)
     dispatcher._cache = _LenientCache(function)
     return dispatcher
 
@@ -84,7 +89,7 @@ def _announce() -> None:
         often = (
             "once on this machine" if _folder() else "in every run, as no cache can be written; NUMBA_CACHE_DIR names one"
         )
-        print(f"lmeval: compiling the online models, up to a minute ({often})", file=sys.stderr)
+        print(f"lmeval: compiling, up to a minute ({often})", file=sys.stderr)
 
 
 @functools.cache
@@ -93,10 +98,10 @@ def _folder() -> Path | None:
 
     There is no third place: Numba would run what others can put into a folder for temporary files. Numba looks only at the
     file of a function for changes, not at those of the functions that it calls. So the folder's name is a digest of all the
-    files: code that an older version compiled is never run.
+    files that have compiled functions: code that an older version compiled is never run.
     """
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    digest = hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+    texts = [source.read_bytes() for source in sorted(package_folder().rglob("*.py"))]
+    digest = hashlib.sha256(b"\0".join(text for text in texts if _MARK in text)).hexdigest()[:16]
     for parent in _caches():
         folder = parent / f"numba-{digest}"
         try:
@@ -136,10 +141,3 @@ def _kept_in(folder: Path | None) -> Iterator[None]:
         yield
     finally:
         config.CACHE_DIR = before
-
-
-@compiled
-def fold(hashed: np.uint64, value: Int) -> np.uint64:
-    """A hash with one more number in it: h = (hashed + value) 0x9E3779B97F4A7C15 mod 2^64, then h xor (h >> 29)."""
-    multiplied = (hashed + np.uint64(value)) * _MULTIPLIER
-    return multiplied ^ (multiplied >> _HALF)
