@@ -10,17 +10,19 @@ from lmeval.compute.compiled import Int, compiled
 
 CHARACTERS = 10  # longest order, in characters
 TOKENS = 4  # longest order, in tokens
-N_CONTEXTS = 14
+N_CONTEXTS = 17
 COLUMNS = 255
 
 
 class Text(NamedTuple):
-    """What a lane's bytes so far amount to: hashes of the present word and of the one before, the word's length; the steps
+    """What a lane's bytes so far amount to: hashes of the present word and of the two before, the word's length; the steps
     at which this line and the one before began (-1: none), the line's indentation, whether it still goes on; the bytes of a
-    character that is not complete; the last three bytes that followed each byte."""
+    character that is not complete; the last three bytes that followed each byte; and, of all lanes
+    together, 1 + the last byte that followed each pair of bytes (0: none)."""
 
     word: UInt64[np.ndarray, " lanes"]
     word_before: UInt64[np.ndarray, " lanes"]
+    word_second: UInt64[np.ndarray, " lanes"]
     letters: Int64[np.ndarray, " lanes"]
     line: Int64[np.ndarray, " lanes"]
     line_before: Int64[np.ndarray, " lanes"]
@@ -28,6 +30,7 @@ class Text(NamedTuple):
     indenting: Int64[np.ndarray, " lanes"]
     partial: Int64[np.ndarray, " lanes"]
     followers: Int64[np.ndarray, "lanes 256"]
+    pairs: Int64[np.ndarray, " 65536"]
 
 
 def open_text(n_lanes: int) -> Text:
@@ -36,9 +39,9 @@ def open_text(n_lanes: int) -> Text:
     letters, line, line_before, indent, indenting, partial = numbers
     line_before -= 1
     indenting += 1
-    words = [np.zeros(n_lanes, dtype=np.uint64) for _ in range(2)]
+    words = [np.zeros(n_lanes, dtype=np.uint64) for _ in range(3)]
     followers = np.zeros((n_lanes, 256), dtype=np.int64)
-    return Text(words[0], words[1], letters, line, line_before, indent, indenting, partial, followers)
+    return Text(*words, letters, line, line_before, indent, indenting, partial, followers, np.zeros(1 << 16, dtype=np.int64))
 
 
 @compiled
@@ -56,6 +59,7 @@ def read_byte(text: Text, ids: Int64[np.ndarray, " tokens"], step: int, n_lanes:
         text.word[lane] = fold(text.word[lane], small + 1)
         text.letters[lane] += 1
     elif text.letters[lane]:
+        text.word_second[lane] = text.word_before[lane]
         text.word_before[lane] = text.word[lane]
         text.word[lane] = np.uint64(0)
         text.letters[lane] = 0
@@ -69,6 +73,8 @@ def read_byte(text: Text, ids: Int64[np.ndarray, " tokens"], step: int, n_lanes:
     if step > 1:
         before = ids[(step - 2) * n_lanes + lane]
         text.followers[lane, before] = ((text.followers[lane, before] << 8) | byte) & 0xFFFFFF
+        if step > 2:
+            text.pairs[ids[(step - 3) * n_lanes + lane] << 8 | before] = byte + 1
     text.partial[lane] = _partial(ids, step, n_lanes, lane)
 
 
@@ -101,7 +107,10 @@ def byte_contexts(
     last = symbol(ids, step - 1, n_lanes, lane)
     between = np.int64(0) if text.letters[lane] else last
     hashes[9] = fold(text.word[lane], between * 4 + text.partial[lane])
-    hashes[10] = fold(fold(text.word[lane], between), np.int64(text.word_before[lane] >> np.uint64(8)))
+    word, second = fold(text.word[lane], between), np.int64(text.word_second[lane] >> np.uint64(8))
+    hashes[10] = fold(word, np.int64(text.word_before[lane] >> np.uint64(8)))
+    hashes[14] = fold(word, second)
+    hashes[15] = fold(hashes[10], second)
     column = step - text.line[lane]
     above = np.int64(0)
     if text.line_before[lane] >= 0 and text.line_before[lane] + column < text.line[lane]:
@@ -110,6 +119,9 @@ def byte_contexts(
     hashes[11] = fold(np.uint64(above), column)
     hashes[12] = fold(fold(text.word[lane], text.indent[lane]), last)
     hashes[13] = fold(np.uint64(last), text.followers[lane, last - 1] if last else np.int64(0))
+    second_last = symbol(ids, step - 2, n_lanes, lane)
+    follower = text.pairs[(second_last - 1) << 8 | (last - 1)] if second_last else np.int64(0)
+    hashes[16] = fold(fold(np.uint64(last), second_last), follower)
 
 
 @compiled
