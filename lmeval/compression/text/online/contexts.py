@@ -39,9 +39,10 @@ def open_text(n_lanes: int) -> Text:
     letters, line, line_before, indent, indenting, partial = numbers
     line_before -= 1
     indenting += 1
-    words = [np.zeros(n_lanes, dtype=np.uint64) for _ in range(3)]
+    word, word_before, word_second = (np.zeros(n_lanes, dtype=np.uint64) for _ in range(3))
     followers = np.zeros((n_lanes, 256), dtype=np.int64)
-    return Text(*words, letters, line, line_before, indent, indenting, partial, followers, np.zeros(1 << 16, dtype=np.int64))
+    pairs = np.zeros(1 << 16, dtype=np.int64)
+    return Text(word, word_before, word_second, letters, line, line_before, indent, indenting, partial, followers, pairs)
 
 
 @compiled
