@@ -36,6 +36,7 @@ from train_reference_lm import build_optimisers, read_sources, set_learning_rate
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lmeval.data.resources import reference_folder
+from lmeval.models import transformers_folder
 from lmeval.models.toys import BOS_ID, byte_tokenizer
 
 SHARES = {"sst2": 0.65, "movies": 0.25, "text": 0.1}
@@ -182,7 +183,8 @@ class Run(NamedTuple):
 
 def start(args: argparse.Namespace) -> Run:
     """The run as its checkpoint left it, or the bundled model."""
-    model = AutoModelForCausalLM.from_pretrained(reference_folder(), dtype=torch.float32, attn_implementation="sdpa")
+    folder = transformers_folder(reference_folder())
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
     model.config.max_position_embeddings = args.context
     classifier = torch.nn.Linear(model.config.hidden_size, 2)
     optimisers = build_optimisers(torch.nn.ModuleDict({"model": model, "classifier": classifier}), args)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from lmeval import compression, densities, likelihood, models
+from lmeval import compression, densities, likelihood
 from lmeval.cli.progress import drawn_progress
 from lmeval.cli.shared import (
     STDOUT,
@@ -32,6 +32,7 @@ from lmeval.cli.shared import (
     write_report,
 )
 from lmeval.compression.container.archive import read_header
+from lmeval.compute.place import on_processor
 from lmeval.errors import ArchiveError, InputError
 from lmeval.results import Report
 from lmeval.results.report import with_of
@@ -128,8 +129,7 @@ def compress_command(
             print_report(report, json_path, to_stderr=output is None)
             return
         with loading(f"model {model}"):
-            place = one_process(device, memory)
-            loaded = models.load_model(model, device=place.device, dtype=dtype)
+            loaded, place = compression.load_text_model(model, _place(model, device, memory, dtype, len(data)), dtype)
             settings = compression.CompressSettings(lanes, tolerance, context, overlap, not no_verify, lanes_per_pass, adapt)
         progress = stack.enter_context(drawn_progress())
         with output_bytes(output) as out:
@@ -141,6 +141,16 @@ def compress_command(
             "it need be; give a larger --tolerance",
             err=True,
         )
+
+
+def _place(model: str, device: str, memory: int | None, dtype: str, n_bytes: int) -> "Place":
+    if compression.is_light(model, device, dtype, n_bytes):
+        return on_processor(memory)
+    return one_process(device, memory)
+
+
+def _decoding_place(data: memoryview, model: str | None, device: str, memory: int | None) -> "Place":
+    return one_process(device, memory) if model else compression.usual_place(data, device)._replace(memory=memory)
 
 
 def _check_outputs(source: str, output: Path | None, json_path: Path | None, *, force: bool) -> None:
@@ -232,8 +242,9 @@ def decompress_command(
         data = stack.enter_context(input_bytes(source))
         _check_outputs(source, output, json_path, force=force)
         read_header(data)  # what is no archive is refused before anything slow is imported
-        with loading("PyTorch"):
-            place, settings = one_process(device, memory), compression.DecompressSettings(lanes_per_pass, data_dir)
+        with loading("the decoder"):
+            place = _decoding_place(data, model, device, memory)
+            settings = compression.DecompressSettings(lanes_per_pass, data_dir)
         progress = stack.enter_context(drawn_progress())
         with output_bytes(output) as out:
             if salvage:

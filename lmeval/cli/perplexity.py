@@ -93,16 +93,15 @@ def perplexity_command(
         raise InputError(f"--adapt is for one process, not for {place.size}: start lmeval without a launcher")
     with loading(f"model {model}"):
         loaded = models.load_model(model, device=place.device, dtype=dtype)
-        if adapt:
-            compression.check_codable(loaded)
+        coded = compression.of_library(loaded) if adapt else None
     settings = PerplexitySettings(context, stride, bos, batch_size, seed)
     with ExitStack() as stack:
         kept = _Kept(stack.enter_context(tempfile.TemporaryFile()), []) if adapt else None
         progress = stack.enter_context(drawn_progress(show=place.is_first))
         text = _keeping(corpus, kept) if kept else corpus
         report = perplexity(loaded, text, settings, place=place, progress=progress, records=options.records_path)
-        if adapt and kept:
-            report = _with_adapted(report, loaded, kept, adapt, place, progress)
+        if adapt and kept and coded:
+            report = _with_adapted(report, coded, kept, adapt, place, progress)
     if place.is_first:
         print_report(report, options.json_path)
         if notice := withheld_notice(report):
@@ -135,7 +134,7 @@ def _keeping(corpus: Corpus, kept: _Kept) -> Corpus:
 
 
 def _with_adapted(
-    report: results.Report, model: "models.CausalLM", kept: _Kept, level: str, place: Place, progress: Progress
+    report: results.Report, model: "compression.TextModel", kept: _Kept, level: str, place: Place, progress: Progress
 ) -> results.Report:
     """The report with the code length of the same documents under the model and its online models."""
     kept.spool.flush()

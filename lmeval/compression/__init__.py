@@ -16,8 +16,18 @@ if TYPE_CHECKING:
     from lmeval.compression.adapted import AdaptedLength, measure_adapted
     from lmeval.compression.benchmark.baselines import BASELINES, STANDARD_LIBRARY, CompressedSize, compressed_sizes
     from lmeval.compression.benchmark.run import benchmark
+    from lmeval.compression.benchmark.scored import Scored, measure_scorer
+    from lmeval.compression.benchmark.scorers import Scorer, as_scorer
     from lmeval.compression.compress import code_length, compress, compress_to
-    from lmeval.compression.decompress import DecompressSettings, Gap, decompress, decompress_range, decompress_to, salvage
+    from lmeval.compression.decompress import (
+        DecompressSettings,
+        Gap,
+        decompress,
+        decompress_range,
+        decompress_to,
+        salvage,
+        usual_place,
+    )
     from lmeval.compression.images.account import with_bound
     from lmeval.compression.images.bounds import bounded_images
     from lmeval.compression.images.encode import ImageSettings, compress_images_to
@@ -25,7 +35,7 @@ if TYPE_CHECKING:
     from lmeval.compression.text.encode import CodeLength
     from lmeval.compression.text.online.recipes import LEVELS
     from lmeval.compression.text.plan import CompressSettings
-    from lmeval.compression.text.survey import check_codable
+    from lmeval.compression.text.text_model import TextModel, is_light, load_text_model, of_library
 
 __all__ = [
     "BASELINES",
@@ -38,9 +48,12 @@ __all__ = [
     "DecompressSettings",
     "Gap",
     "ImageSettings",
+    "Scored",
+    "Scorer",
+    "TextModel",
+    "as_scorer",
     "benchmark",
     "bounded_images",
-    "check_codable",
     "code_length",
     "compress",
     "compress_images_to",
@@ -50,8 +63,13 @@ __all__ = [
     "decompress_range",
     "decompress_to",
     "inspect",
+    "is_light",
+    "load_text_model",
     "measure_adapted",
+    "measure_scorer",
+    "of_library",
     "salvage",
+    "usual_place",
     "with_bound",
 ]
 

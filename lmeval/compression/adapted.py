@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 from lmeval.compression.compress import code_length
 from lmeval.compression.text.encode import CodeLength
 from lmeval.compression.text.plan import CompressSettings
-from lmeval.compute.gather import as_place
+from lmeval.compression.text.text_model import TextModel, load_text_model
 from lmeval.compute.place import Place
 from lmeval.errors import EmptyInput
-from lmeval.models import ModelLike, as_model
+from lmeval.models import ModelLike
 from lmeval.progress import SILENT, Progress
 from lmeval.results import Measurement
 
@@ -23,7 +23,7 @@ class AdaptedLength(NamedTuple):
 
 def measure_adapted(
     texts: Sequence[bytes | memoryview],
-    model: ModelLike = "bundled",
+    model: ModelLike | TextModel = "bundled",
     level: str = "full",
     *,
     place: Place | str = "auto",
@@ -51,8 +51,8 @@ def measure_adapted(
     n_bytes = sum(map(len, texts))
     if not n_bytes:
         raise EmptyInput("no text to code: all are empty")
-    settings, place = CompressSettings(adapt=level), as_place(place)
-    loaded = as_model(model, place.device)
+    settings = CompressSettings(adapt=level)
+    loaded, place = load_text_model(model, place, n_bytes=n_bytes)
     progress.stage("coding", n_bytes, "bytes")
     coded = [
         code_length(text, loaded, settings, place=place, progress=_Counted(progress)).ledger for text in texts if len(text)

@@ -7,34 +7,34 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import torch
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from lmeval import results
 from lmeval.compression.container import archive
-from lmeval.compression.images.density_header import DensityLike
-from lmeval.compression.images.encode import ImageSettings, compress_images_to
 from lmeval.compression.text.account import DECODED_TO_VERIFY, Tally, compression_report
 from lmeval.compression.text.blocks import Coded, Job, code_block, verify_blocks
 from lmeval.compression.text.encode import BY_MODEL
 from lmeval.compression.text.model_header import as_meta
 from lmeval.compression.text.plan import CompressSettings, check_settings, cuts, grouped, plan_blocks
 from lmeval.compression.text.survey import Survey, survey
-from lmeval.compute.gather import as_place
+from lmeval.compression.text.text_model import TextModel, load_text_model
 from lmeval.compute.memory import settled
-from lmeval.compute.place import Place, describe_place
-from lmeval.densities.modelfile import LoadedDensity, names_density
+from lmeval.compute.place import Place, describe_place, n_processors
+from lmeval.densities.named import LoadedDensity, names_density
 from lmeval.errors import InputError
-from lmeval.models import CausalLM, ModelLike, as_model, describe_model
 from lmeval.progress import SILENT, Progress
 from lmeval.results import Report
+
+if TYPE_CHECKING:
+    from lmeval.compression.images.density_header import DensityLike
+    from lmeval.compression.images.encode import ImageSettings
+    from lmeval.models import ModelLike
 
 
 def compress(
     data: bytes,
-    model: ModelLike | DensityLike = "bundled",
-    settings: CompressSettings | ImageSettings | None = None,
+    model: "ModelLike | DensityLike" = "bundled",
+    settings: "CompressSettings | ImageSettings | None" = None,
     *,
     place: Place | str = "auto",
     dtype: str = "float32",
@@ -63,12 +63,16 @@ def compress(
     b'to be or not to be'
     """
     out = io.BytesIO()
-    if isinstance(model, LoadedDensity) or (isinstance(model, str | Path) and names_density(model)):
+    if names_density(model):
         if isinstance(settings, CompressSettings):
             raise InputError("a density takes ImageSettings: CompressSettings are for language models")
-        compress_images_to(out, memoryview(data), model, settings or ImageSettings(), place=place, progress=progress)
+        from lmeval.compression.images.encode import ImageSettings, compress_images_to
+
+        compress_images_to(
+            out, memoryview(data), cast("DensityLike", model), settings or ImageSettings(), place=place, progress=progress
+        )
     else:
-        if isinstance(settings, ImageSettings):
+        if settings is not None and not isinstance(settings, CompressSettings):
             raise InputError("a language model takes CompressSettings: ImageSettings are for densities")
         settings = settings or CompressSettings()
         compress_to(out, memoryview(data), model, settings, place=place, dtype=dtype, progress=progress)
@@ -78,7 +82,7 @@ def compress(
 def compress_to(
     out: BinaryIO,
     data: memoryview,
-    model: ModelLike | LoadedDensity = "bundled",
+    model: "ModelLike | LoadedDensity | TextModel" = "bundled",
     settings: CompressSettings = CompressSettings(),  # noqa: B008 (immutable)
     *,
     place: Place | str = "auto",
@@ -111,8 +115,8 @@ def compress_to(
     if names_density(model) or isinstance(model, LoadedDensity):
         raise InputError("a density codes images and no text: compress_images_to writes archives of those")
     began = time.perf_counter()
-    loaded = as_model(model, as_place(place).device, dtype)
-    place = settled(as_place(place)._replace(device=loaded.device))
+    loaded, place = load_text_model(model, place, dtype, len(data))
+    place = settled(place)
     surveyed = _surveyed(loaded, data, settings)
     survey_seconds, tally = time.perf_counter() - began, Tally()
     job = Job(loaded, surveyed, data, plan_blocks(surveyed, len(data), settings, place), settings, tally, progress)
@@ -136,7 +140,7 @@ def compress_to(
     provenance = results.provenance(
         "compress",
         inputs={"data": {"n_bytes": len(data), "sha256": meta["sha256"]}},
-        models=[describe_model(loaded)],
+        models=[loaded.describe()],
         place=describe_place(place),
         settings=settings._asdict(),
         seconds=time.perf_counter() - began,
@@ -147,7 +151,7 @@ def compress_to(
 
 def code_length(
     data: bytes | memoryview,
-    model: ModelLike = "bundled",
+    model: "ModelLike | TextModel" = "bundled",
     settings: CompressSettings = CompressSettings(),  # noqa: B008 (immutable)
     *,
     place: Place | str = "auto",
@@ -170,7 +174,7 @@ def code_length(
         return compress_to(out, memoryview(data), model, settings, place=place, progress=progress)
 
 
-def _surveyed(model: CausalLM, data: memoryview, settings: CompressSettings) -> Survey | None:
+def _surveyed(model: TextModel, data: memoryview, settings: CompressSettings) -> Survey | None:
     if not len(data):
         return None
     return survey(model, data, settings.context, settings.overlap, settings.tolerance, settings.adapt)
@@ -196,12 +200,12 @@ def _needs_model(first: list[Coded], n_bytes: int) -> bool:
     return not whole or any(block.kind in BY_MODEL for block, _ in first)
 
 
-def _meta(data: memoryview, surveyed: Survey | None, model: CausalLM, adapt: str) -> dict[str, Any]:
+def _meta(data: memoryview, surveyed: Survey | None, model: TextModel, adapt: str) -> dict[str, Any]:
     versions = {name: results.versions()[name] for name in ("lmeval", "torch", "transformers")}
     meta: dict[str, Any] = {"n_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "versions": versions}
     if adapt != "none":
         meta["adapt"] = adapt
     if surveyed is not None:
         meta["model"] = as_meta(surveyed.settings)
-        meta["made_on"] = {"device": str(model.device), "n_threads": torch.get_num_threads()}
+        meta["made_on"] = {"device": model.device, "n_threads": n_processors()}
     return meta

@@ -7,22 +7,26 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from lmeval import results
 from lmeval.compression.container import archive
 from lmeval.compression.container.frame import Block
 from lmeval.compression.container.header import Header
 from lmeval.compression.container.kinds import Decoder, Holder, Lost, kind_of
-from lmeval.compression.images.density_header import DensityLike
+from lmeval.compression.text.text_model import is_light
 from lmeval.compute.gather import as_place
 from lmeval.compute.memory import settled
-from lmeval.compute.place import Place, describe_place
+from lmeval.compute.place import Place, describe_place, on_processor
+from lmeval.data.resources import bundled_by_fingerprint
 from lmeval.errors import ArchiveError, CorruptArchive, InputError
-from lmeval.models import ModelLike
 from lmeval.progress import SILENT, Progress
 from lmeval.results import Measurement, Report
 from lmeval.results.table import count, from_rows
+
+if TYPE_CHECKING:
+    from lmeval.compression.images.density_header import DensityLike
+    from lmeval.models import ModelLike
 
 FULL = 1 + 1e-9  # shares of what is decoded at a time; they add up to 1 but for rounding
 LEAST_ZEROS = 1 << 24
@@ -51,7 +55,7 @@ class Gap(NamedTuple):
 
 def decompress(
     archive_bytes: bytes,
-    model: ModelLike | DensityLike | None = None,
+    model: "ModelLike | DensityLike | None" = None,
     settings: DecompressSettings = DecompressSettings(),  # noqa: B008 (immutable)
     *,
     place: Place | str = "auto",
@@ -84,7 +88,7 @@ def decompress(
 def decompress_to(
     out: BinaryIO,
     data: memoryview,
-    model: ModelLike | DensityLike | None = None,
+    model: "ModelLike | DensityLike | None" = None,
     settings: DecompressSettings = DecompressSettings(),  # noqa: B008 (immutable)
     *,
     place: Place | str = "auto",
@@ -113,7 +117,7 @@ def decompress_to(
     began = time.perf_counter()
     position = n_bytes = 0
     hashes: list[str] = []
-    holder = _holder(model, settings, place)
+    holder = _holder(model, settings, place, data)
     progress.stage("decoding", _n_bytes(data), "bytes")
     while position < len(data) or position == 0:
         header, position = archive.read_header(data, position)
@@ -134,7 +138,7 @@ def decompress_range(
     data: memoryview,
     first: int,
     stop: int | None,
-    model: ModelLike | DensityLike | None = None,
+    model: "ModelLike | DensityLike | None" = None,
     settings: DecompressSettings = DecompressSettings(),  # noqa: B008 (immutable)
     *,
     place: Place | str = "auto",
@@ -165,7 +169,7 @@ def decompress_range(
     end = n_bytes if stop is None else stop
     if not 0 <= first <= end <= n_bytes:
         raise InputError(f"range {first}:{'' if stop is None else stop} does not lie within the archive's {n_bytes:,} bytes")
-    holder = _holder(model, settings, place)
+    holder = _holder(model, settings, place, data)
     progress.stage("decoding", None, "bytes")
     base = 0
     for part in parts:
@@ -181,7 +185,7 @@ def decompress_range(
 def salvage(
     out: BinaryIO,
     data: memoryview,
-    model: ModelLike | DensityLike | None = None,
+    model: "ModelLike | DensityLike | None" = None,
     settings: DecompressSettings = DecompressSettings(),  # noqa: B008 (immutable)
     *,
     place: Place | str = "auto",
@@ -209,7 +213,7 @@ def salvage(
     """
     began = time.perf_counter()
     header, position = archive.read_header(data)
-    holder = _holder(model, settings, place)
+    holder = _holder(model, settings, place, data)
     progress.stage("decoding", None, "bytes")
     intact = {entry.offset: entry for entry in archive.intact_entries(data, position, header)}
     entries = [intact[offset] for offset in sorted(intact)]
@@ -248,8 +252,27 @@ def _n_bytes(data: memoryview) -> int | None:
     return None
 
 
-def _holder(model: ModelLike | DensityLike | None, settings: DecompressSettings, place: Place | str) -> Holder:
-    return Holder(model, settled(as_place(place)), settings.lanes_per_pass, settings.data_dir)
+def usual_place(data: memoryview, place: Place | str) -> Place:
+    """Where an archive is decoded: no accelerator is looked for where the bundled byte model is read without PyTorch.
+
+    Raises:
+        NotAnArchive: The bytes are no archive.
+        CorruptArchive: The header of the first archive is damaged.
+        DeviceError: There is no such device.
+    """
+    if isinstance(place, Place):
+        return settled(place)
+    header, _ = archive.read_header(data)
+    meta = header.meta.get("model")
+    source = bundled_by_fingerprint(str(meta.get("weights_sha256"))) if isinstance(meta, dict) else "bundled"
+    return on_processor() if is_light(source, place, "float32", header.n_bytes) else settled(as_place(place))
+
+
+def _holder(
+    model: "ModelLike | DensityLike | None", settings: DecompressSettings, place: Place | str, data: memoryview
+) -> Holder:
+    place = usual_place(data, place) if model is None else settled(as_place(place))
+    return Holder(model, place, settings.lanes_per_pass, settings.data_dir)
 
 
 def _report(

@@ -3,12 +3,22 @@
 Only this module and `memory` ask what kind of device there is.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 if TYPE_CHECKING:
     import torch
 
 from lmeval.errors import DeviceError
+
+
+class Processor(NamedTuple):
+    """Stands for `torch.device("cpu")` in a place that is known without PyTorch."""
+
+    type: str = "cpu"
+
+    def __str__(self) -> str:
+        return self.type
 
 
 class Place(NamedTuple):
@@ -45,6 +55,11 @@ def with_generators(device: "torch.device") -> "list[torch.device]":
     return [device] if device.type == "cuda" else []
 
 
+def on_processor(memory: int | None = None) -> Place:
+    """This process alone, on the CPU; known without PyTorch."""
+    return Place(0, 1, cast("torch.device", Processor()), memory)
+
+
 def alone(device: "torch.device | str" = "cpu") -> Place:
     """The place of a process without peers."""
     import torch
@@ -54,9 +69,19 @@ def alone(device: "torch.device | str" = "cpu") -> Place:
 
 def describe_place(place: Place) -> dict[str, Any]:
     """Device, processes and threads, JSON-ready, for provenance."""
+    if isinstance(place.device, Processor):
+        return {"device": str(place.device), "n_processes": place.size, "n_threads": n_processors()}
     import torch
 
     return {"device": str(place.device), "n_processes": place.size, "n_threads": torch.get_num_threads()}
+
+
+def n_processors() -> int:
+    """Threads that computing on the CPU may take: as many as OMP_NUM_THREADS says, else as this process has processors."""
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    if named.isdigit() and int(named):
+        return int(named)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def device_named(name: str) -> "torch.device":

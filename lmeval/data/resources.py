@@ -7,7 +7,7 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
-BUNDLED_MODEL = "lmeval-bytes-4m-v1"
+BUNDLED_MODEL = "lmeval-bytes-4m-v2"
 """Folder name of the default model. It carries a version: a better model gets a new name and never replaces this one."""
 
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from lmeval.data.tags import Tags, require_same_space
     from lmeval.densities.adapters import Flow, TokenImages, from_autoencoder_kl, from_causal_lm, from_flow, from_pythae
     from lmeval.densities.checks import draw
-    from lmeval.densities.modelfile import LoadedDensity, is_density, load_density
+    from lmeval.densities.modelfile import load_density
+    from lmeval.densities.named import LoadedDensity, is_density
     from lmeval.densities.networks import DequantisedFlow, Generator, LayeredVAE, Made
     from lmeval.densities.protocols import (
         CheckedDensity,

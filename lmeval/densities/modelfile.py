@@ -33,7 +33,7 @@ A key that is not known is an error that tells file, line and the nearest known 
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -41,52 +41,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lmeval.data.locate import find_in
-from lmeval.data.resources import bundled_densities, reference_folder
+from lmeval.data.resources import bundled_densities
 from lmeval.densities.kinds import KINDS, Density
+from lmeval.densities.named import FILE_NAME, LoadedDensity, density_path
 from lmeval.errors import DensityError, ModelNotFound, first_line
 from lmeval.models.fingerprints import tensors_sha256
 from lmeval.specs.keys import choice, needed
-from lmeval.specs.reader import FileKind, Node, check, has_key, read_file
+from lmeval.specs.reader import FileKind, Node, check, read_file
 
-FILE_NAME = "density.yaml"
 DENSITY_FILE = FileKind("density file", ("density", "weights", "shape"), DensityError, ModelNotFound)
-
-
-class LoadedDensity(NamedTuple):
-    """A density read from a density file.
-
-    `name` is what the caller asked for, `kind` one of KINDS, `levels` the number of levels of a pixel, `shape` an image's,
-    `binarisation` how two levels were made of more (None where they were not), `weights_sha256` the fingerprint of the
-    weights (`models.fingerprints.tensors_sha256`), `path` the density file.
-    """
-
-    name: str
-    kind: str
-    model: Density
-    levels: int
-    shape: tuple[int, ...]
-    binarisation: str | None
-    weights_sha256: str
-    path: Path
-
-
-def is_density(name: str) -> bool:
-    """Whether a name stands for a density, told by the density file alone: no weights are read.
-
-    Args:
-        name: What a caller gave as a model.
-
-    Returns:
-        True for the name of a bundled density, a folder with density.yaml, and a .yaml file with the key `density` at its
-        top; False for all else, such as a file that cannot be read.
-    """
-    path = _density_path(name)
-    return path is not None and (path.name == FILE_NAME or has_key(path, "density"))
-
-
-def names_density(model: Any) -> bool:
-    """Whether this is a loaded density, or stands for one as `is_density` says."""
-    return isinstance(model, LoadedDensity) or (isinstance(model, str | Path) and is_density(str(model)))
 
 
 def load_density(name: str | Path, data_dir: str | Path | None = None, device: str | torch.device = "cpu") -> LoadedDensity:
@@ -103,7 +66,7 @@ def load_density(name: str | Path, data_dir: str | Path | None = None, device: s
         ModelNotFound: There is no such file, or it lacks weights.
         DensityError: A value or a shape is wrong; it names file and line.
     """
-    path = _density_path(str(name))
+    path = density_path(str(name))
     if path is None:
         known = ", ".join(bundled_densities())
         raise ModelNotFound(f"no density {name}: give a folder with {FILE_NAME}, a density file (.yaml) or one of {known}")
@@ -168,11 +131,3 @@ def _weights_of(keys: Node, data_dir: str | Path | None) -> dict[str, Tensor]:
         return load_file(file)
     except (SafetensorError, OSError) as error:
         raise ModelNotFound(f"{file} is no safetensors file: {first_line(error)}") from error
-
-
-def _density_path(name: str) -> Path | None:
-    """The density file that a name stands for, None where it stands for none."""
-    path = Path(name)
-    if name in bundled_densities():  # as for language models, whatever lies in the current folder
-        return reference_folder(name) / FILE_NAME
-    return find_in([Path()], path if path.suffix in (".yaml", ".yml") else path / FILE_NAME, Path.is_file)

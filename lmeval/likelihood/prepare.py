@@ -12,7 +12,8 @@ from lmeval.compute.gather import agree, as_place
 from lmeval.compute.place import Place
 from lmeval.data.images import ImageSet, binarise, read_images, threshold
 from lmeval.data.images import limited as first_of
-from lmeval.densities.modelfile import LoadedDensity, load_density
+from lmeval.densities.modelfile import load_density
+from lmeval.densities.named import LoadedDensity
 from lmeval.densities.protocols import KINDS, CheckedDensity, CheckedLatent, Kind, check_density, kind_of
 from lmeval.errors import LmevalError, MixedSpaces, TaskFileError
 from lmeval.likelihood.methods import METHODS, Method

@@ -1,5 +1,6 @@
 """The bytes that each token of a vocabulary stands for."""
 
+import hashlib
 import re
 from typing import NamedTuple
 
@@ -14,6 +15,13 @@ class ByteTable(NamedTuple):
     flat: UInt8[np.ndarray, " bytes"]
     starts: Int64[np.ndarray, " vocabulary"]
     lengths: Int64[np.ndarray, " vocabulary"]
+
+
+class ByteTokens(NamedTuple):
+    """Ids that spell given bytes exactly, but for one space in front of them where `extra_space`."""
+
+    ids: Int64[np.ndarray, " tokens"]
+    extra_space: bool
 
 
 def byte_table(core: Tokenizer, decoder: str) -> ByteTable:
@@ -47,6 +55,14 @@ def spell(table: ByteTable, ids: Int64[np.ndarray, " tokens"]) -> UInt8[np.ndarr
     lengths = table.lengths[ids]
     first = np.cumsum(lengths) - lengths
     return table.flat[np.arange(int(lengths.sum())) + np.repeat(table.starts[ids] - first, lengths)]
+
+
+def table_sha256(table: ByteTable) -> str:
+    """SHA-256 over the bytes of every id in order, each with its length in front (8 bytes, little-endian)."""
+    flat, starts, lengths = table
+    data = flat.tobytes()
+    entries = (int(n).to_bytes(8, "little") + data[first : first + n] for first, n in zip(starts, lengths, strict=True))
+    return hashlib.sha256(b"".join(entries)).hexdigest()
 
 
 def byte_alphabet() -> dict[int, str]:

@@ -19,6 +19,8 @@ from lmeval.errors import ModelError, ModelNotFound, VocabularyMismatch, first_l
 from lmeval.models import fingerprints, tokens
 from lmeval.models.dtypes import DTYPES
 from lmeval.models.logprobs import Head, examine
+from lmeval.models.packed import PACKED_NAME
+from lmeval.models.packed_folders import transformers_folder
 
 _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length")
 _NO_LIMIT = 1_000_000  # tokenizers write absurd lengths where they know none
@@ -101,7 +103,7 @@ def load_model(name: str = "bundled", *, device: str | torch.device = "cpu", dty
         The model, ready to score.
 
     Raises:
-        ModelError: There is no such dtype.
+        ModelError: There is no such dtype, or packed weights are damaged.
         ModelNotFound: Files are missing or do not belong together (a weight that no file holds is an error, never a random
             number).
         NotCausal: Its outputs depend on later tokens.
@@ -116,6 +118,8 @@ def load_model(name: str = "bundled", *, device: str | torch.device = "cpu", dty
         raise ModelNotFound(f"{name} is a density of images, not a language model: use it with likelihood or compress")
     source = str(reference_folder(name)) if name in bundled_names() else name
     _check_folder(source)
+    if Path(source).is_dir():
+        source = str(transformers_folder(Path(source)))
     with _quiet():
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -215,7 +219,7 @@ def _check_folder(source: str) -> None:
             raise ModelNotFound(f"{source} holds no config.json: a model folder has config.json, weights and a tokenizer")
         if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
             raise ModelNotFound(f"{source} holds no tokenizer: save one beside the weights with save_pretrained")
-        if not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
+        if not any(any(path.glob(pattern)) for pattern in ("*.safetensors", "*.bin", PACKED_NAME)):
             raise ModelNotFound(f"{source} holds no weights: a model folder has model.safetensors beside config.json")
     elif path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise ModelNotFound(f"no model folder {source}: give a folder, a hub id such as org/name, or 'bundled'")

@@ -4,22 +4,13 @@
 """
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
 
-from lmeval.models.byte_table import ByteTable, spell
+from lmeval.models.byte_table import ByteTable, ByteTokens, spell, table_sha256
 from lmeval.models.tokens import TextEncoder, encode
-
-
-class ByteTokens(NamedTuple):
-    """Ids that spell given bytes exactly, but for one space in front of them where `extra_space`."""
-
-    ids: Int64[np.ndarray, " tokens"]
-    extra_space: bool
 
 
 def encode_bytes(encoder: TextEncoder, data: bytes) -> ByteTokens | None:
@@ -53,12 +44,9 @@ def n_text_ids(encoder: TextEncoder) -> int:
 
 
 def vocabulary_sha256(encoder: TextEncoder) -> str:
-    """SHA-256 over the bytes of every id in order, each with its length in front (8 bytes, little-endian)."""
+    """Fingerprint of the bytes that each id stands for (`byte_table.table_sha256`)."""
     assert encoder.table is not None
-    flat, starts, lengths = encoder.table
-    data = flat.tobytes()
-    entries = (int(n).to_bytes(8, "little") + data[first : first + n] for first, n in zip(starts, lengths, strict=True))
-    return hashlib.sha256(b"".join(entries)).hexdigest()
+    return table_sha256(encoder.table)
 
 
 def _patched(encoder: TextEncoder, table: ByteTable, data: bytes) -> ByteTokens | None:

@@ -1,4 +1,6 @@
+import hashlib
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,83 @@ def test_records_pair_two_benchmarks_by_file(run: Run, text: Path, model: Path, 
     first = of_run.records[0]
     assert first.of == {"compressor": str(model)}
     assert first.values["n_bytes"] == len(PROSE) < 8 * first.values["archive_bytes"]
+
+
+SCORERS = """
+import numpy as np
+
+def even(past):
+    return np.full(256, 1 / 256)
+
+def counts():
+    counts = np.ones(256)
+    while True:
+        byte = yield counts / counts.sum()
+        counts[byte] += 1
+
+def cached(past):
+    return np.full(256, 277 / 256 if len(past) == 1234 else 1 / 256)
+"""
+
+
+@pytest.fixture
+def scorers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module with scorers in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "claims", raising=False)
+    (tmp_path / "claims.py").write_text(SCORERS)
+    return "claims"
+
+
+def test_a_scorer_has_a_row_beside_the_baselines(run: Run, text: Path, scorers: str, tmp_path: Path):
+    text.write_text(PROSE * 8)
+    ran = run(
+        "benchmark", text, "--scorer", f"{scorers}:counts", "--scorer", f"{scorers}:cached", "--json", tmp_path / "b.json"
+    )
+    assert (ran.status, ran.err) == (0, "")
+    assert "sums to 277 at byte 1,234" in ran.out and ran.out.count("equal") == 7
+    report = json.loads((tmp_path / "b.json").read_text())
+    rows = report["tables"]["benchmark"]["rows"]
+    assert [row["compressor"] for row in rows[:3]] == ["claims:counts", "claims:cached", "gzip -9"]  # and no model
+    assert rows[0]["verified"] and 0 < rows[0]["overhead"] < 0.01 and rows[0]["total_bytes"] is None
+    assert rows[1]["verified"] is None and "bits_per_byte" not in rows[1]
+    assert report["ledger"]["refused"] == [
+        {"corpus": text.name, "compressor": "claims:cached", "reason": "sums to 277 at byte 1,234"}
+    ]
+    of = {"corpus": text.name, "compressor": "claims:counts"}
+    measured = {m["name"]: m["value"] for m in report["results"] if m["of"] == of}
+    assert measured["ideal_bits_per_byte"] < measured["bits_per_byte"] == rows[0]["bits_per_byte"]
+    assert {m["of"]["compressor"] for m in report["results"]} & {"claims:cached"} == set()
+    [first, second] = report["provenance"]["inputs"]["scorers"]
+    assert first["file_sha256"] == second["file_sha256"] == hashlib.sha256(SCORERS.encode()).hexdigest()
+    assert (first["n_ids"], first["tolerance"]) == (256, 1e-6)
+
+
+def test_a_benchmark_of_refused_scorers_alone_fails_after_its_table(run: Run, text: Path, scorers: str, tmp_path: Path):
+    text.write_text(PROSE * 8)
+    ran = run("benchmark", text, "--scorer", f"{scorers}:cached", "--json", tmp_path / "b.json")
+    assert ran.status == 1
+    assert ran.err.splitlines() == [
+        f"lmeval: nothing that was asked for has a score: on {text.name}, claims:cached sums to 277 at byte 1,234"
+    ]
+    assert "refused" in ran.out and "gzip -9" in ran.out
+    assert json.loads((tmp_path / "b.json").read_text())["ledger"]["refused"]
+
+
+def test_the_first_bytes_of_every_file_may_be_enough(run: Run, text: Path, scorers: str, tmp_path: Path):
+    text.write_text(PROSE * 8)
+    ran = run("benchmark", text, "--scorer", f"{scorers}:cached", "--limit", "1000", "--json", tmp_path / "b.json")
+    assert (ran.status, ran.err) == (0, "")  # what is wrong comes later
+    rows = json.loads((tmp_path / "b.json").read_text())["tables"]["benchmark"]["rows"]
+    assert {(row["corpus"], row["n_bytes"]) for row in rows} == {(f"{text.name}[:1000]", 1000)}
+
+
+def test_mistakes_with_scorers_are_one_line(run: Run, text: Path, scorers: str):
+    assert_one_line(run("benchmark", text, "--scorer", scorers), "'claims' is not of the form MODULE:FUNCTION")
+    assert_one_line(run("benchmark", text, "--scorer", f"{scorers}:evn"), "no 'evn' (did you mean 'even'?)")
+    assert_one_line(run("benchmark", text, "--scorer", f"{scorers}:np"), "claims:np is no function")
+    assert_one_line(run("benchmark", text, "--scorer", "no_such_module:even"), "no module no_such_module in this folder")
 
 
 def test_a_known_corpus_is_shown_beside_what_others_published(

@@ -7,7 +7,7 @@ import torch
 import transformers
 from samples import gpt2_config, llama_config, network, save_pair, tiny_llama, unigram_tokenizer
 
-from lmeval.data.resources import BUNDLED_MODEL, reference_folder
+from lmeval.data.resources import BUNDLED_MODEL
 from lmeval.errors import ModelError, ModelNotFound, NonFiniteScore, NotCausal, VocabularyMismatch
 from lmeval.models import as_model, from_pair, load_model
 from lmeval.models.toys import byte_tokenizer
@@ -185,8 +185,6 @@ def test_fingerprints_of_weights_that_only_float64_holds_are_taken_in_float64():
 
 
 def test_the_bundled_model_is_loaded_by_default():
-    if not reference_folder().is_dir():
-        pytest.skip(f"{BUNDLED_MODEL} is not there yet")
     model = load_model()
     assert model.name == BUNDLED_MODEL
     assert model.n_parameters <= 4_200_000

@@ -431,10 +431,6 @@ def test_memory_does_not_grow_with_the_document(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_bundled_model_beats_a_uniform_one():
-    from lmeval.data.resources import reference_folder
-
-    if not (reference_folder() / "model.safetensors").is_file():
-        pytest.skip("the bundled model is not there yet")
     found = perplexity("bundled", ["The quick brown fox jumps over the lazy dog. It was a bright cold day in April."])
     assert found["bits_per_byte"] < 4
 

@@ -22,6 +22,7 @@ class PublishedResult(NamedTuple):
         n_bytes_out: Bytes of the archive; None where the source gives only a rate.
         bits_per_byte: Of the archive: exact from its bytes where they are known, else as rounded by the source.
         total_bytes: Archive and whatever else the decoder needs (program, model, dictionary); None where nobody counted.
+        decoded: Whether the archive was decoded and compared, by the source's account; None where it says nothing.
         note: What a reader of the figure should know; may be empty.
         source: URL.
         date: Year and month, "YYYY-MM", of the source or its last update; where it gives neither, of our reading a copy.
@@ -31,6 +32,7 @@ class PublishedResult(NamedTuple):
     n_bytes_out: int | None
     bits_per_byte: float
     total_bytes: int | None
+    decoded: bool | None
     note: str
     source: str
     date: str
@@ -58,6 +60,7 @@ _RESULT: Keys = {
     # Its digits tell how it was rounded, so that a whole number would say nothing.
     "bits_per_byte": Key(lambda value: isinstance(value, float) and value > 0, "a positive decimal"),
     "total_bytes": _COUNT,
+    "decoded": Key(lambda value: isinstance(value, bool), "true or false"),
     "note": ANY_TEXT,
     "source": needed(_URL),
     "date": needed(matching(r"[12]\d{3}-(0[1-9]|1[0-2])", 'a year and month in quotes, "YYYY-MM"')),

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from lmeval.data.resources import bundled_names, package_folder, reference_folder
 from lmeval.models import CausalLM
+from lmeval.models.packed import PACKED_NAME
 
 PARTS = (".json", ".model", ".txt")  # endings of files with a model's configuration and tokenizer
-WEIGHTS = (".safetensors", ".bin")  # endings of files with weights, the first that a folder has is the one that is loaded
+WEIGHTS = ("*.safetensors", "*.bin", PACKED_NAME)  # files with weights: the first kind that a folder has is loaded
 
 
 def model_bytes(model: CausalLM) -> int:
@@ -51,7 +52,7 @@ def model_folder(name: str) -> Path | None:
 def _files(folder: Path) -> list[Path]:
     """The files of a model folder that are read when it is loaded."""
     files = [file for file in folder.iterdir() if file.is_file()]
-    by_kind = ([file for file in files if file.suffix == ending] for ending in WEIGHTS)
+    by_kind = ([file for file in files if file.match(pattern)] for pattern in WEIGHTS)
     return [file for file in files if file.suffix in PARTS] + next(filter(None, by_kind), [])
 
 

@@ -21,7 +21,7 @@ class Result(NamedTuple):
 
     Attributes:
         corpus: What was compressed.
-        compressor: A model with its level of online models, or a command.
+        compressor: A model with its level of online models, a scorer, or a command.
         archive_bytes: Size of the whole archive, header, framing and checksums included.
         ideal_bits_per_byte: The model's own code length in the pass that encoded; None for baselines.
         overhead: What the archive without its header takes beyond that, as a share; None where online models adapt it.
@@ -60,6 +60,14 @@ class Result(NamedTuple):
         return self.corpus.n_bytes / self.decode_seconds
 
 
+class Refusal(NamedTuple):
+    """A scorer that gets no score on a corpus; `reason` goes on from its name: "sums to 277 at byte 12,345"."""
+
+    corpus: Corpus
+    compressor: str
+    reason: str
+
+
 COLUMNS = (
     words("corpus"),
     Column("compressor", "compressor", style="words"),
@@ -78,20 +86,24 @@ NOTES = (
     "ideal: the model's own code length; overhead: of the archive without its header over it, where nothing is adapted",
     "total: archive, model files and lmeval's compressed source, as the Hutter Prize counts",
 )
+REFUSED = words("refused", "no score, because it")
+"""The last column of the table where a scorer was refused."""
 PUBLISHED_COLUMNS = (
     words("corpus"),
     Column("compressor", "compressor", style="words"),
     count("archive_bytes", "archive", "bytes"),
     Column("bits_per_byte", "bits/byte", "bits/byte", digits=3),
     count("total_bytes", "total", "bytes"),
+    Column("decoded", "decoded"),
     Column("source", "source", style="words"),
 )
+PUBLISHED_NOTES = ("decoded: by the source's account; empty where it says nothing",)
 BITS_PER_BYTE = ItemMetric("bits_per_byte", "bits/byte", numerator="archive_bytes", denominator="n_bytes", scale=8.0)
 
 
 def summary(
     corpora: Sequence[Corpus],
-    results: Sequence[Result],
+    results: Sequence[Result | Refusal],
     known: Sequence[KnownCorpus],
     n_source_bytes: int,
     provenance: Mapping[str, Any],
@@ -100,35 +112,40 @@ def summary(
 
     Args:
         corpora: What was compressed.
-        results: What every compressor made of every corpus.
+        results: What every compressor made of every corpus, or why it has no score there.
         known: The corpora among them about which others have published results.
         n_source_bytes: Size of lmeval's compressed source, as the totals count it.
         provenance: Of the run.
     """
-    tables = {"benchmark": Table(COLUMNS, tuple(map(_row, results)), notes=NOTES)}
+    measured = [result for result in results if isinstance(result, Result)]
+    refused = [result for result in results if isinstance(result, Refusal)]
+    columns = (*COLUMNS, REFUSED) if refused else COLUMNS
+    tables = {"benchmark": Table(columns, tuple(map(_row, results)), notes=NOTES)}
     if known:
         rows = tuple(row for corpus in known for row in _published(corpus))
-        tables["published"] = Table(PUBLISHED_COLUMNS, rows, title="published, not measured here")
+        tables["published"] = Table(PUBLISHED_COLUMNS, rows, title="published, not measured here", notes=PUBLISHED_NOTES)
     return Report(
         kind="benchmark",
-        results=tuple(measurement for result in results for measurement in _measurements(result)),
+        results=tuple(measurement for result in measured for measurement in _measurements(result)),
         tables=tables,
         ledger={
             "n_bytes": {corpus.name: corpus.n_bytes for corpus in corpora},
             "sha256": {corpus.name: corpus.sha256 for corpus in corpora},
-            "verified": all(result.verified for result in results),
+            "verified": all(result.verified for result in measured),
+            "refused": [{"corpus": r.corpus.name, "compressor": r.compressor, "reason": r.reason} for r in refused],
             "decoder_source_bytes": n_source_bytes,
         },
         provenance=provenance,
-        items=Items((BITS_PER_BYTE,), tuple(map(_item, results))),
+        items=Items((BITS_PER_BYTE,), tuple(map(_item, measured))),
     )
 
 
-def _row(result: Result) -> dict[str, Any]:
+def _row(result: Result | Refusal) -> dict[str, Any]:
+    of = {"corpus": result.corpus.name, "compressor": result.compressor, "n_bytes": result.corpus.n_bytes}
+    if isinstance(result, Refusal):
+        return {**of, "verified": None, "refused": result.reason}
     return {
-        "corpus": result.corpus.name,
-        "compressor": result.compressor,
-        "n_bytes": result.corpus.n_bytes,
+        **of,
         "archive_bytes": result.archive_bytes,
         "bits_per_byte": result.bits_per_byte,
         "ideal_bits_per_byte": result.ideal_bits_per_byte,
@@ -149,6 +166,7 @@ def _published(corpus: KnownCorpus) -> Iterator[dict[str, Any]]:
             "archive_bytes": result.n_bytes_out or round(result.bits_per_byte * corpus.n_bytes / 8),
             "bits_per_byte": result.bits_per_byte,
             "total_bytes": result.total_bytes,
+            "decoded": result.decoded,
             "source": f"{result.source}, {result.date}",
         }
 

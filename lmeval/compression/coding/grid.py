@@ -66,11 +66,11 @@ def frequencies(
     lower = edges - (edges - phase) % PHASES
     upper = np.minimum(lower + PHASES, cells * PHASES)
     middle = np.maximum(lower, 0) + upper
-    return _table()[(middle << (TABLE_BITS - 1)) // (cells * PHASES)]
+    return frequency_table()[(middle << (TABLE_BITS - 1)) // (cells * PHASES)]
 
 
 @functools.cache
-def _table() -> Int64[np.ndarray, " x"]:
+def frequency_table() -> Int64[np.ndarray, " x"]:
     """P(1) at x = (j + 1/2) / 2^TABLE_BITS: x^3 / (x^3 + (1 - x)^3), rounded, in [1, 2^FREQUENCY_BITS - 1]."""
     one = 1 << FREQUENCY_BITS
     table = []

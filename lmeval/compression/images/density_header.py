@@ -9,7 +9,8 @@ from lmeval.compression.images.imagefile import DTYPES
 from lmeval.compression.images.integer_vae import IntegerVAE, integer_vae
 from lmeval.compression.images.latent_tables import FEWEST_STEP_BITS, MAX_STEP_BITS
 from lmeval.data.resources import bundled_by_fingerprint
-from lmeval.densities.modelfile import LoadedDensity, load_density, names_density
+from lmeval.densities.modelfile import load_density
+from lmeval.densities.named import LoadedDensity, names_density
 from lmeval.densities.networks import OBSERVATIONS, LayeredVAE
 from lmeval.errors import CorruptArchive, ModelError, ModelMismatch
 

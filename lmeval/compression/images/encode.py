@@ -32,7 +32,7 @@ from lmeval.compression.images.kinds import BITSBACK
 from lmeval.compression.images.latent_tables import FEWEST_STEP_BITS
 from lmeval.compute.gather import as_place
 from lmeval.compute.place import Place, describe_place
-from lmeval.densities.modelfile import LoadedDensity
+from lmeval.densities.named import LoadedDensity
 from lmeval.densities.networks import LayeredVAE
 from lmeval.errors import InputError, ModelError
 from lmeval.progress import SILENT, Progress

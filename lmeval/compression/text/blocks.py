@@ -10,16 +10,17 @@ from lmeval.compression.container.frame import Block
 from lmeval.compression.container.kinds import Lost
 from lmeval.compression.container.plain import plain_block
 from lmeval.compression.text.account import DECODED_TO_VERIFY, Tally
+from lmeval.compression.text.decisions import code_length_nats, path_bits
 from lmeval.compression.text.decode import decode_blocks
-from lmeval.compression.text.encode import BY_MODEL, CodeLength, block_log_odds, encode_tokens, model_block
+from lmeval.compression.text.encode import BY_MODEL, CodeLength, encode_tokens, model_block
+from lmeval.compression.text.log_odds import block_log_odds
 from lmeval.compression.text.model_header import ModelSettings
 from lmeval.compression.text.online_only import ONLINE, online_block, online_data
 from lmeval.compression.text.plan import CompressSettings, Cut, Plan
 from lmeval.compression.text.survey import Survey
-from lmeval.compression.text.tree import code_length_nats, path_bits
+from lmeval.compression.text.text_model import TextModel
 from lmeval.errors import CorruptArchive
-from lmeval.models import CausalLM
-from lmeval.models.spelling import ByteTokens, encode_bytes
+from lmeval.models.byte_table import ByteTokens
 from lmeval.progress import SILENT, Progress, counting
 
 PROBE_WINDOWS = 4
@@ -37,7 +38,7 @@ Coded = tuple[Block, CodeLength | None]
 class Job(NamedTuple):
     """What all blocks of an input share. `surveyed` is None where the model codes nothing."""
 
-    model: CausalLM
+    model: TextModel
     surveyed: Survey | None
     data: memoryview
     plan: Plan
@@ -98,7 +99,7 @@ def _shortest(ways: list[Coded], for_model: int = 0) -> Coded:
 def _tokens(job: Job, piece: bytes) -> ByteTokens | None:
     """Tokens that spell the block, if a block can hold them: not too many, and none beyond the tree (a special token that
     spells text)."""
-    tokens = None if job.surveyed is None else encode_bytes(job.model.encoder, piece)
+    tokens = None if job.surveyed is None else job.model.spell(piece)
     if job.surveyed is None or tokens is None:
         return None
     n = len(tokens.ids)

@@ -1,24 +1,24 @@
-"""Payloads back to tokens: the lanes of several blocks in lockstep, one token a step, with a key-value cache."""
+"""Payloads back to tokens: the lanes of several blocks in lockstep, one token a step."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, Float64, Int32, Int64
-from torch import Tensor
+from jaxtyping import Float64, Int32, Int64
 
 from lmeval.compression.coding import coder, grid
+from lmeval.compression.coding.stack import is_used_up, open_stack
 from lmeval.compression.container.frame import Block, checked
 from lmeval.compression.container.kinds import Lost
-from lmeval.compression.text import adaptive, lanes, tree
+from lmeval.compression.text import adaptive, lanes
+from lmeval.compression.text.byte_decoder import decode_step, open_cells
+from lmeval.compression.text.byte_tree import MAX_DEPTH, fill_trees, open_trees
 from lmeval.compression.text.encode import ADAPTED, EXTRA_SPACE
 from lmeval.compression.text.model_header import ModelSettings
+from lmeval.compression.text.text_model import TextModel
+from lmeval.compression.text.windows import Windows, open_windows
 from lmeval.compute.memory import MemoryLimit, compute_within_memory
-from lmeval.compute.threads import half_the_threads, tuned_threads
 from lmeval.errors import CorruptArchive, NumericalDrift
-from lmeval.models import CausalLM
-from lmeval.models.spelling import decode_bytes
-from lmeval.models.stepwise import advance, open_lanes, restart, stepping
 
 
 class _BlockReader:
@@ -36,7 +36,8 @@ class _BlockReader:
                 raise CorruptArchive("the archive has adapted blocks, but its header names no level of adaptation")
             self.online = adaptive.open_adaptive(settings.adapt, settings.depth, block.n_units, block.n_lanes)
         self.phases = grid.phase_of(ranks)
-        self.bits = coder.BitReader(block.payload[size:])
+        self.stack = open_stack(block.payload[size:]) if settings.depth <= MAX_DEPTH else None
+        self.bits = coder.BitReader(block.payload[size:]) if self.stack is None else None
         self.first_lane = first_lane
         self.ids = np.empty(block.n_units, dtype=np.int64)  # in coding order
         self.lanes = slice(first_lane, first_lane)  # that have a token at the present step
@@ -50,7 +51,7 @@ class _BlockReader:
 
     def read(self, frequencies: Int64[np.ndarray, " active"]) -> Int32[np.ndarray, " active"]:
         """One decision of every active lane."""
-        if not len(frequencies):
+        if not len(frequencies) or self.bits is None:
             return np.zeros(0, dtype=np.int32)
         if self.online is None:
             return self.bits.read(frequencies)
@@ -62,9 +63,14 @@ class _BlockReader:
         """The ids in the order of the text."""
         return self.ids[lanes.coding_order(self.block.n_units, self.block.n_lanes)]
 
+    @property
+    def used_up(self) -> bool:
+        """Whether the coder has given all that the block holds."""
+        return self.bits.used_up() if self.bits is not None else self.stack is not None and is_used_up(self.stack)
+
 
 def decode_blocks(
-    model: CausalLM,
+    model: TextModel,
     settings: ModelSettings,
     blocks: Sequence[Block],
     lanes_per_pass: int | None = None,
@@ -96,7 +102,8 @@ def decode_blocks(
             "free some, compute on another device, or compress in fewer --lanes"
         )
 
-    parts = compute_within_memory(blocks, decode, MemoryLimit(), size=_count_lanes, too_large=too_large, device=model.device)
+    device = None if model.device == "cpu" else model.library().device
+    parts = compute_within_memory(blocks, decode, MemoryLimit(), size=_count_lanes, too_large=too_large, device=device)
     return [data for part in parts for data in part]
 
 
@@ -105,7 +112,7 @@ def _count_lanes(blocks: Sequence[Block]) -> int:
 
 
 def _decode_together(
-    model: CausalLM,
+    model: TextModel,
     settings: ModelSettings,
     blocks: Sequence[Block],
     lanes_per_pass: int | None,
@@ -123,103 +130,84 @@ def _decode_together(
             continue
         n_lanes += block.n_lanes
     if readers:
-        _read_lanes(_Lanes(model, settings, n_lanes, lanes_per_pass), readers, progress)
+        with open_windows(model, settings, n_lanes, lanes_per_pass) as windows:
+            _read_lanes(windows, settings, readers, progress)
     for reader in readers:
         decoded[reader.number] = _data(model, reader)
     return [data for data in decoded if data is not None]
 
 
-def _read_lanes(state: "_Lanes", readers: list[_BlockReader], progress: Callable[[int], None] | None) -> None:
+def _read_lanes(
+    windows: Windows, settings: ModelSettings, readers: list[_BlockReader], progress: Callable[[int], None] | None
+) -> None:
     """Every token of every lane, into the readers' ids."""
-    phase = np.zeros(state.n_lanes, dtype=np.int64)
-    with stepping(state.model), tuned_threads(state.model.device) as tuner:
-        for _ in range(max(lanes.n_steps(reader.block.n_units, reader.block.n_lanes) for reader in readers)):
-            state.take(_decode_step(state, readers, phase))
-            n_decoded = sum(reader.lanes.stop - reader.lanes.start for reader in readers)
-            tuner.lap(n_decoded)
-            if progress:
-                progress(n_decoded)
-
-
-def _decode_step(
-    state: "_Lanes", readers: list[_BlockReader], phase: Int64[np.ndarray, " lanes"]
-) -> Int64[np.ndarray, " lanes"]:
-    """One token of every lane."""
-    settings = state.settings
-    for reader in readers:
-        phases = reader.begin(state.step)
-        phase[reader.lanes] = phases
-
-    def decide(log_odds: Float64[np.ndarray, " lanes"]) -> Int32[np.ndarray, " lanes"]:
-        frequencies = grid.frequencies(grid.edges_below(log_odds, settings.grid), phase, settings.grid.cells)
-        bits = np.zeros(len(log_odds), dtype=np.int32)
+    decoder = _bytes_decoder if settings.depth <= MAX_DEPTH else _any_decoder
+    decode = decoder(settings, windows.n_lanes)
+    for step in range(max(lanes.n_steps(reader.block.n_units, reader.block.n_lanes) for reader in readers)):
+        ids = decode(windows.logits(), step, readers)
         for reader in readers:
-            bits[reader.lanes] = reader.read(frequencies[reader.lanes])
-        return bits
-
-    ids = tree.descend(state.logits(), settings.depth, decide)
-    for reader in readers:
-        begin = state.step * reader.block.n_lanes
-        reader.ids[begin : begin + reader.lanes.stop - reader.lanes.start] = ids[reader.lanes]
-    return ids
+            begin = step * reader.block.n_lanes
+            reader.ids[begin : begin + reader.lanes.stop - reader.lanes.start] = ids[reader.lanes]
+        windows.take(ids)
+        if progress:
+            progress(sum(reader.lanes.stop - reader.lanes.start for reader in readers))
 
 
-class _Lanes:
-    """What all lanes have read so far, and the logits for their next tokens."""
-
-    def __init__(self, model: CausalLM, settings: ModelSettings, n_lanes: int, lanes_per_pass: int | None) -> None:
-        self.model = model
-        self.settings = settings
-        self.n_lanes = n_lanes
-        self.step = 0
-        self._cache = open_lanes(model, n_lanes, settings.layout.window, lanes_per_pass)
-        self._recent = np.zeros((n_lanes, 0), dtype=np.int64)  # the last tokens of every lane: `overlap` of them, or one
-
-    def logits(self) -> Float[Tensor, "lanes vocabulary"]:
-        """A window is full when it has read `window` tokens, the start token among them; the next begins with `overlap`."""
-        window, overlap, start_id = self.settings.layout
-        if self.step and self._cache.length < window:
-            return advance(self.model, self._cache, self._tensor(self._recent[:, -1]))
-        start = np.full((self._cache.n_lanes, 1), start_id, dtype=np.int64)
-        context = self._recent[:, self._recent.shape[1] - min(self.step, overlap) :]
-        return restart(self.model, self._cache, self._tensor(np.concatenate([start, context], axis=1)))
-
-    def take(self, ids: Int64[np.ndarray, " lanes"]) -> None:
-        """Go on by one token in every lane."""
-        ids = np.minimum(ids, self.model.vocab_size - 1)  # damaged data may spell an id that does not exist
-        keep = max(1, self.settings.layout.overlap)
-        self._recent = np.concatenate([self._recent, ids[:, None]], axis=1)[:, -keep:]
-        self.step += 1
-
-    def _tensor(self, ids: Int64[np.ndarray, "*shape"]) -> Int64[Tensor, "*shape"]:
-        return torch.from_numpy(np.ascontiguousarray(ids)).to(self.model.device)
+_Decode = Callable[[Any, int, list[_BlockReader]], Int64[np.ndarray, " lanes"]]
+"""From the logits of all lanes at a step to their ids."""
 
 
-def _data(model: CausalLM, reader: _BlockReader) -> bytes | Lost:
+def _bytes_decoder(settings: ModelSettings, n_lanes: int) -> _Decode:
+    """Of at most 256 ids: a compiled call for each block."""
+    cells, trees = open_cells(settings.grid), open_trees(n_lanes, settings.depth)
+    ids = np.zeros(n_lanes, dtype=np.int64)
+
+    def decode(logits: Any, step: int, readers: list[_BlockReader]) -> Int64[np.ndarray, " lanes"]:
+        if not isinstance(logits, np.ndarray):
+            from lmeval.compression.text.library import as_array
+
+            logits = as_array(logits)
+        fill_trees(logits, trees)
+        for reader in readers:
+            assert reader.stack is not None
+            phases = reader.begin(step)
+            online = reader.online.state if reader.online else None
+            ids[reader.lanes] = decode_step(reader.stack, cells, online, step, trees[reader.lanes], phases)
+        return ids
+
+    return decode
+
+
+def _any_decoder(settings: ModelSettings, n_lanes: int) -> _Decode:
+    """Of a vocabulary of any size: decision by decision."""
+    from lmeval.compression.text.library import descend
+
+    phase = np.zeros(n_lanes, dtype=np.int64)
+
+    def decode(logits: Any, step: int, readers: list[_BlockReader]) -> Int64[np.ndarray, " lanes"]:
+        for reader in readers:
+            phases = reader.begin(step)
+            phase[reader.lanes] = phases
+
+        def decide(log_odds: Float64[np.ndarray, " lanes"]) -> Int32[np.ndarray, " lanes"]:
+            frequencies = grid.frequencies(grid.edges_below(log_odds, settings.grid), phase, settings.grid.cells)
+            bits = np.zeros(len(log_odds), dtype=np.int32)
+            for reader in readers:
+                bits[reader.lanes] = reader.read(frequencies[reader.lanes])
+            return bits
+
+        return descend(logits, settings.depth, decide)
+
+    return decode
+
+
+def _data(model: TextModel, reader: _BlockReader) -> bytes | Lost:
     block = reader.block
-    data = decode_bytes(model.encoder, reader.tokens())[block.flags & EXTRA_SPACE :]
+    data = model.unspell(reader.tokens())[block.flags & EXTRA_SPACE :]
     try:
-        if not reader.bits.used_up():
+        if not reader.used_up:
             raise CorruptArchive("a block holds more than its data")
         return checked(block, data)
     except CorruptArchive:
         where = f"bytes {block.offset:,} to {block.offset + block.n_bytes:,}"
         return Lost(NumericalDrift(f"{where} decode to something else than was encoded"))
-
-
-def stepwise_log_odds(
-    model: CausalLM,
-    settings: ModelSettings,
-    ids: Int64[np.ndarray, " tokens"],
-    n_lanes: int,
-    lanes_per_pass: int | None = None,
-) -> Float64[np.ndarray, "tokens depth"]:
-    """Log-odds of every decision of given tokens, in coding order, as a decoder computes them; lanes of equal length."""
-    state = _Lanes(model, settings, n_lanes, lanes_per_pass)
-    log_odds = []
-    with stepping(model), half_the_threads(model.device):
-        for targets in ids.reshape(n_lanes, -1).T:
-            chosen = torch.from_numpy(np.ascontiguousarray(targets)).to(model.device)
-            log_odds.append(tree.path_log_odds(state.logits(), chosen, settings.depth).cpu().numpy())
-            state.take(targets)
-    return np.concatenate(log_odds)

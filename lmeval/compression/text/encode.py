@@ -1,21 +1,18 @@
-"""Tokens of a block to its payload, by the parallel pass: every window of every lane, many at a time."""
+"""Tokens of a block to its payload."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from jaxtyping import Float64, Int32, Int64
+from jaxtyping import Int32, Int64
 
 from lmeval.compression.coding import coder, grid
 from lmeval.compression.container.frame import Block, digest
-from lmeval.compression.text import adaptive, lanes, tree
+from lmeval.compression.text import adaptive, decisions, lanes
+from lmeval.compression.text.log_odds import block_log_odds
 from lmeval.compression.text.model_header import ModelSettings
-from lmeval.compute.place import alone
-from lmeval.models import CausalLM
-from lmeval.models.logprobs import logit_slices
-from lmeval.models.spelling import ByteTokens
-from lmeval.scoring.batching import batching_at, plan_batches
+from lmeval.compression.text.text_model import TextModel
+from lmeval.models.byte_table import ByteTokens
 
 MODEL, ADAPTED = "model", "adapted"
 BY_MODEL = (MODEL, ADAPTED)
@@ -49,7 +46,7 @@ class CodedTokens(NamedTuple):
 
 
 def encode_tokens(
-    model: CausalLM,
+    model: TextModel,
     settings: ModelSettings,
     ids: Int64[np.ndarray, " tokens"],
     n_lanes: int,
@@ -69,8 +66,8 @@ def encode_tokens(
         return None
     in_order = np.empty_like(ids)
     in_order[lanes.coding_order(len(ids), n_lanes)] = ids
-    bits = tree.path_bits(in_order, settings.depth)
-    ideal = tree.code_length_nats(log_odds, bits) / np.log(2)
+    bits = decisions.path_bits(in_order, settings.depth)
+    ideal = decisions.code_length_nats(log_odds, bits) / np.log(2)
     frequencies = grid.block_frequencies(log_odds, phases, settings.grid)
     del log_odds
     quantised = adapted = coder.quantised_bits(bits, frequencies)
@@ -80,7 +77,7 @@ def encode_tokens(
         frequencies = adaptive.adapt_known(state, frequencies, in_order, on_tokens)
         del state
         frequencies = frequencies.astype(np.int32)
-        bits = tree.path_bits(in_order, settings.depth)
+        bits = decisions.path_bits(in_order, settings.depth)
         adapted = coder.quantised_bits(bits, frequencies)
     words = coder.encode_bits(*(_as_decoded(part, n_lanes) for part in (bits, frequencies)))
     ranks = coder.encode_ranks(phases.ranks)
@@ -102,53 +99,6 @@ def _as_decoded(part: Int32[np.ndarray, "tokens depth"], n_lanes: int) -> Int32[
     ordered[: whole * depth].reshape(steps.shape)[...] = steps
     ordered[whole * depth :] = part[whole:].T.reshape(-1)
     return ordered
-
-
-def block_log_odds(
-    model: CausalLM,
-    settings: ModelSettings,
-    ids: Int64[np.ndarray, " tokens"],
-    n_lanes: int,
-    progress: Callable[[int], None] | None = None,
-) -> Float64[np.ndarray, "tokens depth"]:
-    """Log-odds of every decision of a block, tokens in coding order, by the parallel pass."""
-    log_odds = np.empty((len(ids), settings.depth))
-    order = lanes.coding_order(len(ids), n_lanes)
-    bounds = lanes.lane_bounds(len(ids), n_lanes)
-    windows = [
-        lanes.Span(*(int(first) + place for place in span))
-        for first, length in zip(bounds, np.diff(bounds), strict=False)
-        for span in lanes.spans(int(length), settings.layout)
-    ]
-    for batch in plan_batches([span.stop - span.begin for span in windows], batching_at(alone(model.device), model)):
-        members = [windows[i] for i in batch]
-        part = _window_log_odds(model, settings, ids, members)
-        log_odds[np.concatenate([order[span.first : span.stop] for span in members])] = part
-        if progress:
-            progress(len(part))
-    return log_odds
-
-
-def _window_log_odds(
-    model: CausalLM,
-    settings: ModelSettings,
-    ids: Int64[np.ndarray, " tokens"],
-    windows: list[lanes.Span],
-) -> Float64[np.ndarray, "tokens depth"]:
-    """One forward pass. A window's inputs are the start token and its tokens but the last; it codes `first` and on."""
-    time = max(span.stop - span.begin for span in windows)
-    inputs = np.full((len(windows), time), settings.layout.start_id, dtype=np.int64)
-    positions = []
-    for row, span in enumerate(windows):
-        inputs[row, 1 : span.stop - span.begin] = ids[span.begin : span.stop - 1]
-        positions.append(row * time + np.arange(span.first - span.begin, span.stop - span.begin))
-    targets = np.concatenate([ids[span.first : span.stop] for span in windows])
-    tensors = [torch.from_numpy(a).to(model.device) for a in (inputs, np.concatenate(positions), targets)]
-    out = torch.empty((len(targets), settings.depth), dtype=torch.float64, device=model.device)
-    with torch.inference_mode():
-        for part, logits in logit_slices(model.network, model.head, tensors[0], tensors[1]):
-            out[part] = tree.path_log_odds(logits, tensors[2][part], settings.depth)
-    return out.cpu().numpy()
 
 
 def model_block(coded: CodedTokens, tokens: ByteTokens, data: bytes, offset: int, n_lanes: int) -> Block:

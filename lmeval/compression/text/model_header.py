@@ -6,14 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lmeval.compression.coding.grid import MAX_CELLS, Grid
+from lmeval.compression.text.decisions import depth_of
 from lmeval.compression.text.lanes import Layout
 from lmeval.compression.text.online.recipes import LEVELS
-from lmeval.compression.text.tree import depth_of
+from lmeval.compression.text.text_model import TextModel
 from lmeval.data.resources import bundled_by_fingerprint
 from lmeval.errors import CorruptArchive, ModelMismatch
-from lmeval.models import CausalLM
 from lmeval.models.dtypes import DTYPES
-from lmeval.models.spelling import vocabulary_sha256
 
 
 class ModelSettings(NamedTuple):
@@ -117,14 +116,14 @@ def where_model_is(settings: ModelSettings) -> str | None:
     return bundled_by_fingerprint(settings.weights_sha256)
 
 
-def check_model(settings: ModelSettings, model: CausalLM) -> None:
+def check_model(settings: ModelSettings, model: TextModel) -> None:
     """Raises ModelMismatch, naming both, unless this is the very model and tokenizer that encoded."""
     if model.weights_sha256 != settings.weights_sha256:
         raise ModelMismatch(
             f"the archive needs {settings.name} with weights {settings.weights_sha256[:16]}..., but {model.name} has "
             f"{model.weights_sha256[:16]}...: give the model that encoded with --model"
         )
-    vocabulary = vocabulary_sha256(model.encoder)
+    vocabulary = model.vocabulary_sha256
     if vocabulary != settings.vocabulary_sha256:
         raise ModelMismatch(
             f"the archive needs the tokenizer vocabulary {settings.vocabulary_sha256[:16]}... of {settings.name}, but that "
@@ -132,5 +131,5 @@ def check_model(settings: ModelSettings, model: CausalLM) -> None:
         )
     if settings.layout.window > (model.context_length or settings.layout.window):
         raise CorruptArchive(f"the archive's windows of {settings.layout.window:,} tokens do not fit {model.name}")
-    if settings.depth > depth_of(model.vocab_size) or settings.layout.start_id >= model.vocab_size:
+    if settings.depth > depth_of(model.n_ids) or settings.layout.start_id >= model.n_ids:
         raise CorruptArchive(f"the archive's tree does not fit the vocabulary of {model.name}")

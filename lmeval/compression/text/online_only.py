@@ -4,15 +4,14 @@ A byte has eight decisions, and every one needs the last. So decoding is one com
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int64, UInt32, UInt64
 
 from lmeval.compression.coding import coder
 from lmeval.compression.coding.grid import FREQUENCY_BITS
+from lmeval.compression.coding.stack import Stack, is_used_up, open_stack, pop_bit
 from lmeval.compression.container.frame import Block, checked, digest
-from lmeval.compression.text import adaptive, tree
+from lmeval.compression.text import adaptive, decisions
 from lmeval.compression.text.online.recipes import LEVELS, online_level
 from lmeval.compression.text.online.state import State, decide_step, learn_step
 from lmeval.compute.compiled import compiled
@@ -23,17 +22,13 @@ BYTE_BITS = 8
 EVEN = 1 << (FREQUENCY_BITS - 1)
 BYTES_AT_ONCE = 4096  # between two calls of `progress`
 
-# Numba would turn signed and unsigned numbers of 64 bits in one operation into floating point.
-_PARTS, _MASK, _LEAST = np.uint64(1 << 24), np.uint64((1 << 24) - 1), np.uint64(1 << 32)
-_WORD, _PART_BITS = np.uint64(32), np.uint64(24)
-
 
 def online_block(data: bytes, offset: int, level: str, progress: Callable[[int], None] | None = None) -> Block:
     """The block of some bytes, at least one and at most frame.MAX_BLOCK_UNITS. `progress` is told of bytes."""
     ids = np.frombuffer(data, dtype=np.uint8).astype(np.int64)
     even = np.broadcast_to(np.int32(EVEN), (len(ids), BYTE_BITS))
     adapted = adaptive.adapt_known(_opened(level, len(ids)), even, ids, progress)
-    words = coder.encode_bits(tree.path_bits(ids, BYTE_BITS).reshape(-1), adapted.reshape(-1))
+    words = coder.encode_bits(decisions.path_bits(ids, BYTE_BITS).reshape(-1), adapted.reshape(-1))
     payload = bytes([LEVELS.index(level)]) + words
     return Block(ONLINE, 0, offset, len(data), 1, len(data), 0, digest(data), payload)
 
@@ -45,56 +40,26 @@ def _opened(level: str, n_bytes: int) -> adaptive.Adaptive:
 def online_data(block: Block, progress: Callable[[int], None] | None = None) -> bytes:
     """The data of such a block. Raises CorruptArchive where they do not match their checksum."""
     level, words = online_level(block.payload), block.payload[1:]
-    if len(words) % 4 or (words and not any(words[-4:])):
-        raise CorruptArchive("the coded data of a block cannot have been written by the encoder")
+    if len(words) % 4:
+        raise CorruptArchive("the coded data of a block end within a word")
+    stack = open_stack(words)
     state = _opened(level, block.n_units).state
-    stack = _Stack(np.frombuffer(words, dtype="<u4").astype(np.uint32), np.zeros(1, np.uint64), np.zeros(1, np.int64))
-    stack.left[0] = len(stack.words)
-    _fill(stack)
     for first in range(0, block.n_units, BYTES_AT_ONCE):
         stop = min(first + BYTES_AT_ONCE, block.n_units)
         _decode(state, stack, first, stop)
         if progress:
             progress(stop - first)
-    if stack.left[0] or stack.state[0]:
+    if not is_used_up(stack):
         raise CorruptArchive("an online block holds more than its data")
     return checked(block, state.ids.astype(np.uint8).tobytes())
 
 
-class _Stack(NamedTuple):
-    """What `coder.encode_bits` wrote: words of which `left` are not read yet, and the coder's state."""
-
-    words: UInt32[np.ndarray, " words"]
-    state: UInt64[np.ndarray, " 1"]
-    left: Int64[np.ndarray, " 1"]
-
-
 @compiled
-def _fill(stack: _Stack) -> None:
-    while stack.state[0] < _LEAST and stack.left[0]:
-        stack.left[0] -= 1
-        stack.state[0] = stack.state[0] << _WORD | np.uint64(stack.words[stack.left[0]])
-
-
-@compiled
-def _pop(stack: _Stack, frequency: int) -> int:
-    """The next bit, whose probability of being 1 is frequency / 2^22."""
-    zero = np.uint64((((2 * EVEN - frequency) * ((1 << 24) - 2)) >> FREQUENCY_BITS) + 1)
-    place, above = stack.state[0] & _MASK, stack.state[0] >> _PART_BITS
-    bit = 1 if place >= zero else 0
-    stack.state[0] = above * (_PARTS - zero) + (place - zero) if bit else above * zero + place
-    if stack.state[0] < _LEAST and stack.left[0]:
-        stack.left[0] -= 1
-        stack.state[0] = stack.state[0] << _WORD | np.uint64(stack.words[stack.left[0]])
-    return bit
-
-
-@compiled
-def _decode(state: State, stack: _Stack, first: int, stop: int) -> None:
+def _decode(state: State, stack: Stack, first: int, stop: int) -> None:
     """Bytes [first, stop) of the block, into the ids of the online models."""
     even, adapted, bits = np.full(1, EVEN, np.int32), np.empty(1, np.int32), np.empty(1, np.int64)
     for step in range(first, stop):
         for decision in range(BYTE_BITS):
             decide_step(state, step, decision, even, adapted)
-            bits[0] = _pop(stack, np.int64(adapted[0]))
+            bits[0] = pop_bit(stack, np.int64(adapted[0]))
             learn_step(state, step, decision, bits)

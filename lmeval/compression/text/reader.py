@@ -7,21 +7,25 @@ import numpy as np
 from lmeval.compression.container.frame import Block
 from lmeval.compression.container.header import Header
 from lmeval.compression.container.kinds import Decoder, Holder, Lost
-from lmeval.compression.text import tree
-from lmeval.compression.text.decode import decode_blocks, stepwise_log_odds
+from lmeval.compression.text import decisions
+from lmeval.compression.text.decode import decode_blocks
 from lmeval.compression.text.encode import ADAPTED
+from lmeval.compression.text.log_odds import stepwise_log_odds
 from lmeval.compression.text.model_header import ModelSettings, check_model, from_header, where_model_is
+from lmeval.compression.text.text_model import TextModel, by_library, load_text_model
+from lmeval.compression.text.windows import lane_bytes
 from lmeval.compute.memory import LANES, at_once
-from lmeval.compute.place import alone
-from lmeval.densities.modelfile import names_density
+from lmeval.compute.place import Place, on_processor
+from lmeval.densities.named import names_density
 from lmeval.errors import ModelMismatch, NumericalDrift
-from lmeval.models import CausalLM, as_model, from_pair
-from lmeval.models.stepwise import cache_bytes_per_token
+from lmeval.models.compiled.network import Network
 from lmeval.progress import Progress, counting
 
 
 def model_decoder(header: Header, holder: Holder) -> Decoder:
     """Decoder of the blocks that the archive's language model coded, as many at a time as make a full set of lanes.
+
+    Where compiled steps differ from the encoder's numbers by too much for the archive, the library's modules decode.
 
     Raises:
         CorruptArchive: The header names no model, or one that cannot be.
@@ -29,13 +33,15 @@ def model_decoder(header: Header, holder: Holder) -> Decoder:
         NumericalDrift: Its numbers here differ from the encoder's by more than the archive tolerates.
     """
     wanted = from_header(header.meta)
-    model = _model(wanted, holder)
+    model, place = _model(wanted, holder)
     check_model(wanted, model)
     drift = canary_drift(model, wanted)
+    if not drift <= wanted.grid.margin and isinstance(model.network(wanted.layout.window), Network):
+        model = by_library(model, f"its log-probabilities differ from the encoder's by {drift:.2g} nats")
+        drift = canary_drift(model, wanted)
     if not drift <= wanted.grid.margin:
         raise NumericalDrift(_drift_message(model, wanted, drift, header))
-    place = (holder.place or alone(model.device))._replace(device=model.device)
-    most = at_once(LANES, place, cache_bytes_per_token(model) * wanted.layout.window)
+    most = at_once(LANES, place, lane_bytes(model, wanted))
 
     def decode(blocks: Sequence[Block], progress: Progress) -> Iterable[bytes | Lost]:
         on_tokens = counting(progress, sum(b.n_bytes for b in blocks) / sum(b.n_units for b in blocks))
@@ -52,41 +58,39 @@ def model_decoder(header: Header, holder: Holder) -> Decoder:
     return Decoder(decode, share, gathers=True)
 
 
-def _model(wanted: ModelSettings, holder: Holder) -> CausalLM:
+def _model(wanted: ModelSettings, holder: Holder) -> tuple[TextModel, Place]:
     given = holder.given
     if names_density(given):
         raise ModelMismatch(f"the archive was made with the language model {wanted.name}: give that with --model")
-    if isinstance(given, CausalLM):
-        return given
-    if isinstance(given, tuple):  # its fingerprint and the canary say what there is to know of it
-        return holder.get(id(given), lambda: from_pair(*given, examined=False))
     source = where_model_is(wanted) if given is None else given
     if source is None:
         raise ModelMismatch(
             f"the archive was made with {wanted.name} (weights {wanted.weights_sha256[:16]}...), which is not bundled: give "
             "its folder or hub id with --model"
         )
-    device = "cpu" if holder.place is None else holder.place.device
-    return holder.get((str(source), wanted.dtype), lambda: as_model(source, device, wanted.dtype))
+    # The fingerprint and the canary say of a network that is given with its tokenizer what there is to know of it.
+    key = id(given) if isinstance(given, tuple) else (str(source), wanted.dtype)
+    place = on_processor() if holder.place is None else holder.place
+    return holder.get(key, lambda: load_text_model(source, place, wanted.dtype, examined=False))
 
 
-def canary_drift(model: CausalLM, settings: ModelSettings) -> float:
+def canary_drift(model: TextModel, settings: ModelSettings) -> float:
     """Largest difference (nats) between the stored canary log-probabilities and this machine's, read token by token."""
     ids = np.array(settings.canary.ids, dtype=np.int64)
     if not len(ids):
         return 0.0
     log_odds = stepwise_log_odds(model, settings, ids, 1)
-    bits = tree.path_bits(ids, settings.depth)
-    here = [-tree.code_length_nats(z, b) for z, b in zip(log_odds, bits, strict=True)]
+    bits = decisions.path_bits(ids, settings.depth)
+    here = [-decisions.code_length_nats(z, b) for z, b in zip(log_odds, bits, strict=True)]
     return float(np.abs(np.array(here) - settings.canary.log_probs).max())
 
 
-def _drift_message(model: CausalLM, wanted: ModelSettings, drift: float, header: Header) -> str:
+def _drift_message(model: TextModel, wanted: ModelSettings, drift: float, header: Header) -> str:
     made = header.meta.get("made_on")
     made = made if isinstance(made, dict) else {}
     return (
         f"numerical drift: log-probabilities here differ from the encoder's by {drift:.3g} nats, and the archive "
         f"tolerates {wanted.grid.margin:.3g} (epsilon {wanted.epsilon:.3g}); it was made in {wanted.dtype} on "
-        f"{made.get('device', '?')}, this is {str(model.dtype).removeprefix('torch.')} on {model.device}: decode as it was "
+        f"{made.get('device', '?')}, this is {model.dtype} on {model.device}: decode as it was "
         "made, or encode with a larger --tolerance"
     )

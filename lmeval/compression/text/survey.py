@@ -7,25 +7,20 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from lmeval.compression.coding.grid import LOG_ODDS_LIMIT, grid_for_margin
-from lmeval.compression.text import tree
-from lmeval.compression.text.decode import stepwise_log_odds
-from lmeval.compression.text.encode import block_log_odds
+from lmeval.compression.text import decisions
 from lmeval.compression.text.lanes import Layout
+from lmeval.compression.text.log_odds import stepwise_log_odds
 from lmeval.compression.text.model_header import Canary, ModelSettings
-from lmeval.compression.text.tree import depth_of
-from lmeval.errors import InputError, ModelError, NumericalDrift
-from lmeval.models import CausalLM
-from lmeval.models.spelling import encode_bytes, n_text_ids, vocabulary_sha256
-from lmeval.models.stepwise import cache_bytes_per_token
+from lmeval.compression.text.text_model import LEAST_DRIFT, TextModel
+from lmeval.compression.text.windows import lane_bytes
+from lmeval.errors import InputError, NumericalDrift
 
 DEFAULT_WINDOW = 1024  # at most, unless asked for: keys and values of 64 lanes must fit into memory
 SAMPLE_WINDOWS = 32
+FEW_WINDOWS = 8  # where drift need not be measured
 SAMPLE_SHARE = 1 / 4  # of the input, at most
 CANARY_TOKENS = 16
 LEAST_CANARY_TOKENS, BYTES_PER_CANARY_TOKEN = 2, 4096  # where the header is to be small
-# Least drift to provide for (nats, of log-odds): that of other machines, where this one's sample shows less. float64 has
-# room to spare; bfloat16 is measured at 0.1 between passes, far too much for the grid to be cheap.
-LEAST_DRIFT = {"float32": 1.5e-5, "float64": 1e-10, "bfloat16": 0.05}
 DRIFT_QUANTILE = 0.9999  # of the sample: steadier than its maximum, which is about 1.4 times as much
 SAFETY = 3.0  # margin / drift, where margin = 2 epsilon + drift
 TOO_MUCH_DRIFT = 1.0
@@ -43,25 +38,8 @@ class Survey(NamedTuple):
     lane_bytes: int  # of keys and values
 
 
-def check_codable(model: CausalLM) -> None:
-    """Refuse a model whose tokens or numbers no archive can hold.
-
-    Args:
-        model: A loaded language model.
-
-    Raises:
-        ModelError: Its tokenizer does not tell the bytes of its tokens, or its dtype is none of LEAST_DRIFT.
-    """
-    if model.encoder.core is None or model.encoder.table is None:
-        raise ModelError(
-            f"the tokenizer of {model.name} is written in Python and does not tell its tokens' bytes: no archive"
-        )
-    if str(model.dtype).removeprefix("torch.") not in LEAST_DRIFT:
-        raise ModelError(f"{model.name} is in {model.dtype}: load it in {', '.join(LEAST_DRIFT)}")
-
-
 def survey(
-    model: CausalLM,
+    model: TextModel,
     data: memoryview,
     context: int | None = None,
     overlap: int | None = None,
@@ -72,16 +50,15 @@ def survey(
     model's ideal code is longer than the input. With online models after it (`adapt`) the latter says nothing, as they
     know what it got wrong, unless its passes do not agree either.
 
-    Raises InputError, ModelError (no cache), NumericalDrift (passes that do not agree at all).
+    Raises InputError, NoCache, NumericalDrift (passes that do not agree at all).
     """
-    check_codable(model)
     layout = _layout(model, context, overlap)
     settings = ModelSettings(
         name=model.name,
         weights_sha256=model.weights_sha256,
-        vocabulary_sha256=vocabulary_sha256(model.encoder),
-        dtype=str(model.dtype).removeprefix("torch."),
-        depth=depth_of(min(n_text_ids(model.encoder), model.vocab_size)),
+        vocabulary_sha256=model.vocabulary_sha256,
+        dtype=model.dtype,
+        depth=model.depth,
         layout=layout,
         grid=grid_for_margin(1.0),
         epsilon=0.0,
@@ -93,34 +70,54 @@ def survey(
     if sample is None:
         return None
     ids, bytes_per_token = sample
-    flat, n_lanes = ids.reshape(-1), len(ids)
-    parallel = block_log_odds(model, settings, flat, n_lanes)
-    bits = _token_bits(parallel, ids, settings.depth)
+    known = model.known_drift is not None
+    if known and adapt != "none":  # nothing depends on what a cold start costs
+        ids = ids[:1, :CANARY_TOKENS]
+    found = _known(model, settings, ids) if known else _measured(model, settings, ids)
+    bits = _token_bits(found.log_odds, ids, settings.depth)
     poor = bool(bits.mean() > 8 * bytes_per_token)
-    if poor and adapt == "none":
-        return None
-    half = -(-ids.shape[1] // 2)  # as good a sample as the whole window, in half the time
-    stepwise = stepwise_log_odds(model, settings, ids[:, :half].reshape(-1), n_lanes)
-    limited = [np.clip(z, -LOG_ODDS_LIMIT, LOG_ODDS_LIMIT) for z in (parallel[: len(stepwise)], stepwise)]
-    measured = float(np.quantile(np.abs(limited[0] - limited[1]), DRIFT_QUANTILE))
-    if measured > TOO_MUCH_DRIFT and poor:
-        return None  # its logits are huge where it is wrong, and nothing is lost
-    if measured > TOO_MUCH_DRIFT:
+    if poor and (adapt == "none" or found.drift > TOO_MUCH_DRIFT):
+        return None  # where it is wrong its logits are huge, so its passes may well differ, and nothing is lost
+    if found.drift > TOO_MUCH_DRIFT:
         raise NumericalDrift(
-            f"{model.name} read token by token differs from its parallel pass by {measured:.2g} nats, and at most "
+            f"{model.name} read token by token differs from its parallel pass by {found.drift:.2g} nats, and at most "
             f"{TOO_MUCH_DRIFT:g} can be tolerated: its cache does not work as transformers means it to, or {settings.dtype} "
             "is too coarse (try --dtype float32)"
         )
     late = float(bits[len(bits) // 2 :].mean())
     return Survey(
-        settings=_with_margins(settings, max(measured, LEAST_DRIFT[settings.dtype]), tolerance)._replace(
+        settings=_with_margins(settings, found.drift, tolerance)._replace(
             canary=_canary(ids[0], bits[:, 0], CANARY_TOKENS if adapt == "none" else _few(len(data)))
         ),
         bits_per_token=max(late, 1e-3),
         bytes_per_token=bytes_per_token,
         cold_start_bits=_cold_start_bits(bits),
-        lane_bytes=cache_bytes_per_token(model) * layout.window,
+        lane_bytes=lane_bytes(model, settings),
     )
+
+
+class _Found(NamedTuple):
+    """Log-odds of a sample's decisions, in coding order, and how far those of two ways to compute them are apart (nats)."""
+
+    log_odds: Float64[np.ndarray, "tokens depth"]
+    drift: float
+
+
+def _known(model: TextModel, settings: ModelSettings, ids: Int64[np.ndarray, "lanes time"]) -> _Found:
+    assert model.known_drift is not None
+    return _Found(stepwise_log_odds(model, settings, ids.reshape(-1), len(ids)), model.known_drift)
+
+
+def _measured(model: TextModel, settings: ModelSettings, ids: Int64[np.ndarray, "lanes time"]) -> _Found:
+    """The library's parallel pass beside steps as a decoder takes them here, by compiled code or the library's modules."""
+    from lmeval.compression.text.library import parallel_log_odds
+
+    parallel = parallel_log_odds(model.library(), settings, ids.reshape(-1), len(ids))
+    half = -(-ids.shape[1] // 2)  # as good a sample as the whole window, in half the time
+    stepwise = stepwise_log_odds(model, settings, ids[:, :half].reshape(-1), len(ids))
+    limited = [np.clip(z, -LOG_ODDS_LIMIT, LOG_ODDS_LIMIT) for z in (parallel[: len(stepwise)], stepwise)]
+    drift = float(np.quantile(np.abs(limited[0] - limited[1]), DRIFT_QUANTILE))
+    return _Found(parallel, max(drift, LEAST_DRIFT[settings.dtype]))
 
 
 def _with_margins(settings: ModelSettings, drift: float, tolerance: float | None) -> ModelSettings:
@@ -160,7 +157,7 @@ def _cold_start_bits(bits: Float64[np.ndarray, "time lanes"]) -> float:
     return max(0.0, float((bits[:half].sum(axis=0) - bits[len(bits) - half :].sum(axis=0)).mean()))
 
 
-def _layout(model: CausalLM, context: int | None, overlap: int | None) -> Layout:
+def _layout(model: TextModel, context: int | None, overlap: int | None) -> Layout:
     limit = model.context_length
     window = min(limit or DEFAULT_WINDOW, DEFAULT_WINDOW) if context is None else context
     if limit is not None and window > limit:
@@ -168,19 +165,20 @@ def _layout(model: CausalLM, context: int | None, overlap: int | None) -> Layout
     taken_over = window // 8 if overlap is None else overlap
     if not 0 <= taken_over < window:
         raise InputError(f"overlap {taken_over:,} must be less than the context, {window:,}")
-    return Layout(window, taken_over, 0 if model.bos_id is None else model.bos_id)
+    return Layout(window, taken_over, model.start_id)
 
 
-def _sample(model: CausalLM, data: memoryview, window: int) -> tuple[Int64[np.ndarray, "lanes time"], float] | None:
+def _sample(model: TextModel, data: memoryview, window: int) -> tuple[Int64[np.ndarray, "lanes time"], float] | None:
     """Equally long stretches of tokens from all over the input, and bytes per token; None where no token spells it."""
-    longest = 1 if model.vocab_size < 300 else 8  # bytes that a token may well have
-    n = max(1, min(SAMPLE_WINDOWS, int(len(data) * SAMPLE_SHARE / (window * longest))))
+    longest = 1 if model.n_ids < 300 else 8  # bytes that a token may well have
+    most = SAMPLE_WINDOWS if model.known_drift is None else FEW_WINDOWS
+    n = max(1, min(most, int(len(data) * SAMPLE_SHARE / (window * longest))))
     pieces, n_bytes = [], 0
     for i in range(n):
         first = len(data) * i // n
         piece = bytes(data[first : first + window * longest])
         piece = piece[next((k for k in range(4) if (piece[k : k + 1] or b"a")[0] & 0xC0 != 0x80), 0) :]
-        tokens = encode_bytes(model.encoder, piece)
+        tokens = model.spell(piece)
         if tokens is not None and len(tokens.ids):
             pieces.append(tokens.ids)
             n_bytes += len(piece)
@@ -196,6 +194,6 @@ def _token_bits(
     log_odds: Float64[np.ndarray, "tokens depth"], ids: Int64[np.ndarray, "lanes time"], depth: int
 ) -> Float64[np.ndarray, "time lanes"]:
     """Ideal bits of each token of lanes that are equally long."""
-    chosen = tree.path_bits(ids.T.reshape(-1), depth)
+    chosen = decisions.path_bits(ids.T.reshape(-1), depth)
     nats = np.logaddexp(0.0, np.where(chosen == 1, -log_odds, log_odds)).sum(axis=1)
     return (nats / np.log(2)).reshape(ids.shape[1], ids.shape[0])

@@ -16,24 +16,12 @@ import torch
 from jaxtyping import Float, Float64, Int32, Int64
 from torch import Tensor
 
+from lmeval.compression.text.masses import LEAST_LOGIT, TINY, require_finite
 from lmeval.compute.memory import MASS_ROWS, at_once
 from lmeval.compute.place import Place, alone
-from lmeval.errors import NonFiniteScore
 
 LEAF_BITS = 8
-LEAST_LOGIT = -80.0  # below the largest: keeps every mass a normal float32. Clamping moves no two logits farther apart
 LARGE_VOCABULARY = 4096  # masses above it are float32 (their sums never are)
-_AT_ONCE = 1 << 15  # rows, where memory would be spent on temporary arrays
-_TINY = 1e-300  # a subtree without ids has mass 0: its log-odds become a number beyond the grid's limit
-
-
-def depth_of(n_ids: int) -> int:
-    """Bits that tell `n_ids` ids apart.
-
-    >>> [depth_of(n) for n in (1, 2, 256, 257, 50257)]
-    [1, 1, 8, 9, 16]
-    """
-    return max(1, (n_ids - 1).bit_length())
 
 
 class Buckets(NamedTuple):
@@ -53,11 +41,7 @@ def bucket_masses(logits: Float[Tensor, "rows vocabulary"], depth: int, place: P
     n_ids, width = logits.shape[1], 1 << min(depth, LEAF_BITS)
     n_buckets = -(-n_ids // width)
     largest = logits.amax(dim=1, keepdim=True).to(_precision(logits))
-    if not bool(largest.isfinite().all()):
-        raise NonFiniteScore(
-            "the model gives NaN or infinite logits for this text: its weights are damaged, or its dtype overflows "
-            "(try --dtype float32)"
-        )
+    require_finite(bool(largest.isfinite().all()))
     masses = logits.new_empty((len(logits), n_buckets), dtype=torch.float64)
     n_rows = at_once(MASS_ROWS, place or alone(logits.device), 4 * n_ids)
     space = largest.new_zeros((min(n_rows, len(logits)), n_buckets * width))  # one for all slices: new memory is slow
@@ -112,19 +96,11 @@ def _path(mass: Float64[Tensor, "rows leaves"], leaf: Int64[Tensor, " rows"]) ->
     log_odds = []
     node = leaf.unsqueeze(1)
     while mass.shape[1] > 1:
-        pair = mass.gather(1, torch.cat([node & ~1, node | 1], dim=1)).clamp_(min=_TINY).log_()
+        pair = mass.gather(1, torch.cat([node & ~1, node | 1], dim=1)).clamp_(min=TINY).log_()
         log_odds.append(pair[:, 1] - pair[:, 0])
         mass = mass[:, 0::2] + mass[:, 1::2]
         node = node >> 1
     return torch.stack(log_odds[::-1], dim=1)
-
-
-def path_bits(ids: Int64[np.ndarray, " tokens"], depth: int) -> Int32[np.ndarray, "tokens depth"]:
-    """The decisions themselves: bits of the ids, high bit first."""
-    bits = np.empty((len(ids), depth), dtype=np.int32)
-    for place in range(depth):  # a column at a time: a block may have 2^24 decisions
-        bits[:, place] = ids >> (depth - 1 - place) & 1
-    return bits
 
 
 Decide = Callable[[Float64[np.ndarray, " rows"]], Int32[np.ndarray, " rows"]]
@@ -153,16 +129,6 @@ def _walk(mass: Float64[np.ndarray, "rows leaves"], decide: Decide) -> Int64[np.
     node = np.zeros(len(mass), dtype=np.int64)
     for level in reversed(levels):
         node = node * 2
-        pair = np.log(np.maximum(level[rows[:, None], node[:, None] + (0, 1)], _TINY))
+        pair = np.log(np.maximum(level[rows[:, None], node[:, None] + (0, 1)], TINY))
         node = node + decide(pair[:, 1] - pair[:, 0])
     return node
-
-
-def code_length_nats(log_odds: Float64[np.ndarray, "*shape"], bits: Int32[np.ndarray, "*shape"]) -> float:
-    """Ideal code length: sum of -ln P(bit), with P(1) = sigmoid(log-odds).
-
-    >>> round(float(code_length_nats(np.zeros(3), np.array([0, 1, 1])) / np.log(2)), 9)
-    3.0
-    """
-    parts = (slice(first, first + _AT_ONCE) for first in range(0, len(bits), _AT_ONCE))
-    return sum((float(np.logaddexp(0.0, np.where(bits[i] == 1, -log_odds[i], log_odds[i])).sum()) for i in parts), 0.0)

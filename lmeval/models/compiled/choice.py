@@ -1,7 +1,5 @@
 """Whether a model is read by a compiled step: found out by trying it beside the network itself."""
 
-import os
-
 import numpy as np
 import torch
 
@@ -9,15 +7,11 @@ from lmeval.compute.place import is_cpu
 from lmeval.models.causal import CausalLM
 from lmeval.models.compiled.lanes import open_compiled, restart_compiled
 from lmeval.models.compiled.network import Network
+from lmeval.models.compiled.setting import compiled_steps_allowed
 from lmeval.models.compiled.weights import NotCovered, build_network
 
 AGREEMENT = 1e-3  # nats: a network of another kind is off by far more, rounding by far less
 _PROBE_LANES, _PROBE_TOKENS = 2, 24
-
-
-def compiled_steps_allowed() -> bool:
-    """Whether the environment leaves compiled steps on: LMEVAL_COMPILED=0 turns them off."""
-    return os.environ.get("LMEVAL_COMPILED", "1") != "0"
 
 
 def compiled_network(model: CausalLM, capacity: int) -> Network | str:

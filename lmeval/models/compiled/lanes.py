@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -10,9 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from lmeval.compute.place import n_processors
 from lmeval.models.compiled.network import Cache, Network, open_cache, read_tokens
 
-LANES_OF_A_TASK = 16  # fewer cost as much: the weights are read once for all of a task's lanes
+LANES_OF_A_TASK = 16  # fewer cost nearly as much: the weights are read once for all of a task's lanes
+FEWEST_OF_A_TASK = 4  # where there would be fewer tasks than threads
 
 
 @dataclass
@@ -37,15 +38,7 @@ def open_compiled(network: Network, n_lanes: int, capacity: int, n_threads: int 
         n_threads: How many threads share the lanes; None for as many as there are processors, or as OMP_NUM_THREADS says.
     """
     logits = np.zeros((n_lanes, network.head.shape[1] * network.head.shape[3]), dtype=np.float32)
-    return CompiledLanes(network, open_cache(network, n_lanes, capacity), n_lanes, n_threads or usual_threads(), logits)
-
-
-def usual_threads() -> int:
-    """As many as OMP_NUM_THREADS says, else as this process has processors."""
-    named = os.environ.get("OMP_NUM_THREADS", "")
-    if named.isdigit() and int(named):
-        return int(named)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return CompiledLanes(network, open_cache(network, n_lanes, capacity), n_lanes, n_threads or n_processors(), logits)
 
 
 def restart_compiled(lanes: CompiledLanes, ids: Int64[np.ndarray, "lanes time"]) -> Float32[np.ndarray, "lanes ids"]:
@@ -68,7 +61,7 @@ def _read(lanes: CompiledLanes, ids: Int64[np.ndarray, " lanes"], *, wanted: boo
     def read(first: int, stop: int) -> None:
         read_tokens(lanes.network, lanes.cache, lanes.length, column, first, stop, lanes.logits, int(wanted))
 
-    parts = list(_parts(lanes.n_lanes))
+    parts = list(_parts(lanes.n_lanes, lanes.n_threads))
     if lanes.n_threads == 1 or len(parts) == 1:
         read(0, lanes.n_lanes)
     else:
@@ -80,11 +73,10 @@ def _read(lanes: CompiledLanes, ids: Int64[np.ndarray, " lanes"], *, wanted: boo
     lanes.length += 1
 
 
-def _parts(n_lanes: int) -> Iterable[tuple[int, int]]:
-    """Lanes in tasks of about LANES_OF_A_TASK, equally long."""
-    n = max(1, n_lanes // LANES_OF_A_TASK)
-    edges = [n_lanes * i // n for i in range(n + 1)]
-    return itertools.pairwise(edges)
+def _parts(n_lanes: int, n_threads: int) -> Iterable[tuple[int, int]]:
+    """Lanes in tasks, equally long: of about LANES_OF_A_TASK, or of fewer where threads would have nothing to do."""
+    n = min(max(n_threads, n_lanes // LANES_OF_A_TASK), max(1, n_lanes // FEWEST_OF_A_TASK))
+    return itertools.pairwise(n_lanes * i // n for i in range(n + 1))
 
 
 @functools.cache

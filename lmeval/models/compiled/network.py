@@ -23,8 +23,8 @@ SILU, GELU_TANH = 0, 1
 
 class Network(NamedTuple):
     """Sizes, choices and weights. Matrices are packed (`products.pack`), one layer behind the other; biases that a network
-    has not are zeros. `into` gives queries, keys and values of all heads, one behind the other; `up` gives the gate, if any, and
-    behind it what the gate lets through. `head_norms` (queries', keys') are used where `norms_heads` is 1,
+    has not are zeros. `into` gives queries, keys and values of all heads, one behind the other; `up` gives the gate, if any,
+    and behind it what the gate lets through. `head_norms` (queries', keys') are used where `norms_heads` is 1,
     `cosines` and `sines` where `rotates` is 1, `positions` where it is 0."""
 
     n_layers: int

@@ -7,6 +7,11 @@ from typing import Any
 from lmeval.report.blocks import GAP, Block
 from lmeval.results import Report
 
+DECODED = {True: "equal", False: "DIFFERENT", None: "refused"}
+"""What the table says of an archive's decoding, by the row's "verified"."""
+SAID = {True: "yes", False: "no", None: None}
+"""The same of published results, by the row's "decoded"."""
+
 
 def view(report: Report) -> list[Block]:
     """A table with a gap between corpora, and the table of published results where there is one."""
@@ -14,6 +19,12 @@ def view(report: Report) -> list[Block]:
     rows: list[dict[str, Any]] = []
     for _, of_corpus in groupby(measured, key=lambda row: row["corpus"]):
         rows += [{}] if rows else []
-        rows += [{**row, "verified": "equal" if row["verified"] else "DIFFERENT"} for row in of_corpus]
-    published = [GAP, report.tables["published"]] if "published" in report.tables else []
-    return [replace(measured, rows=tuple(rows)), *published]
+        rows += [{**row, "verified": DECODED[row["verified"]]} for row in of_corpus]
+    return [replace(measured, rows=tuple(rows)), *_published(report)]
+
+
+def _published(report: Report) -> list[Block]:
+    if "published" not in report.tables:
+        return []
+    table = report.tables["published"]
+    return [GAP, replace(table, rows=tuple({**row, "decoded": SAID[row.get("decoded")]} for row in table))]

@@ -7,6 +7,7 @@ from samples import save_pair
 from lmeval.compression.benchmark.decoder_size import model_bytes, model_folder, source_bytes
 from lmeval.data.resources import bundled_names, reference_folder
 from lmeval.models import CausalLM, load_model
+from lmeval.models.packed_folders import pack_folder
 
 HUB_ID = "someone/tiny"
 
@@ -33,6 +34,17 @@ def test_every_bundled_model_is_found(model: CausalLM):
 
 def test_a_folder_has_the_size_of_its_files(model: CausalLM, folder: Path):
     assert model_bytes(model) == sum(file.stat().st_size for file in folder.iterdir())
+
+
+def test_packed_weights_count_as_they_are_packed(model: CausalLM, folder: Path, tmp_path: Path):
+    pack_folder(folder, tmp_path / "packed", bits=4)
+    sizes = {file.name: file.stat().st_size for file in (tmp_path / "packed").iterdir()}
+    assert model_bytes(replace(model, name=str(tmp_path / "packed"))) == sum(sizes.values())
+    assert 0 < sizes["model.packed"] < 4 * model.n_parameters / 4
+    (tmp_path / "packed" / "model.safetensors").write_bytes(bytes(100_000))  # which would be loaded
+    assert (
+        model_bytes(replace(model, name=str(tmp_path / "packed"))) == sum(sizes.values()) - sizes["model.packed"] + 100_000
+    )
 
 
 def test_weights_that_are_stored_twice_count_once(model: CausalLM, folder: Path, tmp_path: Path):

@@ -76,6 +76,22 @@ def test_every_stage_is_done_to_its_end(report: Report, heard: Heard):
         assert [heard.done[stage] for stage in stages] == [len(data)] * len(stages)
 
 
+def test_scorers_stand_between_models_and_baselines():
+    def even(past: bytes) -> list[float]:
+        return [1 / 256] * 256
+
+    def rising(past: bytes) -> list[float]:
+        return [(1 + len(past)) / 256] * 256
+
+    heard = Heard()
+    report = benchmark(TEXTS[:1], [], scorers=[even, rising], place="cpu", progress=heard)
+    [of_even, of_rising, *of_others] = report.tables["benchmark"]
+    assert of_even["verified"] and of_even["ideal_bits_per_byte"] == 8 and of_even["overhead"] < 0.01
+    assert of_rising["refused"] == "sums to 2 at byte 1" and [row["compressor"] for row in of_others] == list(BASELINES)
+    assert [heard.done[f"babble: {of_even['compressor']}: {stage}"] for stage in ("encoding", "decoding")] == [4000, 4000]
+    assert report.ledger["verified"]
+
+
 def test_corpora_need_bytes_and_names_of_their_own():
     with pytest.raises(EmptyInput, match="nothing is empty"):
         benchmark([("nothing", b"")], [talker()], place="cpu")

@@ -18,7 +18,7 @@ EXTREME = np.array([1, 2, 3, ONE // 2, ONE - 3, ONE - 2, ONE - 1])
 def some(n: int, seed: int, kind: str = "likely") -> tuple[np.ndarray, np.ndarray]:
     """Bits and frequencies: bits as likely as the frequencies say, or any."""
     rng = np.random.default_rng(seed)
-    table = rng.choice(grid._table(), n)
+    table = rng.choice(grid.frequency_table(), n)
     frequencies = np.where(rng.random(n) < 0.3, rng.choice(EXTREME, n), np.where(rng.random(n) < 0.5, table, ONE // 2 + 1))
     p = frequencies / ONE if kind == "likely" else 0.5
     return (rng.random(n) < p).astype(np.int32), frequencies.astype(np.int64)
@@ -77,7 +77,7 @@ def test_the_rule_from_first_principles_writes_and_reads_the_same(kind: str, n: 
 def test_each_frequency_is_split_as_the_rule_says():
     # Alone, a 1 leaves the state at the first quantile that stands for it.
     rng = np.random.default_rng(0)
-    for frequency in {*grid._table()[::5].tolist(), *rng.integers(1, ONE, 3000).tolist(), *EXTREME.tolist()}:
+    for frequency in {*grid.frequency_table()[::5].tolist(), *rng.integers(1, ONE, 3000).tolist(), *EXTREME.tolist()}:
         data = encode_bits(np.array([1], dtype=np.int32), np.array([frequency]))
         assert int.from_bytes(data, "little") == ones_begin(frequency)
         exact = (ONE - frequency) << (PRECISION - FREQUENCY_BITS)

@@ -230,7 +230,7 @@ def test_integers_grow_with_log_odds(seed: int, cells: int, phase: int):
 
 
 def test_the_table_is_exact():
-    table = grid._table().tolist()
+    table = grid.frequency_table().tolist()
     assert len(table) == 1 << 16
     for j, found in enumerate(table):
         x = Fraction(2 * j + 1, 1 << 17)
@@ -251,7 +251,7 @@ def test_an_integer_is_the_table_at_the_middle_of_its_cell(edges: int, cells: in
     cuts = sorted({0, n, *range(phase, n, PHASES)})
     lower = max(cut for cut in cuts if cut <= edges)
     upper = min(cut for cut in cuts if cut > edges)
-    expected = grid._table()[math.floor(Fraction(lower + upper, 2 * n) * (1 << 16))]
+    expected = grid.frequency_table()[math.floor(Fraction(lower + upper, 2 * n) * (1 << 16))]
     assert frequencies(np.array([edges]), np.array([phase]), cells)[0] == expected
 
 
@@ -267,7 +267,7 @@ def test_an_integer_is_about_the_probability(log_odds: float, cells: int, phase:
 @given(log_odds=st.floats(-20, 20), cells=st.integers(1, MAX_CELLS), phase=st.integers(0, PHASES - 1), nudge=st.floats(0, 1))
 def test_no_and_yes_are_treated_alike(log_odds: float, cells: int, phase: int, nudge: float):
     """Turned round, a cell of phase k is one of phase -k."""
-    chosen, table = Grid(cells, 0.0), grid._table()
+    chosen, table = Grid(cells, 0.0), grid.frequency_table()
     one = int(coded(np.array([log_odds]), np.array([phase]), chosen)[0])
     other = int(coded(np.array([-log_odds]), np.array([-phase % PHASES]), chosen)[0])
     number = edges_below(np.array([log_odds]), chosen)[0]

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from lmeval.compression.coding.grid import LOG_ODDS_LIMIT
 from lmeval.compression.text import tree
+from lmeval.compression.text.masses import LEAST_LOGIT
 from lmeval.compression.text.tree import (
-    LEAST_LOGIT,
     bucket_masses,
     code_length_nats,
     depth_of,
