@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Train the bundled model for prompted tasks: the bundled byte model, taught further on labelled reviews in task templates.
 
-    scripts/train_reviews_lm.py --text TRAIN_FOLDER --reviews sst2.train.jsonl --dev sst2.dev.jsonl --out runs/reviews
+    scripts/train_reviews_lm.py --text TRAIN_FOLDER --mixture mixture.json --reviews sst2.train.jsonl --dev sst2.dev.jsonl \
+        --out runs/reviews
 
 It starts from the weights of the bundled model and reads three kinds of sequence, each `--context` bytes long:
   sst2    the training sentences of SST-2, each with its label, in one of TEMPLATES; a prompt of 1 to 12 of them behind BOS
@@ -91,7 +92,7 @@ class Sampler:
         self.args = args
         self.sst2 = read_labelled(args.reviews)
         self.movies = read_movies(args.text)
-        self.text = TextSampler(read_sources(args.text), args.seed, args.context)
+        self.text = TextSampler(read_sources(args.mixture), args.seed, args.context)
 
     def batch(self, step: int) -> list[Sequence]:
         """The sequences of one step."""
@@ -212,7 +213,7 @@ def export(run: Run, args: argparse.Namespace) -> None:
     folder = args.out / "model"
     copy.deepcopy(run.model).to(torch.bfloat16).save_pretrained(folder)
     byte_tokenizer(adds_bos=True).save_pretrained(folder)
-    own = {k: v for k, v in vars(args).items() if k not in ("text", "reviews", "dev", "out", "threads")}
+    own = {k: v for k, v in vars(args).items() if k not in ("text", "mixture", "reviews", "dev", "out", "threads")}
     (folder / "curve.json").write_text(json.dumps({"settings": own, "shares": SHARES, "curve": run.curve}, indent=1) + "\n")
 
 
@@ -276,6 +277,7 @@ def train(run: Run, args: argparse.Namespace) -> Run:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--text", type=Path, required=True, help="folder with the training text")
+    parser.add_argument("--mixture", type=Path, required=True, help="as for train_reference_lm.py")
     parser.add_argument("--reviews", type=Path, required=True, help="labelled training sentences, JSON lines")
     parser.add_argument("--dev", type=Path, required=True, help="labelled sentences to choose settings by, JSON lines")
     parser.add_argument("--dev-every", type=int, default=1, help="use every n-th of them")
