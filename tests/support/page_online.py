@@ -101,8 +101,8 @@ class CountedMap:
 class History:
     """What the lane has seen, and all that a step's contexts need of it."""
 
-    def __init__(self, bytes_: bool, pairs: dict[tuple[int, int], int] | None = None) -> None:
-        self.bytes, self.ids, self.pairs = bytes_, [], {} if pairs is None else pairs
+    def __init__(self, bytes_: bool) -> None:
+        self.bytes, self.ids = bytes_, []
         self.word = self.last_word = self.last_but_one = self.letters = self.indentation = 0
         self.line, self.line_before = 0, -1
         self.followers: dict[int, int] = {}
@@ -121,8 +121,6 @@ class History:
     def _add_byte(self, x: int) -> None:
         if self.ids:
             self.followers[self.ids[-1]] = (self.followers.get(self.ids[-1], 0) << 8 | x) % (1 << 24)
-        if len(self.ids) > 1:
-            self.pairs[self.ids[-2], self.ids[-1]] = x + 1
         if x >= 128 or chr(x).isalpha():
             small = x + 32 if x < 91 else x
             self.word, self.letters = fold(self.word, small + 1), self.letters + 1
@@ -178,7 +176,6 @@ class History:
         c[13] = fold(self.back(1), self.followers.get(self.ids[-1], 0) if self.ids else 0)
         c[14] = fold(self.word, u, self.last_but_one >> 8)
         c[15] = fold(c[10], self.last_but_one >> 8)
-        c[16] = fold(self.back(1), self.back(2), self.pairs.get(tuple(self.ids[-2:]), 0))
         return c
 
 
@@ -196,14 +193,14 @@ class Counters:
 
     def __init__(self, full: bool, bytes_: bool, n_lanes: int, decisions: int) -> None:
         usual = {
-            (True, True): (*range(5), 6, 7, *range(8, 17)),
+            (True, True): (*range(5), 6, 7, *range(8, 16)),
             (True, False): (*range(5), 6, 9),
             (False, True): range(6),
             (False, False): range(4),
         }[bytes_, full]
         own = (2, 4) if bytes_ else (1, 2)
         self.contexts = [(m, False) for m in usual] + [(m, True) for m in own if full and n_lanes >= 8]
-        mapped = {(m, False) for m in ((2, 3, *range(8, 17)) if bytes_ else (2, 3, 5))}
+        mapped = {(m, False) for m in ((2, 3, *range(8, 16)) if bytes_ else (2, 3, 5))}
         mapped |= {(6, False)} if not full else set()
         mapped |= {(m, True) for m in own} if not bytes_ else set()
         longer = {(m, False): (above, False) for m, above in LONGER.items() if full}
@@ -398,15 +395,15 @@ def _stepped(weights: list[int], inputs: Sequence[int], g: int) -> list[int]:
 
 
 class Mixer:
-    def __init__(self, first: list[int], n_sets: int) -> None:
-        self.first, self.n_sets = first, n_sets
+    def __init__(self, first: list[int], n_sets: int, final_sets: tuple[int, ...]) -> None:
+        self.first, self.n_sets, self.final_sets = first, n_sets, final_sets
         self.sets: list[dict[int, tuple[list[int], int]]] = [{} for _ in range(n_sets)]
-        self.finals: list[dict[int, list[int]]] = [{} for _ in range(min(4, n_sets))]
+        self.finals: list[dict[int, list[int]]] = [{} for _ in final_sets]
 
     def mix(self, inputs: list[int], rows: list[int]) -> tuple[int, list[int], list[int]]:
         """The log-odds of all, of each row of final weights, and of each set."""
         xs = [self._dot(of.get(at, (self.first, 0))[0], inputs) for of, at in zip(self.sets, rows, strict=True)]
-        finals = [self._dot(self._final(of, at), xs) for of, at in zip(self.finals, rows, strict=False)]
+        finals = [self._dot(self._final(of, rows[s]), xs) for of, s in zip(self.finals, self.final_sets, strict=True)]
         return sum(finals) // len(finals), finals, xs
 
     def _final(self, of: dict[int, list[int]], row: int) -> list[int]:
@@ -417,11 +414,12 @@ class Mixer:
         return limit((sum(map(mul, weights, inputs)) + (1 << 15)) >> 16)
 
     def learn(self, inputs: list[int], rows: list[int], finals: list[int], xs: list[int], bit: int) -> None:
-        for of, at, x in zip(self.finals, rows, finals, strict=False):
+        for of, s, x in zip(self.finals, self.final_sets, finals, strict=True):
+            at = rows[s]
             of[at] = _stepped(self._final(of, at), xs, (16 * (target(bit) - squash(x))) >> 14)
         for of, at, x_s in zip(self.sets, rows, xs, strict=True):
             weights, j = of.get(at, (self.first, 0))
-            g = ((32 + 128000 // (400 + j)) * (target(bit) - squash(x_s))) >> 14
+            g = ((20 + 160000 // (400 + j)) * (target(bit) - squash(x_s))) >> 14
             of[at] = _stepped(weights, inputs, g), min(j + 1, 65535)
 
 
@@ -431,18 +429,17 @@ class Online:
     def __init__(self, level: str, depth: int, n: int, n_lanes: int, kind: int = 5) -> None:
         full, bytes_ = level == "full", depth == 8
         self.depth, self.n, self.n_lanes, self.kind, self.bytes = depth, n, n_lanes, kind, bytes_
-        pairs: dict[tuple[int, int], int] = {}
-        self.histories = [History(bytes_, pairs) for _ in range(n_lanes)]
+        self.histories = [History(bytes_) for _ in range(n_lanes)]
         self.counters = Counters(full, bytes_, n_lanes, n * depth)
         self.runs = Runs(full, bytes_, n)
         lengths = ((8, 20) if bytes_ else (3, 8)) if full else (6,)
         self.matches = [Match(length, n, n_lanes) for length in lengths]
-        fresh = self.counters.find(self.counters.bases(dict.fromkeys(range(17), 0), 0), 1)
+        fresh = self.counters.find(self.counters.bases(dict.fromkeys(range(16), 0), 0), 1)
         before = len(self.counters.inputs(fresh))
         n_inputs = before + 2 + len(lengths) + len(self.runs.models) + 1
         first = [2184] * n_inputs
         first[before], first[-1] = 20000 if kind == 5 else 0, 0
-        self.mixer = Mixer(first, 9 if full else 4)
+        self.mixer = Mixer(first, 9, (0, 1, 2, 3)) if full else Mixer(first, 4, (2,))
         self.refining = ((2, 3, 9) if bytes_ else (2, 3, 4)) if full else ()
         self.given, self.refined = Refined(), [Refined() for _ in range(3 + len(self.refining))]
 
@@ -486,7 +483,7 @@ class Step:
     def predict(self, f: int, d: int) -> int:
         state, node, depth = self.state, self.node, self.state.depth
         self.z = z = logit(f) if state.kind == 5 else 0
-        e1 = self.e1
+        e1, e2 = self.e1, self.e2
         y1 = (256 * node + e1) % (1 << 16) if state.bytes else fold(C, node, e1) >> 48
         self.found = state.counters.find(self.bases, node)
         self.of_matches = [match.row(self.lane, state.histories, node, d, depth) for match in state.matches]
@@ -502,7 +499,8 @@ class Step:
         kind = 1 + 2 * min(7, abs(best[1]) >> 12) + best[0] % 2 if best else 0
         self._rows(kind, d)
         self.x, self.finals, self.xs = state.mixer.mix(self.inputs, self.rows)
-        y3 = 256 * clip((z + (1 << 15)) >> 10, 0, 63) + node % 256
+        in_stages = 256 * clip((z + (1 << 15)) >> 10, 0, 63) + node % 256
+        y3 = in_stages if state.refining else fold(C, node, e1, e2) >> 48
         self.contexts = y1, 256 * kind + node % 256, y3, *(fold(base, node) >> 48 for base in self.refining)
         refinements = sum(map(lambda table, context: table.get(self.x, context), state.refined, self.contexts))
         share = 2 if state.refining else 1

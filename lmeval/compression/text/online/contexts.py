@@ -10,15 +10,14 @@ from lmeval.compute.compiled import Int, compiled
 
 CHARACTERS = 10  # longest order, in characters
 TOKENS = 4  # longest order, in tokens
-N_CONTEXTS = 17
+N_CONTEXTS = 16
 COLUMNS = 255
 
 
 class Text(NamedTuple):
     """What a lane's bytes so far amount to: hashes of the present word and of the two before, the word's length; the steps
     at which this line and the one before began (-1: none), the line's indentation, whether it still goes on; the bytes of a
-    character that is not complete; the last three bytes that followed each byte; and, of all lanes
-    together, 1 + the last byte that followed each pair of bytes (0: none)."""
+    character that is not complete; the last three bytes that followed each byte."""
 
     word: UInt64[np.ndarray, " lanes"]
     word_before: UInt64[np.ndarray, " lanes"]
@@ -30,7 +29,6 @@ class Text(NamedTuple):
     indenting: Int64[np.ndarray, " lanes"]
     partial: Int64[np.ndarray, " lanes"]
     followers: Int64[np.ndarray, "lanes 256"]
-    pairs: Int64[np.ndarray, " 65536"]
 
 
 def open_text(n_lanes: int) -> Text:
@@ -41,8 +39,7 @@ def open_text(n_lanes: int) -> Text:
     indenting += 1
     word, word_before, word_second = (np.zeros(n_lanes, dtype=np.uint64) for _ in range(3))
     followers = np.zeros((n_lanes, 256), dtype=np.int64)
-    pairs = np.zeros(1 << 16, dtype=np.int64)
-    return Text(word, word_before, word_second, letters, line, line_before, indent, indenting, partial, followers, pairs)
+    return Text(word, word_before, word_second, letters, line, line_before, indent, indenting, partial, followers)
 
 
 @compiled
@@ -74,8 +71,6 @@ def read_byte(text: Text, ids: Int64[np.ndarray, " tokens"], step: int, n_lanes:
     if step > 1:
         before = ids[(step - 2) * n_lanes + lane]
         text.followers[lane, before] = ((text.followers[lane, before] << 8) | byte) & 0xFFFFFF
-        if step > 2:
-            text.pairs[ids[(step - 3) * n_lanes + lane] << 8 | before] = byte + 1
     text.partial[lane] = _partial(ids, step, n_lanes, lane)
 
 
@@ -120,9 +115,6 @@ def byte_contexts(
     hashes[11] = fold(np.uint64(above), column)
     hashes[12] = fold(fold(text.word[lane], text.indent[lane]), last)
     hashes[13] = fold(np.uint64(last), text.followers[lane, last - 1] if last else np.int64(0))
-    second_last = symbol(ids, step - 2, n_lanes, lane)
-    follower = text.pairs[(second_last - 1) << 8 | (last - 1)] if second_last else np.int64(0)
-    hashes[16] = fold(fold(np.uint64(last), second_last), follower)
 
 
 @compiled

@@ -15,7 +15,6 @@ from lmeval.compute.compiled import Int, compiled
 
 WEIGHT_LIMIT = 1 << 23  # weights are in units of 2^-16
 SLOW = 400  # uses after which the falling part of a rate has halved
-FINALS = 4  # sets whose contexts choose final weights
 STAGES = 33  # of a refining map: log-odds from -8 to 8 nats in halves
 _STAGE_BITS = 11
 _STAGE_LIMIT = 16 << _STAGE_BITS
@@ -23,13 +22,14 @@ _STAGE_LIMIT = 16 << _STAGE_BITS
 
 class Mixer(NamedTuple):
     """`weights` of all sets one below the other, each beginning at `first`; how often each row was used; `final` weights of
-    the sets' predictions, for each of the first sets and its rows. Of the decision in hand, for each lane: the inputs, the
-    row of each set, log-odds and probability of each set's prediction, the probability that each of the final ones comes to,
-    log-odds and probability of all together."""
+    the sets' predictions, for each of the sets `finals` and its rows. Of the decision in hand, for each lane: the inputs,
+    the row of each set, log-odds and probability of each set's prediction, the probability that each of the final ones
+    comes to, log-odds and probability of all together."""
 
     weights: Int32[np.ndarray, "rows inputs"]
     used: Int32[np.ndarray, " rows"]
     first: Int64[np.ndarray, " sets"]
+    finals: Int64[np.ndarray, " finals"]
     final: Int32[np.ndarray, "finals rows sets"]
     inputs: Int32[np.ndarray, "lanes inputs"]
     row: Int64[np.ndarray, "lanes sets"]
@@ -48,13 +48,17 @@ class Rates(NamedTuple):
     final: int
 
 
-def open_mixer(first_weights: Int64[np.ndarray, " inputs"], set_sizes: list[int], n_sets: int, n_lanes: int) -> Mixer:
-    """All of the first `n_sets` sets begin with the same weights (2^-16) and count alike; the others are idle."""
-    n_rows, n_finals = sum(set_sizes[:n_sets]), min(FINALS, n_sets)
+def open_mixer(
+    first_weights: Int64[np.ndarray, " inputs"], set_sizes: list[int], n_sets: int, finals: list[int], n_lanes: int
+) -> Mixer:
+    """All of the first `n_sets` sets begin with the same weights (2^-16) and count alike; the others are idle. The rows of
+    the sets `finals` choose final weights as well."""
+    n_rows, n_finals = sum(set_sizes[:n_sets]), len(finals)
     return Mixer(
         np.tile(first_weights.astype(np.int32), (n_rows, 1)),
         np.zeros(n_rows, dtype=np.int32),
         np.cumsum([0, *set_sizes[:-1]]).astype(np.int64),
+        np.array(finals, dtype=np.int64),
         np.full((n_finals, max(set_sizes), n_sets), (1 << 16) // n_sets, dtype=np.int32),
         np.zeros((n_lanes, len(first_weights)), dtype=np.int32),
         np.zeros((n_lanes, len(set_sizes)), dtype=np.int64),
@@ -82,11 +86,17 @@ def mix(mixer: Mixer, lookup: Tables, n_active: int) -> None:
 
 
 @compiled
+def _final_row(mixer: Mixer, k: int, lane: int) -> Int:
+    """The row of the final weights `k`."""
+    return mixer.row[lane, mixer.finals[k]] - mixer.first[mixer.finals[k]]
+
+
+@compiled
 def _mix_finally(mixer: Mixer, squashed: Int32[np.ndarray, " n"], lane: int) -> None:
     """The second layer of one lane."""
     n_finals, total = mixer.final.shape[0], np.int64(0)
     for k in range(n_finals):
-        row, log_odds = mixer.row[lane, k] - mixer.first[k], np.int64(1 << 15)
+        row, log_odds = _final_row(mixer, k, lane), np.int64(1 << 15)
         for s in range(mixer.log_odds.shape[1]):
             log_odds += np.int64(mixer.final[k, row, s]) * mixer.log_odds[lane, s]
         log_odds = limited(log_odds >> 16)
@@ -117,7 +127,7 @@ def learn_weights(mixer: Mixer, rates: Rates, bits: Int64[np.ndarray, " lanes"],
 def _learn_finally(mixer: Mixer, rate: int, target: int, lane: int) -> None:
     """The second layer of one lane learns: each row from what it came to itself."""
     for k in range(mixer.final.shape[0]):
-        row = mixer.row[lane, k] - mixer.first[k]
+        row = _final_row(mixer, k, lane)
         step = ((target - mixer.finally_predicted[lane, k]) * rate) >> 14
         for s in range(mixer.log_odds.shape[1]):
             moved = mixer.final[k, row, s] + ((mixer.log_odds[lane, s] * step + (1 << 17)) >> 18)

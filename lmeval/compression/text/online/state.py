@@ -95,7 +95,7 @@ def open_state(recipe: Recipe, depth: int, n_tokens: int, n_lanes: int, *, use_m
         ),
         runs=runs.open_runs(list(recipe.runs), recipe.run_bits(n_tokens), n_lanes),
         matches=matches.open_matches(depth, list(recipe.match_lengths), recipe.match_bits(n_tokens), n_lanes),
-        mixer=mixing.open_mixer(first, list(SET_SIZES), recipe.n_sets, n_lanes),
+        mixer=mixing.open_mixer(first, list(SET_SIZES), recipe.n_sets, list(recipe.finals), n_lanes),
         refiner=mixing.open_refiner(_REFINED + len(recipe.refined), _HASHED, n_lanes, lookup),
     )
 
@@ -104,14 +104,13 @@ def open_state(recipe: Recipe, depth: int, n_tokens: int, n_lanes: int, *, use_m
 def begin_step(state: State, step: int, n_active: int) -> None:
     """Compute the contexts of every lane's symbol at a step, from the symbols before it."""
     ids, n_lanes = state.ids, state.n_lanes
-    if step and state.depth == BYTE_DEPTH:
-        for lane in range(n_lanes):
-            contexts.read_byte(state.text, ids, step, n_lanes, lane)
     for lane in range(n_active):
         state.node[lane] = 1
         state.last[lane] = contexts.symbol(ids, step - 1, n_lanes, lane) & 255
         state.second[lane] = contexts.symbol(ids, step - 2, n_lanes, lane) & 255
         if state.depth == BYTE_DEPTH:
+            if step:
+                contexts.read_byte(state.text, ids, step, n_lanes, lane)
             contexts.byte_contexts(state.text, ids, step, n_lanes, lane, state.found)
         else:
             contexts.token_contexts(ids, step, n_lanes, lane, state.found)
@@ -161,12 +160,15 @@ def _refine(state: State, adapted: Int32[np.ndarray, " active"]) -> None:
     """What was mixed, averaged with what the maps make of it: it counts as one of them, or as two where there are six."""
     refiner, share = state.refiner, 2 if len(state.refined) else 1
     for lane in range(len(adapted)):
-        node, log_odds = state.node[lane], state.mixer.total[lane]
+        node, last, log_odds = state.node[lane], state.last[lane], state.mixer.total[lane]
+        if len(state.refined):  # the language model's log-odds in stages
+            third = min(max((state.model[lane] + (1 << 15)) >> 10, 0), 63) << 8 | node & 255
+        else:
+            third = np.int64(fold(fold(fold(_SALT, node), last), state.second[lane]) >> np.uint64(48))
         total = share * state.mixer.mixed[lane]
-        total += mixing.refine(refiner, log_odds, np.int64(1), _place(state.depth, node, state.last[lane]), lane)
+        total += mixing.refine(refiner, log_odds, np.int64(1), _place(state.depth, node, last), lane)
         total += mixing.refine(refiner, log_odds, np.int64(2), state.matches.strongest[lane] << 8 | node & 255, lane)
-        said = min(max((state.model[lane] + (1 << 15)) >> 10, 0), 63)  # by the language model
-        total += mixing.refine(refiner, log_odds, np.int64(3), said << 8 | node & 255, lane)
+        total += mixing.refine(refiner, log_odds, np.int64(3), third, lane)
         for k in range(len(state.refined)):
             hashed = np.int64(fold(state.hashed[lane, k], node) >> np.uint64(48))
             total += mixing.refine(refiner, log_odds, np.int64(4 + k), hashed, lane)
