@@ -94,8 +94,8 @@ def look_up(
     cells, novel, longer, mapped = counters.cells, counters.novel, counters.longer, counters.mapped
     middle, tail, maps = lookup.middle, lookup.tail, counters.maps
     n_contexts = base.shape[1]
+    _find(counters, base, node, n_active)
     for lane in range(n_active):
-        _find(counters, base, node[lane], lane)
         before, alike, following = 0, 0, n_contexts
         for c in range(n_contexts):
             place = counters.place[lane, c]
@@ -120,18 +120,22 @@ def look_up(
 
 
 @compiled
-def _find(counters: Counters, base: UInt64[np.ndarray, "lanes contexts"], node: int, lane: int) -> None:
-    """Places and checks of a lane's cells: all at once, so that memory is asked for the next before the last has come."""
-    cells, mask = counters.cells, np.int64(len(counters.cells) - 1)
-    for c in range(base.shape[1]):
-        hashed = (base[lane, c] + np.uint64(node) * _NODE) * _SPREAD
-        check = np.int64((hashed >> _CHECK_SHIFT) & _CHECK_BITS)
-        place = np.int64(hashed >> _PLACE_SHIFT) & mask
-        if cells[place] >> 40 != check:
-            other = cells[place ^ 1]
-            if other >> 40 == check or (other >> 8 & 1023) < (cells[place] >> 8 & 1023):
-                place ^= 1
-        counters.place[lane, c], counters.check[lane, c] = place, check
+def _find(
+    counters: Counters, base: UInt64[np.ndarray, "lanes contexts"], node: Int64[np.ndarray, " lanes"], n_active: int
+) -> None:
+    """Places and checks of all cells: at once, so that memory is asked for the next before the last has come."""
+    cells, mask, places, checks = counters.cells, np.int64(len(counters.cells) - 1), counters.place, counters.check
+    for lane in range(n_active):
+        salt = np.uint64(node[lane]) * _NODE
+        for c in range(base.shape[1]):
+            hashed = (base[lane, c] + salt) * _SPREAD
+            check = np.int64((hashed >> _CHECK_SHIFT) & _CHECK_BITS)
+            place = np.int64(hashed >> _PLACE_SHIFT) & mask
+            if cells[place] >> 40 != check:
+                other = cells[place ^ 1]
+                if other >> 40 == check or (other >> 8 & 1023) < (cells[place] >> 8 & 1023):
+                    place ^= 1
+            places[lane, c], checks[lane, c] = place, check
 
 
 @compiled

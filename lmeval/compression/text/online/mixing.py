@@ -82,37 +82,33 @@ def mix(mixer: Mixer, lookup: Tables, n_active: int) -> None:
             log_odds = limited(log_odds >> 16)
             mixer.log_odds[lane, s] = log_odds
             mixer.predicted[lane, s] = squash(log_odds, squashed)
-        _mix_finally(mixer, squashed, lane)
+    _mix_finally(mixer, squashed, n_active)
 
 
 @compiled
-def _final_row(mixer: Mixer, k: int, lane: int) -> Int:
-    """The row of the final weights `k`."""
-    return mixer.row[lane, mixer.finals[k]] - mixer.first[mixer.finals[k]]
-
-
-@compiled
-def _mix_finally(mixer: Mixer, squashed: Int32[np.ndarray, " n"], lane: int) -> None:
-    """The second layer of one lane."""
-    n_finals, total = mixer.final.shape[0], np.int64(0)
-    for k in range(n_finals):
-        row, log_odds = _final_row(mixer, k, lane), np.int64(1 << 15)
-        for s in range(mixer.log_odds.shape[1]):
-            log_odds += np.int64(mixer.final[k, row, s]) * mixer.log_odds[lane, s]
-        log_odds = limited(log_odds >> 16)
-        mixer.finally_predicted[lane, k] = squash(log_odds, squashed)
-        total += log_odds
-    mixer.total[lane] = total // n_finals
-    mixer.mixed[lane] = squash(mixer.total[lane], squashed)
+def _mix_finally(mixer: Mixer, squashed: Int32[np.ndarray, " n"], n_active: int) -> None:
+    """The second layer. It goes over the lanes itself, as `_learn_finally` does: to hand a mixer on costs time."""
+    finals, final, n_finals = mixer.finals, mixer.final, len(mixer.finals)
+    for lane in range(n_active):
+        total = np.int64(0)
+        for k in range(n_finals):
+            row, log_odds = mixer.row[lane, finals[k]] - mixer.first[finals[k]], np.int64(1 << 15)
+            for s in range(mixer.log_odds.shape[1]):
+                log_odds += np.int64(final[k, row, s]) * mixer.log_odds[lane, s]
+            log_odds = limited(log_odds >> 16)
+            mixer.finally_predicted[lane, k] = squash(log_odds, squashed)
+            total += log_odds
+        mixer.total[lane] = total // n_finals
+        mixer.mixed[lane] = squash(mixer.total[lane], squashed)
 
 
 @compiled
 def learn_weights(mixer: Mixer, rates: Rates, bits: Int64[np.ndarray, " lanes"], n_active: int) -> None:
     """Move the weights that `mix` used towards what would have predicted the bits better."""
+    _learn_finally(mixer, rates.final, bits, n_active)
     inputs, weights, uses = mixer.inputs, mixer.weights, mixer.used
     for lane in range(n_active):
         target = ONE - 1 if bits[lane] else 0
-        _learn_finally(mixer, rates.final, target, lane)
         for s in range(mixer.log_odds.shape[1]):
             row = mixer.row[lane, s]
             used = np.int64(uses[row])
@@ -124,14 +120,17 @@ def learn_weights(mixer: Mixer, rates: Rates, bits: Int64[np.ndarray, " lanes"],
 
 
 @compiled
-def _learn_finally(mixer: Mixer, rate: int, target: int, lane: int) -> None:
-    """The second layer of one lane learns: each row from what it came to itself."""
-    for k in range(mixer.final.shape[0]):
-        row = _final_row(mixer, k, lane)
-        step = ((target - mixer.finally_predicted[lane, k]) * rate) >> 14
-        for s in range(mixer.log_odds.shape[1]):
-            moved = mixer.final[k, row, s] + ((mixer.log_odds[lane, s] * step + (1 << 17)) >> 18)
-            mixer.final[k, row, s] = min(max(moved, -WEIGHT_LIMIT), WEIGHT_LIMIT)
+def _learn_finally(mixer: Mixer, rate: int, bits: Int64[np.ndarray, " lanes"], n_active: int) -> None:
+    """The second layer learns: each row from what it came to itself."""
+    finals, final = mixer.finals, mixer.final
+    for lane in range(n_active):
+        target = ONE - 1 if bits[lane] else 0
+        for k in range(len(finals)):
+            row = mixer.row[lane, finals[k]] - mixer.first[finals[k]]
+            step = ((target - mixer.finally_predicted[lane, k]) * rate) >> 14
+            for s in range(mixer.log_odds.shape[1]):
+                moved = final[k, row, s] + ((mixer.log_odds[lane, s] * step + (1 << 17)) >> 18)
+                final[k, row, s] = min(max(moved, -WEIGHT_LIMIT), WEIGHT_LIMIT)
 
 
 class Refiner(NamedTuple):
