@@ -45,7 +45,7 @@ from lmeval.data.documents import python_manual
 from lmeval.models import CausalLM, load_model
 from lmeval.models.spelling import ByteTokens, decode_bytes, encode_bytes
 
-LAYOUT = range(8, 14)  # contexts of words, lines and columns (FORMAT.md, section 8)
+LAYOUT = range(8, 16)  # contexts of words, lines and columns (FORMAT.md, section 8)
 
 
 class Sample(NamedTuple):

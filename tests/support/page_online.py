@@ -103,7 +103,7 @@ class History:
 
     def __init__(self, bytes_: bool) -> None:
         self.bytes, self.ids = bytes_, []
-        self.word = self.last_word = self.letters = self.indentation = 0
+        self.word = self.last_word = self.last_but_one = self.letters = self.indentation = 0
         self.line, self.line_before = 0, -1
         self.followers: dict[int, int] = {}
 
@@ -125,7 +125,8 @@ class History:
             small = x + 32 if x < 91 else x
             self.word, self.letters = fold(self.word, small + 1), self.letters + 1
         else:
-            self.last_word = self.word if self.letters else self.last_word
+            if self.letters:
+                self.last_word, self.last_but_one = self.word, self.last_word
             self.word = self.letters = 0
         if x == 10:
             self.line, self.line_before, self.indentation = len(self.ids) + 1, self.line, 0
@@ -173,6 +174,8 @@ class History:
         c[11] = fold(above, min(255, t - self.line))
         c[12] = fold(self.word, self.indentation, self.back(1))
         c[13] = fold(self.back(1), self.followers.get(self.ids[-1], 0) if self.ids else 0)
+        c[14] = fold(self.word, u, self.last_but_one >> 8)
+        c[15] = fold(c[10], self.last_but_one >> 8)
         return c
 
 
@@ -181,19 +184,23 @@ class Cell:
         self.check, self.p, self.k, self.history, self.second, self.k_second = check, ONE // 2, 0, 0, ONE // 2, 0
 
 
+def base_of(c: dict[int, int], m: int) -> int:
+    return fold(c[m] ^ C, m)
+
+
 class Counters:
     """One lane's contexts at one step are `bases`; what a decision finds there is a list of `Found`."""
 
     def __init__(self, full: bool, bytes_: bool, n_lanes: int, decisions: int) -> None:
         usual = {
-            (True, True): (*range(5), 6, 7, *range(8, 14)),
+            (True, True): (*range(5), 6, 7, *range(8, 16)),
             (True, False): (*range(5), 6, 9),
             (False, True): range(6),
             (False, False): range(4),
         }[bytes_, full]
         own = (2, 4) if bytes_ else (1, 2)
         self.contexts = [(m, False) for m in usual] + [(m, True) for m in own if full and n_lanes >= 8]
-        mapped = {(m, False) for m in ((2, 3, *range(8, 14)) if bytes_ else (2, 3, 5))}
+        mapped = {(m, False) for m in ((2, 3, *range(8, 16)) if bytes_ else (2, 3, 5))}
         mapped |= {(6, False)} if not full else set()
         mapped |= {(m, True) for m in own} if not bytes_ else set()
         longer = {(m, False): (above, False) for m, above in LONGER.items() if full}
@@ -205,7 +212,7 @@ class Counters:
         self.cells: dict[int, Cell] = {}
 
     def bases(self, c: dict[int, int], lane: int) -> list[int]:
-        return [fold(fold(c[m] ^ C, m), *([lane + 1] if own else [])) for m, own in self.contexts]
+        return [fold(base_of(c, m), *([lane + 1] if own else [])) for m, own in self.contexts]
 
     def cell(self, at: int) -> Cell:
         return self.cells[at] if at in self.cells else Cell()
@@ -283,7 +290,7 @@ class Runs:
         self.cells: dict[int, tuple[int, int, int, int]] = {}  # check, flag, length, symbol
 
     def places(self, c: dict[int, int]) -> list[tuple[int, int]]:
-        bases = [fold(c[m] ^ C, m) for m in self.models]
+        bases = [base_of(c, m) for m in self.models]
         return [((b >> 32) % self.size, (b >> 8) % (1 << 16)) for b in bases]
 
     def rows(self, places: list[tuple[int, int]], node: int, d: int, depth: int) -> list[int | None]:
@@ -388,27 +395,31 @@ def _stepped(weights: list[int], inputs: Sequence[int], g: int) -> list[int]:
 
 
 class Mixer:
-    def __init__(self, first: list[int], n_sets: int) -> None:
-        self.first, self.n_sets = first, n_sets
+    def __init__(self, first: list[int], n_sets: int, final_sets: tuple[int, ...]) -> None:
+        self.first, self.n_sets, self.final_sets = first, n_sets, final_sets
         self.sets: list[dict[int, tuple[list[int], int]]] = [{} for _ in range(n_sets)]
-        self.final: dict[int, list[int]] = {}
+        self.finals: list[dict[int, list[int]]] = [{} for _ in final_sets]
 
-    def mix(self, inputs: list[int], rows: list[int], row: int) -> tuple[int, list[int]]:
+    def mix(self, inputs: list[int], rows: list[int]) -> tuple[int, list[int], list[int]]:
+        """The log-odds of all, of each row of final weights, and of each set."""
         xs = [self._dot(of.get(at, (self.first, 0))[0], inputs) for of, at in zip(self.sets, rows, strict=True)]
-        return self._dot(self._final(row), xs), xs
+        finals = [self._dot(self._final(of, rows[s]), xs) for of, s in zip(self.finals, self.final_sets, strict=True)]
+        return sum(finals) // len(finals), finals, xs
 
-    def _final(self, row: int) -> list[int]:
-        return self.final.get(row, [(1 << 16) // self.n_sets] * self.n_sets)
+    def _final(self, of: dict[int, list[int]], row: int) -> list[int]:
+        return of.get(row, [(1 << 16) // self.n_sets] * self.n_sets)
 
     @staticmethod
     def _dot(weights: list[int], inputs: list[int]) -> int:
         return limit((sum(map(mul, weights, inputs)) + (1 << 15)) >> 16)
 
-    def learn(self, inputs: list[int], rows: list[int], row: int, x: int, xs: list[int], bit: int) -> None:
-        self.final[row] = _stepped(self._final(row), xs, (16 * (target(bit) - squash(x))) >> 14)
+    def learn(self, inputs: list[int], rows: list[int], finals: list[int], xs: list[int], bit: int) -> None:
+        for of, s, x in zip(self.finals, self.final_sets, finals, strict=True):
+            at = rows[s]
+            of[at] = _stepped(self._final(of, at), xs, (16 * (target(bit) - squash(x))) >> 14)
         for of, at, x_s in zip(self.sets, rows, xs, strict=True):
             weights, j = of.get(at, (self.first, 0))
-            g = ((32 + 128000 // (400 + j)) * (target(bit) - squash(x_s))) >> 14
+            g = ((20 + 160000 // (400 + j)) * (target(bit) - squash(x_s))) >> 14
             of[at] = _stepped(weights, inputs, g), min(j + 1, 65535)
 
 
@@ -423,13 +434,14 @@ class Online:
         self.runs = Runs(full, bytes_, n)
         lengths = ((8, 20) if bytes_ else (3, 8)) if full else (6,)
         self.matches = [Match(length, n, n_lanes) for length in lengths]
-        fresh = self.counters.find(self.counters.bases(dict.fromkeys(range(14), 0), 0), 1)
+        fresh = self.counters.find(self.counters.bases(dict.fromkeys(range(16), 0), 0), 1)
         before = len(self.counters.inputs(fresh))
         n_inputs = before + 2 + len(lengths) + len(self.runs.models) + 1
         first = [2184] * n_inputs
         first[before], first[-1] = 20000 if kind == 5 else 0, 0
-        self.mixer = Mixer(first, 9 if full else 4)
-        self.given, self.refined = Refined(), [Refined(), Refined(), Refined()]
+        self.mixer = Mixer(first, 9, (0, 1, 2, 3)) if full else Mixer(first, 4, (2,))
+        self.refining = ((2, 3, 9) if bytes_ else (2, 3, 4)) if full else ()
+        self.given, self.refined = Refined(), [Refined() for _ in range(3 + len(self.refining))]
 
     def code(
         self, frequencies: Callable[[int, int], list[int]], decide: Callable[[int, int, list[int]], list[int]]
@@ -462,6 +474,7 @@ class Step:
     def __init__(self, state: Online, lane: int) -> None:
         self.state, self.lane, self.node, self.history = state, lane, 1, state.histories[lane]
         c = self.history.contexts()
+        self.refining = [base_of(c, m) for m in state.refining]
         self.bases, self.places = state.counters.bases(c, lane), state.runs.places(c)
         self.hashes = [match.find(lane, state.histories) for match in state.matches]
         self.e1, self.e2 = self.history.back(1) % 256, self.history.back(2) % 256
@@ -485,10 +498,13 @@ class Step:
         best = next(((row, x) for row, x in zip(self.of_matches, matched, strict=True) if row is not None), None)
         kind = 1 + 2 * min(7, abs(best[1]) >> 12) + best[0] % 2 if best else 0
         self._rows(kind, d)
-        self.x, self.xs = state.mixer.mix(self.inputs, self.rows, self.final)
-        self.contexts = y1, fold(C, node, e1, e2) >> 48, 256 * kind + node % 256
+        self.x, self.finals, self.xs = state.mixer.mix(self.inputs, self.rows)
+        in_stages = 256 * clip((z + (1 << 15)) >> 10, 0, 63) + node % 256
+        y3 = in_stages if state.refining else fold(C, node, e1, e2) >> 48
+        self.contexts = y1, 256 * kind + node % 256, y3, *(fold(base, node) >> 48 for base in self.refining)
         refinements = sum(map(lambda table, context: table.get(self.x, context), state.refined, self.contexts))
-        return clip((squash(self.x) + refinements) >> 2, 1, ONE - 1)
+        share = 2 if state.refining else 1
+        return clip((share * squash(self.x) + refinements) >> (1 + share), 1, ONE - 1)
 
     def _rows(self, kind: int, d: int) -> None:
         orders = [self.found[i] for i in self.state.counters.orders]
@@ -505,7 +521,7 @@ class Step:
             8 * min(self.w, 15) + d7,
             16 * o + same,
         ]
-        self.rows, self.final = rows[: self.state.mixer.n_sets], 16 * o + v
+        self.rows = rows[: self.state.mixer.n_sets]
 
     def learn(self, bit: int) -> None:
         state = self.state
@@ -517,7 +533,7 @@ class Step:
         state.given.learn(*self.given, bit)
         for table, context in zip(state.refined, self.contexts, strict=True):
             table.learn(self.x, context, bit)
-        state.mixer.learn(self.inputs, self.rows, self.final, self.x, self.xs, bit)
+        state.mixer.learn(self.inputs, self.rows, self.finals, self.xs, bit)
         self.node = 2 * self.node + bit
         if self.node >> state.depth:
             state.runs.enter(self.places, self.node - (1 << state.depth))

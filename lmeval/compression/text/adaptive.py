@@ -17,7 +17,8 @@ from jaxtyping import Int, Int32, Int64
 from lmeval.compression.text.online.recipes import recipe_for
 from lmeval.compression.text.online.state import State, decide_step, learn_step, open_state, run_steps
 
-FIXED_BYTES = 40 << 20  # mostly maps that refine what the mixer gives
+FIXED_BYTES = 40 << 20  # mostly four maps that refine what the mixer is given and what it gives
+REFINED_BYTES = 9 << 20  # of each further one
 LANE_BYTES = 4096
 _STEPS_AT_ONCE = 64  # between two calls of `progress`
 
@@ -38,9 +39,14 @@ def open_adaptive(level: str, depth: int, n_tokens: int, n_lanes: int, *, use_mo
 
 
 def memory_bytes(level: str, depth: int, n_tokens: int, n_lanes: int = 1) -> int:
-    """Memory of the online models of a block, in bytes, at most: 340 million for the largest block that there is."""
+    """Memory of the online models of a block, in bytes, at most: 370 million for the largest block that there is."""
     recipe = recipe_for(level, depth, n_lanes)
-    tables = (12 << recipe.size_bits(depth, n_tokens)) + recipe.table_bytes(n_tokens) + FIXED_BYTES
+    tables = (
+        (12 << recipe.size_bits(depth, n_tokens))
+        + recipe.table_bytes(n_tokens)
+        + FIXED_BYTES
+        + REFINED_BYTES * len(recipe.refined)
+    )
     return tables + 8 * n_tokens + LANE_BYTES * n_lanes
 
 

@@ -10,17 +10,18 @@ from lmeval.compute.compiled import Int, compiled
 
 CHARACTERS = 10  # longest order, in characters
 TOKENS = 4  # longest order, in tokens
-N_CONTEXTS = 14
+N_CONTEXTS = 16
 COLUMNS = 255
 
 
 class Text(NamedTuple):
-    """What a lane's bytes so far amount to: hashes of the present word and of the one before, the word's length; the steps
+    """What a lane's bytes so far amount to: hashes of the present word and of the two before, the word's length; the steps
     at which this line and the one before began (-1: none), the line's indentation, whether it still goes on; the bytes of a
     character that is not complete; the last three bytes that followed each byte."""
 
     word: UInt64[np.ndarray, " lanes"]
     word_before: UInt64[np.ndarray, " lanes"]
+    word_second: UInt64[np.ndarray, " lanes"]
     letters: Int64[np.ndarray, " lanes"]
     line: Int64[np.ndarray, " lanes"]
     line_before: Int64[np.ndarray, " lanes"]
@@ -36,9 +37,9 @@ def open_text(n_lanes: int) -> Text:
     letters, line, line_before, indent, indenting, partial = numbers
     line_before -= 1
     indenting += 1
-    words = [np.zeros(n_lanes, dtype=np.uint64) for _ in range(2)]
+    word, word_before, word_second = (np.zeros(n_lanes, dtype=np.uint64) for _ in range(3))
     followers = np.zeros((n_lanes, 256), dtype=np.int64)
-    return Text(words[0], words[1], letters, line, line_before, indent, indenting, partial, followers)
+    return Text(word, word_before, word_second, letters, line, line_before, indent, indenting, partial, followers)
 
 
 @compiled
@@ -56,6 +57,7 @@ def read_byte(text: Text, ids: Int64[np.ndarray, " tokens"], step: int, n_lanes:
         text.word[lane] = fold(text.word[lane], small + 1)
         text.letters[lane] += 1
     elif text.letters[lane]:
+        text.word_second[lane] = text.word_before[lane]
         text.word_before[lane] = text.word[lane]
         text.word[lane] = np.uint64(0)
         text.letters[lane] = 0
@@ -101,7 +103,10 @@ def byte_contexts(
     last = symbol(ids, step - 1, n_lanes, lane)
     between = np.int64(0) if text.letters[lane] else last
     hashes[9] = fold(text.word[lane], between * 4 + text.partial[lane])
-    hashes[10] = fold(fold(text.word[lane], between), np.int64(text.word_before[lane] >> np.uint64(8)))
+    word, second = fold(text.word[lane], between), np.int64(text.word_second[lane] >> np.uint64(8))
+    hashes[10] = fold(word, np.int64(text.word_before[lane] >> np.uint64(8)))
+    hashes[14] = fold(word, second)
+    hashes[15] = fold(hashes[10], second)
     column = step - text.line[lane]
     above = np.int64(0)
     if text.line_before[lane] >= 0 and text.line_before[lane] + column < text.line[lane]:

@@ -93,18 +93,13 @@ def look_up(
     before, and those of them whose history is of ones or of zeros alone."""
     cells, novel, longer, mapped = counters.cells, counters.novel, counters.longer, counters.mapped
     middle, tail, maps = lookup.middle, lookup.tail, counters.maps
-    mask, n_contexts = np.int64(len(cells) - 1), base.shape[1]
+    n_contexts = base.shape[1]
+    _find(counters, base, node, n_active)
     for lane in range(n_active):
         before, alike, following = 0, 0, n_contexts
         for c in range(n_contexts):
-            hashed = (base[lane, c] + np.uint64(node[lane]) * _NODE) * _SPREAD
-            check = np.int64((hashed >> _CHECK_SHIFT) & _CHECK_BITS)
-            place = np.int64(hashed >> _PLACE_SHIFT) & mask
-            if cells[place] >> 40 != check:
-                other = cells[place ^ 1]
-                if other >> 40 == check or (other >> 8 & 1023) < (cells[place] >> 8 & 1023):
-                    place ^= 1
-            cell = cells[place] if cells[place] >> 40 == check else 0
+            place = counters.place[lane, c]
+            cell = cells[place] if cells[place] >> 40 == counters.check[lane, c] else 0
             history, row, log_odds = cell & 255, cell & 255, 0
             if history:
                 log_odds = stretch(cell >> 18 & (ONE - 1), middle, tail)
@@ -120,9 +115,27 @@ def look_up(
             if longer[c] >= 0:
                 inputs[lane, following] = stretch(np.int64(novel[place]) >> 8, middle, tail) if history else 0
                 following += 1
-            counters.place[lane, c], counters.check[lane, c] = place, check
             counters.row[lane, c], counters.history[lane, c] = row, history
         seen[lane, 0], seen[lane, 1] = before, alike
+
+
+@compiled
+def _find(
+    counters: Counters, base: UInt64[np.ndarray, "lanes contexts"], node: Int64[np.ndarray, " lanes"], n_active: int
+) -> None:
+    """Places and checks of all cells: at once, so that memory is asked for the next before the last has come."""
+    cells, mask, places, checks = counters.cells, np.int64(len(counters.cells) - 1), counters.place, counters.check
+    for lane in range(n_active):
+        salt = np.uint64(node[lane]) * _NODE
+        for c in range(base.shape[1]):
+            hashed = (base[lane, c] + salt) * _SPREAD
+            check = np.int64((hashed >> _CHECK_SHIFT) & _CHECK_BITS)
+            place = np.int64(hashed >> _PLACE_SHIFT) & mask
+            if cells[place] >> 40 != check:
+                other = cells[place ^ 1]
+                if other >> 40 == check or (other >> 8 & 1023) < (cells[place] >> 8 & 1023):
+                    place ^= 1
+            places[lane, c], checks[lane, c] = place, check
 
 
 @compiled

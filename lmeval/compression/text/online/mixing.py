@@ -22,19 +22,20 @@ _STAGE_LIMIT = 16 << _STAGE_BITS
 
 class Mixer(NamedTuple):
     """`weights` of all sets one below the other, each beginning at `first`; how often each row was used; `final` weights of
-    the sets' predictions. Of the decision in hand, for each lane: the inputs, the row of each set, the row of the final
-    weights, log-odds and probability of each set's prediction, and of all together."""
+    the sets' predictions, for each of the sets `finals` and its rows. Of the decision in hand, for each lane: the inputs,
+    the row of each set, log-odds and probability of each set's prediction, the probability that each of the final ones
+    comes to, log-odds and probability of all together."""
 
     weights: Int32[np.ndarray, "rows inputs"]
     used: Int32[np.ndarray, " rows"]
     first: Int64[np.ndarray, " sets"]
-    final: Int32[np.ndarray, "finals sets"]
-    final_used: Int32[np.ndarray, " finals"]
+    finals: Int64[np.ndarray, " finals"]
+    final: Int32[np.ndarray, "finals rows sets"]
     inputs: Int32[np.ndarray, "lanes inputs"]
     row: Int64[np.ndarray, "lanes sets"]
-    final_row: Int64[np.ndarray, " lanes"]
     log_odds: Int64[np.ndarray, "lanes sets"]
     predicted: Int64[np.ndarray, "lanes sets"]
+    finally_predicted: Int64[np.ndarray, "lanes finals"]
     total: Int64[np.ndarray, " lanes"]
     mixed: Int64[np.ndarray, " lanes"]
 
@@ -48,21 +49,22 @@ class Rates(NamedTuple):
 
 
 def open_mixer(
-    first_weights: Int64[np.ndarray, " inputs"], set_sizes: list[int], n_sets: int, n_finals: int, n_lanes: int
+    first_weights: Int64[np.ndarray, " inputs"], set_sizes: list[int], n_sets: int, finals: list[int], n_lanes: int
 ) -> Mixer:
-    """All of the first `n_sets` sets begin with the same weights (2^-16) and count alike; the others are idle."""
-    n_rows = sum(set_sizes[:n_sets])
+    """All of the first `n_sets` sets begin with the same weights (2^-16) and count alike; the others are idle. The rows of
+    the sets `finals` choose final weights as well."""
+    n_rows, n_finals = sum(set_sizes[:n_sets]), len(finals)
     return Mixer(
         np.tile(first_weights.astype(np.int32), (n_rows, 1)),
         np.zeros(n_rows, dtype=np.int32),
         np.cumsum([0, *set_sizes[:-1]]).astype(np.int64),
-        np.full((n_finals, n_sets), (1 << 16) // n_sets, dtype=np.int32),
-        np.zeros(n_finals, dtype=np.int32),
+        np.array(finals, dtype=np.int64),
+        np.full((n_finals, max(set_sizes), n_sets), (1 << 16) // n_sets, dtype=np.int32),
         np.zeros((n_lanes, len(first_weights)), dtype=np.int32),
         np.zeros((n_lanes, len(set_sizes)), dtype=np.int64),
-        np.zeros(n_lanes, dtype=np.int64),
         np.zeros((n_lanes, n_sets), dtype=np.int64),
         np.zeros((n_lanes, n_sets), dtype=np.int64),
+        np.zeros((n_lanes, n_finals), dtype=np.int64),
         np.zeros(n_lanes, dtype=np.int64),
         np.zeros(n_lanes, dtype=np.int64),
     )
@@ -71,9 +73,8 @@ def open_mixer(
 @compiled
 def mix(mixer: Mixer, lookup: Tables, n_active: int) -> None:
     """Log-odds and probability of a 1 in every active lane, from the inputs and rows that stand there."""
-    inputs, weights, final, squashed = mixer.inputs, mixer.weights, mixer.final, lookup.squashed
+    inputs, weights, squashed = mixer.inputs, mixer.weights, lookup.squashed
     for lane in range(n_active):
-        total = np.int64(1 << 15)
         for s in range(mixer.log_odds.shape[1]):
             row, log_odds = mixer.row[lane, s], np.int64(1 << 15)
             for i in range(inputs.shape[1]):
@@ -81,22 +82,33 @@ def mix(mixer: Mixer, lookup: Tables, n_active: int) -> None:
             log_odds = limited(log_odds >> 16)
             mixer.log_odds[lane, s] = log_odds
             mixer.predicted[lane, s] = squash(log_odds, squashed)
-            total += np.int64(final[mixer.final_row[lane], s]) * log_odds
-        total = limited(total >> 16)
-        mixer.total[lane] = total
-        mixer.mixed[lane] = squash(total, squashed)
+    _mix_finally(mixer, squashed, n_active)
+
+
+@compiled
+def _mix_finally(mixer: Mixer, squashed: Int32[np.ndarray, " n"], n_active: int) -> None:
+    """The second layer. It goes over the lanes itself, as `_learn_finally` does: to hand a mixer on costs time."""
+    finals, final, n_finals = mixer.finals, mixer.final, len(mixer.finals)
+    for lane in range(n_active):
+        total = np.int64(0)
+        for k in range(n_finals):
+            row, log_odds = mixer.row[lane, finals[k]] - mixer.first[finals[k]], np.int64(1 << 15)
+            for s in range(mixer.log_odds.shape[1]):
+                log_odds += np.int64(final[k, row, s]) * mixer.log_odds[lane, s]
+            log_odds = limited(log_odds >> 16)
+            mixer.finally_predicted[lane, k] = squash(log_odds, squashed)
+            total += log_odds
+        mixer.total[lane] = total // n_finals
+        mixer.mixed[lane] = squash(mixer.total[lane], squashed)
 
 
 @compiled
 def learn_weights(mixer: Mixer, rates: Rates, bits: Int64[np.ndarray, " lanes"], n_active: int) -> None:
     """Move the weights that `mix` used towards what would have predicted the bits better."""
-    inputs, weights, final, uses = mixer.inputs, mixer.weights, mixer.final, mixer.used
+    _learn_finally(mixer, rates.final, bits, n_active)
+    inputs, weights, uses = mixer.inputs, mixer.weights, mixer.used
     for lane in range(n_active):
-        target, row = ONE - 1 if bits[lane] else 0, mixer.final_row[lane]
-        step = ((target - mixer.mixed[lane]) * rates.final) >> 14
-        for s in range(mixer.log_odds.shape[1]):
-            moved = final[row, s] + ((mixer.log_odds[lane, s] * step + (1 << 17)) >> 18)
-            final[row, s] = min(max(moved, -WEIGHT_LIMIT), WEIGHT_LIMIT)
+        target = ONE - 1 if bits[lane] else 0
         for s in range(mixer.log_odds.shape[1]):
             row = mixer.row[lane, s]
             used = np.int64(uses[row])
@@ -105,6 +117,20 @@ def learn_weights(mixer: Mixer, rates: Rates, bits: Int64[np.ndarray, " lanes"],
             for i in range(inputs.shape[1]):
                 moved = np.int64(weights[row, i]) + ((np.int64(inputs[lane, i]) * step + (1 << 17)) >> 18)
                 weights[row, i] = min(max(moved, -WEIGHT_LIMIT), WEIGHT_LIMIT)
+
+
+@compiled
+def _learn_finally(mixer: Mixer, rate: int, bits: Int64[np.ndarray, " lanes"], n_active: int) -> None:
+    """The second layer learns: each row from what it came to itself."""
+    finals, final = mixer.finals, mixer.final
+    for lane in range(n_active):
+        target = ONE - 1 if bits[lane] else 0
+        for k in range(len(finals)):
+            row = mixer.row[lane, finals[k]] - mixer.first[finals[k]]
+            step = ((target - mixer.finally_predicted[lane, k]) * rate) >> 14
+            for s in range(mixer.log_odds.shape[1]):
+                moved = final[k, row, s] + ((mixer.log_odds[lane, s] * step + (1 << 17)) >> 18)
+                final[k, row, s] = min(max(moved, -WEIGHT_LIMIT), WEIGHT_LIMIT)
 
 
 class Refiner(NamedTuple):

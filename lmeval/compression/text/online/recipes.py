@@ -23,17 +23,20 @@ class Context(NamedTuple):
 
 class Recipe(NamedTuple):
     """One level for one kind of symbol: contexts; lengths of the match models; those of the contexts, by their place here,
-    that have run models; bits of the largest table; how many sets of weights; whether there are second averages. Rates as
-    in `mixing.Rates`; weights in units of 2^-16."""
+    that have run models; bits of the largest table; how many sets of weights, and which of them choose final
+    weights; whether there are second averages; the numbers of the contexts in which what was mixed is refined. Rates as in
+    `mixing.Rates`; weights in units of 2^-16."""
 
     contexts: tuple[Context, ...]
     match_lengths: tuple[int, ...]
     runs: tuple[int, ...]
     most_cells_bits: int
     n_sets: int = 9
+    finals: tuple[int, ...] = (0, 1, 2, 3)
     novel: bool = False
-    rates: tuple[int, int, int] = (32, 320, 16)
+    rates: tuple[int, int, int] = (20, 400, 16)
     map_rate: int = 1300
+    refined: tuple[int, ...] = ()
     first_weight: int = 2184
     first_model_weight: int = 20000
 
@@ -67,7 +70,7 @@ def _orders(first: int, last: int) -> tuple[Context, ...]:
     return tuple(Context(n, 250 if n < 3 else 120, is_order=n > 0, mapped=n in (2, 3)) for n in range(first, last + 1))
 
 
-_WORDS = tuple(Context(n, 120) for n in (8, 9, 10, 11, 12, 13))
+_WORDS = tuple(Context(n, 120) for n in (8, 9, 10, 11, 12, 13, 14, 15))
 _OWN = (Context(2, 120, private=True, mapped=False), Context(4, 120, private=True, mapped=False))
 _BYTES_LIGHT = (*_orders(0, 4), Context(6, 120, is_order=True), Context(9, 120))
 _BYTES_FULL = _orders(0, 4) + _orders(6, 7) + _WORDS
@@ -80,10 +83,12 @@ def recipe_for(level: str, depth: int, n_lanes: int) -> Recipe:
     """The recipe of a level, for bytes (trees of depth 8) or tokens."""
     own = n_lanes >= MANY_LANES
     if level == "light":
-        return Recipe(_BYTES_LIGHT if depth == 8 else _TOKENS_LIGHT, (6,), (), 22, n_sets=4)
+        return Recipe(_BYTES_LIGHT if depth == 8 else _TOKENS_LIGHT, (6,), (), 22, n_sets=4, finals=(2,))
     if depth == 8:
-        return Recipe(_BYTES_FULL + (_OWN if own else ()), (8, 20), (0, 1, 2, 3, 4, 5, 6, 8), 24, novel=True)
-    return Recipe(_TOKENS_FULL + (_TOKENS_OWN if own else ()), (3, 8), (1, 2, 3), 24, novel=True)
+        return Recipe(
+            _BYTES_FULL + (_OWN if own else ()), (8, 20), (0, 1, 2, 3, 4, 5, 6, 8), 24, novel=True, refined=(2, 3, 9)
+        )
+    return Recipe(_TOKENS_FULL + (_TOKENS_OWN if own else ()), (3, 8), (1, 2, 3), 24, novel=True, refined=(2, 3, 4))
 
 
 def online_level(payload: bytes) -> str:

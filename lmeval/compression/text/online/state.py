@@ -13,7 +13,7 @@ from lmeval.compute.compiled import Int, compiled
 
 BYTE_DEPTH = 8
 _MODEL_INPUTS = 2
-_REFINED = 4  # maps: one before the mixer, and three after it
+_REFINED = 4  # maps: one before the mixer, and three after it; others with hashed contexts follow
 _HASHED = 1 << 16
 _SALT = np.uint64(0x51_7C_C1_B7_27_22_0A_95)
 
@@ -24,8 +24,9 @@ class State(NamedTuple):
     symbols without a gap; `n_counts`: inputs that the counters write.
 
     For each lane: the `node` of the tree at which the decision in hand stands (1: the root), `last` and `second` symbol
-    before it (1 + the id, modulo 256), log-odds of the language `model` (2^-12 nats), the contexts `seen` before, and
-    `base`, the hashes of its contexts. `found` is where those are first written."""
+    before it (1 + the id, modulo 256), log-odds of the language `model` (2^-12 nats), the contexts `seen` before,
+    `base`, the hashes of its contexts, and `hashed`, those that choose a row of the last maps. `found` is where contexts are
+    first written."""
 
     depth: int
     n_lanes: int
@@ -36,6 +37,7 @@ class State(NamedTuple):
     use_model: int
     chosen: Int64[np.ndarray, " contexts"]
     private: Int64[np.ndarray, " contexts"]
+    refined: Int64[np.ndarray, " hashed"]
     orders: int
     n_counts: int
     node: Int64[np.ndarray, " lanes"]
@@ -44,6 +46,7 @@ class State(NamedTuple):
     model: Int64[np.ndarray, " lanes"]
     seen: Int64[np.ndarray, "lanes 2"]
     base: UInt64[np.ndarray, "lanes contexts"]
+    hashed: UInt64[np.ndarray, "lanes hashed"]
     found: UInt64[np.ndarray, " numbers"]
     text: contexts.Text
     counters: counters.Counters
@@ -71,6 +74,7 @@ def open_state(recipe: Recipe, depth: int, n_tokens: int, n_lanes: int, *, use_m
         use_model=int(use_model),
         chosen=np.array([c.number for c in recipe.contexts], dtype=np.int64),
         private=np.array([c.private for c in recipe.contexts], dtype=np.int64),
+        refined=np.array(recipe.refined, dtype=np.int64),
         orders=sum(1 << i for i, c in enumerate(recipe.contexts) if c.is_order),
         n_counts=n_counts,
         node=np.ones(n_lanes, dtype=np.int64),
@@ -79,6 +83,7 @@ def open_state(recipe: Recipe, depth: int, n_tokens: int, n_lanes: int, *, use_m
         model=np.zeros(n_lanes, dtype=np.int64),
         seen=np.zeros((n_lanes, 2), dtype=np.int64),
         base=np.zeros((n_lanes, n_contexts), dtype=np.uint64),
+        hashed=np.zeros((n_lanes, len(recipe.refined)), dtype=np.uint64),
         found=np.zeros(contexts.N_CONTEXTS, dtype=np.uint64),
         text=contexts.open_text(n_lanes),
         counters=counters.open_counters(
@@ -90,8 +95,8 @@ def open_state(recipe: Recipe, depth: int, n_tokens: int, n_lanes: int, *, use_m
         ),
         runs=runs.open_runs(list(recipe.runs), recipe.run_bits(n_tokens), n_lanes),
         matches=matches.open_matches(depth, list(recipe.match_lengths), recipe.match_bits(n_tokens), n_lanes),
-        mixer=mixing.open_mixer(first, list(SET_SIZES), recipe.n_sets, 256, n_lanes),
-        refiner=mixing.open_refiner(_REFINED, _HASHED, n_lanes, lookup),
+        mixer=mixing.open_mixer(first, list(SET_SIZES), recipe.n_sets, list(recipe.finals), n_lanes),
+        refiner=mixing.open_refiner(_REFINED + len(recipe.refined), _HASHED, n_lanes, lookup),
     )
 
 
@@ -113,6 +118,8 @@ def begin_step(state: State, step: int, n_active: int) -> None:
             number = state.chosen[c]
             hashed = fold(state.found[number] ^ _SALT, number)
             state.base[lane, c] = fold(hashed, lane + 1) if state.private[c] else hashed
+        for k in range(len(state.refined)):
+            state.hashed[lane, k] = fold(state.found[state.refined[k]] ^ _SALT, state.refined[k])
     runs.find_runs(state.runs, state.base, n_active)
     if step:
         matches.follow(state.matches, ids, step, n_lanes, n_active)
@@ -150,14 +157,22 @@ def predict_step(
 
 @compiled
 def _refine(state: State, adapted: Int32[np.ndarray, " active"]) -> None:
-    """What was mixed, averaged with what three maps make of it."""
+    """What was mixed, averaged with what the maps make of it: it counts as one of them, or as two where there are six."""
+    refiner, share = state.refiner, 2 if len(state.refined) else 1
     for lane in range(len(adapted)):
         node, last, log_odds = state.node[lane], state.last[lane], state.mixer.total[lane]
-        hashed = fold(fold(fold(_SALT, node), last), state.second[lane])
-        first = mixing.refine(state.refiner, log_odds, np.int64(1), _place(state.depth, node, last), lane)
-        second = mixing.refine(state.refiner, log_odds, np.int64(2), np.int64(hashed >> np.uint64(48)), lane)
-        third = mixing.refine(state.refiner, log_odds, np.int64(3), state.matches.strongest[lane] << 8 | node & 255, lane)
-        adapted[lane] = min(max((state.mixer.mixed[lane] + first + second + third) >> 2, 1), ONE - 1)
+        if len(state.refined):  # the language model's log-odds in stages
+            third = min(max((state.model[lane] + (1 << 15)) >> 10, 0), 63) << 8 | node & 255
+        else:
+            third = np.int64(fold(fold(fold(_SALT, node), last), state.second[lane]) >> np.uint64(48))
+        total = share * state.mixer.mixed[lane]
+        total += mixing.refine(refiner, log_odds, np.int64(1), _place(state.depth, node, last), lane)
+        total += mixing.refine(refiner, log_odds, np.int64(2), state.matches.strongest[lane] << 8 | node & 255, lane)
+        total += mixing.refine(refiner, log_odds, np.int64(3), third, lane)
+        for k in range(len(state.refined)):
+            hashed = np.int64(fold(state.hashed[lane, k], node) >> np.uint64(48))
+            total += mixing.refine(refiner, log_odds, np.int64(4 + k), hashed, lane)
+        adapted[lane] = min(max(total >> (1 + share), 1), ONE - 1)
 
 
 @compiled
@@ -196,7 +211,6 @@ def _choose_rows(state: State, decision: int, n_active: int) -> None:
         row[lane, 6] = first[6] + (level * 2 + (1 if model > 0 else 0)) * 8 + early
         row[lane, 7] = first[7] + min(state.text.letters[lane], 15) * 8 + early
         row[lane, 8] = first[8] + orders * 16 + alike
-        state.mixer.final_row[lane] = orders * 16 + level
 
 
 @compiled

@@ -29,3 +29,4 @@ def test_contexts_are_those_of_the_page(level: str, depth: int, lanes: int):
     assert [i for i, c in enumerate(recipe.contexts) if c.is_order] == page.counters.orders
     assert recipe.match_lengths == tuple(match.length for match in page.matches)
     assert tuple(recipe.contexts[i].number for i in recipe.runs) == tuple(page.runs.models)
+    assert recipe.refined == page.refining
