@@ -54,7 +54,8 @@ def shaken(made: torch.nn.Module, seed: int = 1) -> torch.nn.Module:
 
 def model_of(name: str) -> CausalLM:
     """A model of one of CONFIGS, whose vocabulary is bytes and a start token."""
-    return from_pair(shaken(network(CONFIGS[name]())), byte_tokenizer(), name=name)
+    made: Any = shaken(network(CONFIGS[name]()))
+    return from_pair(made, byte_tokenizer(), name=name)
 
 
 def some_ids(n_lanes: int, n_tokens: int, seed: int = 0) -> np.ndarray:

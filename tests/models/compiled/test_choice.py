@@ -27,8 +27,11 @@ def of_config(config: Any, dtype: torch.dtype = torch.float32) -> CausalLM:
 
 
 def hooked() -> CausalLM:
+    def double(_module: Any, _inputs: Any, output: Any) -> Any:
+        return 2 * output
+
     model = of_config(llama_config())
-    model.network.get_submodule("model.layers.1.mlp").register_forward_hook(lambda module, inputs, output: output * 1.5)
+    model.network.get_submodule("model.layers.1.mlp").register_forward_hook(double)
     return model
 
 

@@ -41,12 +41,14 @@ def test_a_lane_does_not_depend_on_the_others(network: Network):
         assert np.array_equal(read(network, ids[first:stop], 1), expected[first:stop])
 
 
-@pytest.mark.parametrize("n_lanes", [1, 15, 16, 31, 32, 33, 100])
-def test_tasks_share_out_all_lanes(n_lanes: int):
-    parts = list(module._parts(n_lanes))
+@pytest.mark.parametrize("n_threads", [1, 2, 16])
+@pytest.mark.parametrize("n_lanes", [1, 3, 15, 16, 31, 32, 33, 100])
+def test_tasks_share_out_all_lanes(n_lanes: int, n_threads: int):
+    parts = list(module._parts(n_lanes, n_threads))
     assert [lane for first, stop in parts for lane in range(first, stop)] == list(range(n_lanes))
     assert max(stop - first for first, stop in parts) <= 2 * module.LANES_OF_A_TASK
-    assert len(parts) == 1 or min(stop - first for first, stop in parts) >= module.LANES_OF_A_TASK
+    assert len(parts) >= min(n_threads, n_lanes // module.FEWEST_OF_A_TASK)
+    assert len(parts) == 1 or min(stop - first for first, stop in parts) >= module.FEWEST_OF_A_TASK
 
 
 def test_what_goes_wrong_in_a_thread_is_raised(network: Network, monkeypatch: pytest.MonkeyPatch):

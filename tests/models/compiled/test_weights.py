@@ -58,7 +58,8 @@ def test_options_that_change_the_function_are_refused(changes: dict[str, Any], w
 
 
 def test_a_window_that_is_switched_off_does_not_matter():
-    made = shaken(network(transformers.Qwen2Config(**llama_config().to_dict() | {"model_type": "qwen2"})))
+    settings: dict[str, Any] = llama_config().to_dict() | {"model_type": "qwen2"}
+    made = shaken(network(transformers.Qwen2Config(**settings)))
     config: Any = made.config
     described = config.to_dict() | {"sliding_window": 4, "use_sliding_window": False}
     assert isinstance(build_network(described, tensors_of(made), 40), Network)
