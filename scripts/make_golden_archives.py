@@ -33,7 +33,7 @@ PLAIN, LIGHT, FULL = (CompressSettings(adapt=level) for level in ("none", "light
 
 
 def main() -> None:
-    archives = of_text() | of_images()
+    archives = of_images() | of_text()
     for name, parts in {
         "joined": ("prose-float64", "empty", "table"),
         "adapted-joined": ("adapted-light", "odd", "adapted-empty", "online-light"),
@@ -104,7 +104,7 @@ def of_images() -> dict[str, tuple[bytes, bytes]]:
     """Data and archive of files of images, by name: scikit-learn's digits, and images that a density of MNIST draws."""
     digits = io.BytesIO()
     np.save(digits, np.asarray(load_digits(return_X_y=True)[0])[1437:1457].reshape(20, 8, 8).astype(">i2"))
-    drawn = np.asarray(draw(load_density("lmeval-mnist-vae-v1").model, 7, seed=0)).astype(np.uint8)
+    drawn = np.asarray(draw(load_density("lmeval-mnist-made-v1").model, 7, seed=0)).astype(np.uint8)
     shape = b"".join(n.to_bytes(4, "big") for n in (7, 28, 28))
     files = {
         "digits-npy": ("lmeval-digits-vae-v1", digits.getvalue()),
