@@ -1,59 +1,48 @@
-"""Make the archives of compression/golden, which every later version must decode. Run once for each version of the format.
+"""Make the archives of compression/golden, which every later version must decode.
 
-An archive that exists is never overwritten: it would no longer prove anything.
+    scripts/make_golden_archives.py     takes about a minute
+
+Run once for each version of the format. To make the archives of a version anew before it is released, delete them first: one
+that exists is never overwritten, as it would no longer prove anything.
 """
 
 import hashlib
 import io
 import json
+import os
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from sklearn.datasets import load_digits
 
 from lmeval.compression import CompressSettings, compress, decompress, inspect
 from lmeval.compression.container import archive
 from lmeval.compression.text.online_only import online_block
+from lmeval.densities import load_density
+from lmeval.densities.checks import draw
 from lmeval.models import load_model
 from lmeval.results.report import leaves
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "compression" / "golden"
+VERSION = "v{}.{}".format(*archive.VERSION)
+
+PLAIN, LIGHT, FULL = (CompressSettings(adapt=level) for level in ("none", "light", "full"))
 
 
 def main() -> None:
-    model, model64 = load_model(), load_model(dtype="float64")
-    lines = (ROOT / "tasks/data/sampler.jsonl").read_text(encoding="utf-8").splitlines()
-    texts = [json.loads(line)["text"] for line in lines]
-    prose = "\n".join(texts).encode()[:3000]
-    table = b"".join(b"%d,%d,%d\r\n" % (i, i * i, i % 7) for i in range(400))
-    odd = bytes(range(256)) + "naïve <|document|> \u2028 \U0001f642".encode() + b"\xff\xfe\x00 half a character: \xf0\x9f"
-    plain = CompressSettings(adapt="none")
-    archives = {
-        "v1.0-prose": (prose, compress(prose, model, plain._replace(lanes=8))),
-        "v1.0-prose-float64": (prose[:700], compress(prose[:700], model64, plain._replace(lanes=7, context=64, overlap=13))),
-        "v1.0-table": (table, compress(table, model, plain)),
-        "v1.0-odd": (odd, compress(odd, model, plain)),
-        "v1.0-tolerant": (prose[:900], compress(prose[:900], model, plain._replace(lanes=3, tolerance=1e-3))),
-        "v1.0-empty": (b"", compress(b"", model, plain)),
-    }
-    joined = [archives[f"v1.0-{name}"] for name in ("prose-float64", "empty", "table")]
-    archives["v1.0-joined"] = (b"".join(data for data, _ in joined), b"".join(made for _, made in joined))
-    full, light = CompressSettings(), CompressSettings(adapt="light")
-    archives |= {
-        "v1.2-adapted-prose": (prose, compress(prose, model, full._replace(lanes=9))),
-        "v1.2-adapted-light": (prose[:1500], compress(prose[:1500], model, light)),
-        "v1.2-adapted-float64": (
-            prose[:300],
-            compress(prose[:300], model64, full._replace(lanes=7, context=64, overlap=13)),
-        ),
-        "v1.2-odd": (odd, compress(odd, model, full)),
-        "v1.2-empty": (b"", compress(b"", model, full)),
-        "v1.2-online-table": online(table, "full"),
-        "v1.2-online-light": online(odd, "light"),
-    }
-    joined = [archives[name] for name in ("v1.2-adapted-light", "v1.0-odd", "v1.2-empty", "v1.2-online-light")]
-    archives["v1.2-joined"] = (b"".join(data for data, _ in joined), b"".join(made for _, made in joined))
+    archives = of_images() | of_text()
+    for name, parts in {
+        "joined": ("prose-float64", "empty", "table"),
+        "adapted-joined": ("adapted-light", "odd", "adapted-empty", "online-light"),
+    }.items():
+        data, made = zip(*(archives[part] for part in parts), strict=True)
+        archives[name] = (b"".join(data), b"".join(made))
     GOLDEN.mkdir(exist_ok=True)
     for name, (data, made) in archives.items():
-        path = GOLDEN / f"{name}.lmz"
+        path = GOLDEN / f"{VERSION}-{name}.lmz"
         if path.exists():
             print(f"{path.name} exists already: kept")
             continue
@@ -62,6 +51,41 @@ def main() -> None:
         path.with_suffix(".data").write_bytes(data)
         kinds = [block["kind"] for part in leaves(inspect(memoryview(made))) for block in part.tables["blocks"]]
         print(f"{path.name}: {len(data):,} bytes in {len(made):,}, {', '.join(kinds) or 'no blocks'}")
+
+
+def of_text() -> dict[str, tuple[bytes, bytes]]:
+    """Data and archive of every sort that the bundled model or online models code, by name."""
+    lines = (ROOT / "tasks/data/sampler.jsonl").read_text(encoding="utf-8").splitlines()
+    prose = "\n".join(json.loads(line)["text"] for line in lines).encode()[:3000]
+    table = b"".join(b"%d,%d,%d\r\n" % (i, i * i, i % 7) for i in range(400))
+    odd = bytes(range(256)) + "naïve <|document|> \u2028 \U0001f642".encode() + b"\xff\xfe\x00 half a character: \xf0\x9f"
+    records = b"".join(b'{"id": %d, "name": "item %d", "even": %s}\n' % (i, i, (b"true", b"false")[i % 2]) for i in range(8))
+    model64, narrow = load_model(dtype="float64"), {"lanes": 7, "context": 64, "overlap": 13}
+    with patch.dict(os.environ, LMEVAL_COMPILED="0"):
+        by_library = compress(prose[:1500], "bundled", PLAIN._replace(lanes=8))
+    return {
+        "prose": coded(prose, "bundled", PLAIN._replace(lanes=8)),
+        "prose-windows": coded(prose, "bundled", PLAIN._replace(**narrow)),
+        "prose-library": (prose[:1500], by_library),
+        "prose-float64": coded(prose[:700], model64, PLAIN._replace(**narrow)),
+        "table": coded(table, "bundled", PLAIN),
+        "odd": coded(odd, "bundled", PLAIN),
+        "tolerant": coded(prose[:900], "bundled", PLAIN._replace(lanes=3, tolerance=1e-3)),
+        "empty": coded(b"", "bundled", PLAIN),
+        "adapted-prose": coded(prose, "bundled", FULL._replace(lanes=9)),
+        "adapted-light": coded(prose[:1500], "bundled", LIGHT),
+        "adapted-float64": coded(prose[:300], model64, FULL._replace(**narrow)),
+        "adapted-odd": coded(odd, "bundled", FULL),
+        "adapted-json": coded(records, "bundled", FULL),
+        "adapted-empty": coded(b"", "bundled", FULL),
+        "online-table": online(table, "full"),
+        "online-light": online(odd, "light"),
+    }
+
+
+def coded(data: bytes, model: Any, settings: CompressSettings) -> tuple[bytes, bytes]:
+    """Data and their archive."""
+    return data, compress(data, model, settings, place="cpu")
 
 
 def online(data: bytes, level: str) -> tuple[bytes, bytes]:
@@ -74,6 +98,19 @@ def online(data: bytes, level: str) -> tuple[bytes, bytes]:
     line = archive.write_block(out, online_block(data, 0, level), header.seed)
     archive.write_end(out, [line], size, header.seed)
     return data, out.getvalue()
+
+
+def of_images() -> dict[str, tuple[bytes, bytes]]:
+    """Data and archive of files of images, by name: scikit-learn's digits, and images that a density of MNIST draws."""
+    digits = io.BytesIO()
+    np.save(digits, np.asarray(load_digits(return_X_y=True)[0])[1437:1457].reshape(20, 8, 8).astype(">i2"))
+    drawn = np.asarray(draw(load_density("lmeval-mnist-made-v1").model, 7, seed=0)).astype(np.uint8)
+    shape = b"".join(n.to_bytes(4, "big") for n in (7, 28, 28))
+    files = {
+        "digits-npy": ("lmeval-digits-vae-v1", digits.getvalue()),
+        "mnist-idx": ("lmeval-mnist-vae-v1", b"\x00\x00\x08\x03" + shape + drawn.tobytes()),
+    }
+    return {name: (data, compress(data, density)) for name, (density, data) in files.items()}
 
 
 if __name__ == "__main__":

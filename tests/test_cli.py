@@ -43,7 +43,7 @@ print("started", flush=True)
 from lmeval.__main__ import main
 main()
 """
-ARCHIVE = ROOT / "compression" / "golden" / "v1.2-online-table.lmz"
+ARCHIVE = ROOT / "compression" / "golden" / "v2.0-online-table.lmz"
 
 
 def modules_of(*arguments: str | Path) -> tuple[int, set[str]]:

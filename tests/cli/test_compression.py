@@ -83,7 +83,7 @@ def test_online_models_are_named(run: Run, text: Path, adapt: str):
     for word in ("1 adapted", f"online models  {adapt}", "adaptation"):
         assert word in ran.out
     shown = shown_json(run, f"{text}.lmz")
-    assert (shown["format"], shown["adapt"], shown["blocks"][0]["kind"]) == ("1.2", adapt, "adapted")
+    assert (shown["format"], shown["adapt"], shown["blocks"][0]["kind"]) == ("2.0", adapt, "adapted")
     assert run("decompress", f"{text}.lmz", "-m", text.parent / "talker", "-f") == (0, "", "")
     assert text.read_bytes() == babble(800)
 

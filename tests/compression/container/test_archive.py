@@ -24,7 +24,7 @@ from samples import llama_config, model_archive, model_settings, network
 from lmeval.compression import Gap, decompress, decompress_range, decompress_to, salvage
 from lmeval.compression.coding.coder import BitReader, decode_ranks
 from lmeval.compression.container import archive, frame, plain
-from lmeval.compression.container.header import _ADAPTED_DICTIONARY, _DICTIONARY
+from lmeval.compression.container.header import _DICTIONARY
 from lmeval.compression.container.kinds import REGISTRY, Holder, Lost, kind_of
 from lmeval.compression.text.online_only import online_block
 from lmeval.errors import ArchiveError, CorruptArchive, LmevalError, NotAnArchive, NumericalDrift
@@ -60,7 +60,6 @@ def online_archive(pieces: list[bytes], level: str = "full") -> bytes:
     """As plain_archive, by online models alone."""
     data = b"".join(pieces)
     loose = taken_apart(plain_archive(pieces))
-    loose.prologue[2] = 2
     loose.meta = json.dumps(json.loads(loose.meta) | {"adapt": level, "n_bytes": len(data)}).encode()
     blocks = [online_block(piece, 0, level) for piece in pieces]
     loose.blocks = [[b"LMZB", 0, b.n_bytes, 0, 6, 0, 1, b.n_bytes, 0, b.digest, 0] for b in blocks]
@@ -111,7 +110,7 @@ def archives() -> dict[str, tuple[bytes, bytes]]:
 TOGETHER = {
     "together": ("stored", "model"),
     "three together": ("xz", "empty", "stored"),
-    "of two versions": ("stored", "online"),
+    "plain and online": ("stored", "online"),
 }
 NAMES = (*PLAIN, *CODED, *ADAPTED, "online", *TOGETHER)
 
@@ -121,7 +120,7 @@ def gap(first: int, stop: int) -> Gap:
 
 
 def plain_data(block: frame.Block) -> bytes:
-    header = archive.Header({}, (1, 0), 0, 0)
+    header = archive.Header({}, archive.VERSION, 0, 0)
     (data,) = kind_of(block.kind).decoder(header, Holder()).decode([block], SILENT)
     if isinstance(data, Lost):
         raise data.error
@@ -135,6 +134,12 @@ def kinds_of(data: bytes) -> list[str]:
 def is_coded(data: bytes) -> bool:
     """Whether a model is in it, of a language or online."""
     return not {"model", "adapted", "online"}.isdisjoint(kinds_of(data))
+
+
+def deflated(meta: bytes, level: int = 9, sha256: bytes = bytes(32)) -> bytes:
+    """Metadata as a header may have them: without the dictionary."""
+    packer = zlib.compressobj(level, zlib.DEFLATED, -15)
+    return sha256 + packer.compress(meta) + packer.flush()
 
 
 @dataclass
@@ -164,10 +169,7 @@ class Loose:
         return out + index + footer + struct.pack("<I", zlib.crc32(footer)) + archive.MAGIC[::-1]
 
     def packed_meta(self) -> bytes:
-        if self.prologue[2] < 2:
-            return zlib.compress(self.meta, 9)
-        packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-        return bytes.fromhex(json.loads(self.meta)["sha256"]) + packer.compress(self.meta) + packer.flush()
+        return deflated(self.meta, sha256=bytes.fromhex(json.loads(self.meta)["sha256"]))
 
     def reindexed(self) -> "Loose":
         """With an index, offsets and lengths that fit the blocks."""
@@ -184,15 +186,12 @@ class Loose:
 
 
 def taken_apart(data: bytes) -> Loose:
-    """Without the module under test, but for the dictionaries."""
+    """Without the module under test, but for the dictionary."""
     fields = list(PROLOGUE.unpack(data[: PROLOGUE.size]))
     position = PROLOGUE.size + fields[4]
-    if fields[2] < 2:
-        meta = zlib.decompressobj(zdict=_DICTIONARY).decompress(data[PROLOGUE.size : position])
-    else:
-        sha256, rest = data[PROLOGUE.size : PROLOGUE.size + 32].hex(), data[PROLOGUE.size + 32 : position]
-        unpacker = zlib.decompressobj(-15, zdict=_ADAPTED_DICTIONARY)
-        meta = json.dumps(json.loads(unpacker.decompress(rest)) | {"sha256": sha256}).encode()
+    sha256, rest = data[PROLOGUE.size : PROLOGUE.size + 32].hex(), data[PROLOGUE.size + 32 : position]
+    unpacker = zlib.decompressobj(-15, zdict=_DICTIONARY)
+    meta = json.dumps(json.loads(unpacker.decompress(rest)) | {"sha256": sha256}).encode()
     seed = zlib.crc32(data[:position])
     assert struct.unpack("<I", data[position : position + 4])[0] == seed
     position, blocks, payloads, lines = position + 4, [], [], []
@@ -280,7 +279,7 @@ def test_the_layout_is_that_of_the_definition(name: str):
     loose.lies, loose.meta = {"raw meta": 1}, data[PROLOGUE.size : header]
     assert loose.sealed() == data
     assert data[:8] == b"\x89LMZ\r\n\x1a\n"
-    assert list(data[8:12]) == [1, 2 if name in ("adapted", "online") else 0, 0, 0]
+    assert list(data[8:12]) == [2, 0, 0, 0]
 
 
 @pytest.mark.parametrize("data", [b"", b"x", NOISE, b"abc" * 500, WORDS, bytes(5000)], ids=str)
@@ -350,11 +349,12 @@ def test_what_does_not_begin_with_the_signature_is_no_archive(data: bytes):
             read(data)
 
 
-@pytest.mark.parametrize(("place", "value"), [(1, 0), (1, 2), (1, 255), (3, 1), (3, 65535)])
+@pytest.mark.parametrize(("place", "value"), [(1, 0), (1, 1), (1, 3), (1, 255), (3, 1), (3, 65535)])
 def test_other_versions_are_refused_by_name(place: int, value: int):
     loose = taken_apart(archives()["stored"][0])
     loose.prologue[place] = value
-    with pytest.raises(NotAnArchive, match=r"version"):
+    remedy = "decompress it with the version that made it" if loose.prologue[1] <= 2 else "update it"
+    with pytest.raises(NotAnArchive, match=rf"format version {loose.prologue[1]}\.0, and this lmeval reads 2\.x: {remedy}"):
         decompress(loose.sealed())
 
 
@@ -362,7 +362,7 @@ def test_a_later_minor_version_is_read():
     loose = taken_apart(archives()["stored"][0])
     loose.prologue[2] = 7
     assert outcome(loose.with_meta(new_key=[1]).sealed(), NOISE) == "exact"
-    assert inspected(memoryview(loose.sealed()))[0]["format"] == "1.7"
+    assert inspected(memoryview(loose.sealed()))[0]["format"] == "2.7"
 
 
 NO_ENCODER = {
@@ -460,22 +460,22 @@ def test_a_block_of_more_tokens_than_allowed_is_refused():
 
 
 def header_of(text: bytes, size: int | None = None) -> bytes:
-    head = PROLOGUE.pack(archive.MAGIC, 1, 0, 0, len(text) if size is None else size) + text
+    head = PROLOGUE.pack(archive.MAGIC, 2, 0, 0, len(text) if size is None else size) + text
     return head + struct.pack("<I", zlib.crc32(head))
 
 
 def test_headers_up_to_the_limit():
     data, limit = b'{"n_bytes":0}', archive.MAX_HEADER_BYTES
-    stored = zlib.compress(data, 0)
+    stored = deflated(data, level=0)
     archive.read_header(memoryview(header_of(stored + bytes(limit - len(stored)))))
     with pytest.raises(CorruptArchive, match="header"):
         archive.read_header(memoryview(header_of(stored + bytes(limit + 1 - len(stored)))))
     for n, whole in ((limit - 20, True), (limit + 1, False)):
-        text = zlib.compress(b'{"n_bytes":0}' + b" " * n + b" " * (limit - n - len(data) if whole else 0))
+        text = deflated(b'{"n_bytes":0}' + b" " * n + b" " * (limit - n - len(data) if whole else 0))
         assert len(text) < 3000
         if whole:
             archive.read_header(memoryview(header_of(text)))
-    bomb = zlib.compress(b'{"n_bytes":0,"x":"' + b"a" * (20 * limit) + b'"}')
+    bomb = deflated(b'{"n_bytes":0,"x":"' + b"a" * (20 * limit) + b'"}')
     with pytest.raises(CorruptArchive, match="header"):
         archive.read_header(memoryview(header_of(bomb)))
 
@@ -505,18 +505,19 @@ METAS = [
 @pytest.mark.parametrize("meta", METAS, ids=lambda meta: repr(meta[:20]))
 def test_metadata_that_cannot_be_are_refused(meta: bytes):
     with pytest.raises(CorruptArchive, match="header"):
-        archive.read_header(memoryview(header_of(zlib.compress(meta))))
+        archive.read_header(memoryview(header_of(deflated(meta))))
 
 
-def test_metadata_that_are_not_zlib_are_refused():
-    for text in (b"", b"x", b'{"n_bytes":0}', zlib.compress(b'{"n_bytes":0}')[:-6]):
+def test_metadata_that_are_not_deflated_are_refused():
+    whole = deflated(b'{"n_bytes":0}')
+    for text in (b"", b"x", whole[:31], whole[:32], whole[:-6], whole[32:], whole[:32] + b'{"n_bytes":0}'):
         with pytest.raises(CorruptArchive, match="header"):
             archive.read_header(memoryview(header_of(text)))
 
 
 HOSTILE: list[Any] = [None, -1, 0, 1, 2**31, 2**70, 0.5, -1e9, 1e-320, float("nan"), "", "x", "é", [], {}, [[]], True]
 HOSTILE_KEYS = [
-    ("n_bytes",), ("sha256",), ("model",), ("made_on",), ("versions",), *[("model", key) for key in (
+    ("n_bytes",), ("model",), ("made_on",), ("versions",), *[("model", key) for key in (
         "name", "weights_sha256", "vocabulary_sha256", "dtype", "tree_depth", "window", "overlap", "start_id", "grid_cells",
         "margin_nats", "epsilon_nats", "drift_nats", "canary_ids", "canary_log_probs")],
 ]  # fmt: skip
@@ -539,8 +540,24 @@ def test_hostile_metadata_with_a_good_checksum(keys: tuple[str, ...]):
             found = outcome(data, LETTERS, read)
             if keys[-1] in ("weights_sha256", "vocabulary_sha256"):
                 assert found == ("CorruptArchive" if value != value else "ModelMismatch")  # JSON has no NaN
-            if keys[-1] in ("sha256", "n_bytes") and read is None:
+            if keys[-1] == "n_bytes" and read is None:
                 assert found == "CorruptArchive"
+
+
+def test_data_of_another_sha256_are_refused():
+    data, expected = archives()["model"]
+    for sha256 in (bytes(32), b"\xff" * 32, hashlib.sha256(expected + b"x").digest()):
+        changed = taken_apart(data).with_meta(sha256=sha256.hex()).sealed()
+        assert outcome(changed, expected) == "CorruptArchive"
+        assert outcome(changed, expected, by_range) == "exact"  # a range knows the digests of its blocks alone
+
+
+def test_the_sha256_in_front_is_the_one_that_counts():
+    data, expected = archives()["model"]
+    loose = taken_apart(data)
+    meta = json.dumps(json.loads(loose.meta) | {"sha256": "00" * 32}).encode()
+    loose.lies, loose.meta = {"raw meta": 1}, deflated(meta, sha256=hashlib.sha256(expected).digest())
+    assert outcome(loose.sealed(), expected) == "exact"
 
 
 @pytest.mark.parametrize("depth", [-1, -(2**70), 2**70])
@@ -838,7 +855,7 @@ def test_hostile_lengths_do_not_cost_memory(name: str):
 
 def test_metadata_that_grow_do_not_cost_memory():
     limit = archive.MAX_HEADER_BYTES
-    data = header_of(zlib.compress(b'{"n_bytes":0,"x":"' + b"a" * (40 * limit) + b'"}'))
+    data = header_of(deflated(b'{"n_bytes":0,"x":"' + b"a" * (40 * limit) + b'"}'))
     assert peak_of(lambda: read_container(data, decode=False)) < 4 * limit
 
 

@@ -10,8 +10,7 @@ from samples import ROOT, babble, shared, talker
 
 from lmeval.compression import CompressSettings, compress, decompress
 from lmeval.compression.container import archive
-from lmeval.compression.container.header import _ADAPTED_DICTIONARY, _DICTIONARY, packed, unpacked
-from lmeval.compression.container.kinds import version_of
+from lmeval.compression.container.header import _DICTIONARY, packed, unpacked
 from lmeval.errors import CorruptArchive
 
 SHA = "5a" * 32
@@ -23,33 +22,28 @@ METAS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("meta", METAS, ids=[str(version_of(meta)) for meta in METAS])
+@pytest.mark.parametrize("meta", METAS, ids=["empty", "long", "plain", "images"])
 def test_metadata_come_back(meta: dict[str, Any]):
-    version = version_of(meta)
-    data = packed(meta, version)
-    assert unpacked(data, version, 1 << 20) == meta
+    data = packed(meta)
+    assert data[:32].hex() == meta["sha256"]
+    assert unpacked(data, 1 << 20) == meta
     out = io.BytesIO()
     header = archive.write_header(out, meta)
     found, end = archive.read_header(memoryview(out.getvalue()))
     assert (found, end) == (header, len(out.getvalue())) == (header, archive.header_bytes(header))
-    assert found.version == version
+    assert found.version == (2, 0)
 
 
-def test_versions_are_the_first_that_knew_what_is_needed():
-    assert [version_of(meta) for meta in METAS] == [(1, 2), (1, 2), (1, 0), (1, 1)]
-
-
-def test_the_dictionaries_are_those_of_the_definition():
+def test_the_dictionary_is_that_of_the_definition():
     page = (ROOT / "compression" / "FORMAT.md").read_text(encoding="utf-8").splitlines()
     lines = [line.strip().encode() for line in page if line.startswith("    ")]
-    assert _DICTIONARY in lines
-    assert _ADAPTED_DICTIONARY in lines
+    assert lines.count(_DICTIONARY) == 1
 
 
 @pytest.mark.parametrize("data", [b"", bytes(31), bytes(32), bytes(50), bytes(32) + b"\xff" * 30], ids=len)
 def test_what_is_no_metadata_is_refused(data: bytes):
     with pytest.raises((zlib.error, ValueError)):
-        unpacked(data, (1, 2), 1 << 20)
+        unpacked(data, 1 << 20)
 
 
 NOT_HEADERS = [b"[]", b"0", b"null", b'{"n_bytes":-1}', b"{", b"\xff", b"[" * 100_000, b'{"sha256":1}']
@@ -61,7 +55,7 @@ TOO_LONG = [b'{"n_bytes":%d}' % (1 << 64), b'{"n_bytes":1%s}' % (b"0" * 400)]
 def test_headers_that_hold_something_else_are_refused(text: bytes):
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     body = bytes(32) + packer.compress(text) + packer.flush()
-    head = archive.MAGIC + b"\x01\x02\x00\x00" + len(body).to_bytes(4, "little") + body
+    head = archive.MAGIC + b"\x02\x00\x00\x00" + len(body).to_bytes(4, "little") + body
     with pytest.raises(CorruptArchive, match="header"):
         archive.read_header(memoryview(head + zlib.crc32(head).to_bytes(4, "little")))
 

@@ -16,10 +16,11 @@ from lmeval.compression import CompressSettings, Gap, compress, decompress, deco
 from lmeval.compression.container import archive, plain
 from lmeval.compression.container.frame import Block, digest
 from lmeval.compression.container.header import Header
-from lmeval.compression.container.kinds import REGISTRY, Holder, Home, Lost, kind_of, name_of, one_by_one
+from lmeval.compression.container.kinds import REGISTRY, Holder, Home, Lost, kind_of, name_of, one_by_one, version_of
 from lmeval.errors import CorruptArchive, NotAnArchive
 
 TEXT = (PROSE * 3).encode()
+LATER = (archive.VERSION[0], archive.VERSION[1] + 1)
 
 
 def test_codes_are_those_of_the_definition():
@@ -50,7 +51,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> str:
     home = types.ModuleType("toy_kind")
     home.KINDS = {"toy": plain.codec(encode, decode)}  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, "toy_kind", home)
-    monkeypatch.setitem(REGISTRY, "toy", Home(7, "toy_kind", (1, 3)))
+    monkeypatch.setitem(REGISTRY, "toy", Home(7, "toy_kind", LATER))
     return "toy"
 
 
@@ -60,7 +61,7 @@ def test_one_registration_adds_a_kind(toy: str):
     coded = compress(data, talker(), CompressSettings(adapt="none"))
     report = inspect(memoryview(coded))
     (block,) = report.tables["blocks"]
-    assert (block["kind"], report.ledger["format"]) == (toy, "1.3")
+    assert (block["kind"], report.ledger["format"]) == (toy, "2.1")
     assert decompress(coded, talker()) == data
     out = io.BytesIO()
     decompress_range(out, memoryview(coded), 7, 90)
@@ -72,7 +73,7 @@ def test_an_older_reader_asks_for_an_update(toy: str, monkeypatch: pytest.Monkey
     noise = np.random.default_rng(0).bytes(100)
     coded, stored = (compress(data, talker(), CompressSettings(adapt="none")) for data in (TEXT[:500], noise))
     monkeypatch.delitem(REGISTRY, toy)
-    with pytest.raises(NotAnArchive, match=r"after format version 1\.2.*the archive has 1\.3.*update"):
+    with pytest.raises(NotAnArchive, match=r"after format version 2\.0.*the archive has 2\.1.*update"):
         decompress(coded)
     assert decompress(stored) == noise
     out = io.BytesIO()
@@ -80,11 +81,19 @@ def test_an_older_reader_asks_for_an_update(toy: str, monkeypatch: pytest.Monkey
 
 
 def test_a_kind_that_no_version_knows_is_refused(toy: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(REGISTRY, toy, REGISTRY[toy]._replace(since=(1, 0)))
+    monkeypatch.setitem(REGISTRY, toy, REGISTRY[toy]._replace(since=archive.VERSION))
     coded = compress(TEXT[:500], talker(), CompressSettings(adapt="none"))
     monkeypatch.delitem(REGISTRY, toy)
     with pytest.raises(CorruptArchive, match="no encoder writes"):
         decompress(coded)
+
+
+def test_an_archive_is_of_the_first_version_that_knew_what_it_may_hold(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(REGISTRY, "toy", Home(7, "toy_kind", LATER, "toy model"))
+    needs = {home.needs for home in REGISTRY.values() if home.needs is not None}
+    assert needs == {"model", "density", "adapt", "toy model"}
+    assert {version_of({key: {}}) for key in needs - {"toy model"}} == {version_of({})} == {(2, 0)}
+    assert version_of({"model": {}, "toy model": {}}) == LATER
 
 
 def test_the_registry_names_no_version_that_readers_do_not_know():
@@ -96,7 +105,7 @@ def test_blocks_that_are_decoded_each_by_itself_are_checked_and_may_be_lost():
     blocks = [plain.plain_block(data, 0) for data in (b"abc" * 40, bytes(range(50)), TEXT)]
     blocks[1] = blocks[1]._replace(digest=digest(b"another"))
     told = Told()
-    decoders = [kind_of(block.kind).decoder(Header({}, (1, 0), 0, 0), Holder()) for block in blocks]
+    decoders = [kind_of(block.kind).decoder(Header({}, archive.VERSION, 0, 0), Holder()) for block in blocks]
     pieces = [piece for block, decoder in zip(blocks, decoders, strict=True) for piece in decoder.decode([block], told)]
     assert (pieces[0], pieces[2], isinstance(pieces[1], Lost)) == (b"abc" * 40, TEXT, True)
     assert sum(told.numbers) == 120 + 50 + len(TEXT)
