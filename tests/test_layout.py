@@ -166,6 +166,8 @@ def test_signatures_stay_short():
         )
 
     outside = [(name, node) for name, node in functions() if layer_of(name) not in ("cli", "metrics")]  # click's, evaluate's
+    # Numba wants the arguments of an intrinsic one by one.
+    outside = [(name, node) for name, node in outside if "intrinsic" not in map(ast.unparse, node.decorator_list)]
     assert {name: n_parameters(node) for name, node in outside if n_parameters(node) > PARAMETERS} == {}
 
 

@@ -33,9 +33,10 @@ if TYPE_CHECKING:
     from lmeval.compression.images.encode import ImageSettings, compress_images_to
     from lmeval.compression.inspect import inspect
     from lmeval.compression.text.encode import CodeLength
+    from lmeval.compression.text.loading import is_light, load_text_model
     from lmeval.compression.text.online.recipes import LEVELS
     from lmeval.compression.text.plan import CompressSettings
-    from lmeval.compression.text.text_model import TextModel, is_light, load_text_model, of_library
+    from lmeval.compression.text.text_model import TextModel, of_library
 
 __all__ = [
     "BASELINES",

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 from lmeval.compression.compress import code_length
 from lmeval.compression.text.encode import CodeLength
+from lmeval.compression.text.loading import load_text_model
 from lmeval.compression.text.plan import CompressSettings
-from lmeval.compression.text.text_model import TextModel, load_text_model
+from lmeval.compression.text.text_model import TextModel
 from lmeval.compute.place import Place
 from lmeval.errors import EmptyInput
 from lmeval.models import ModelLike

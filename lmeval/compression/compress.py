@@ -14,14 +14,16 @@ from lmeval.compression.container import archive
 from lmeval.compression.text.account import DECODED_TO_VERIFY, Tally, compression_report
 from lmeval.compression.text.blocks import Coded, Job, code_block, verify_blocks
 from lmeval.compression.text.encode import BY_MODEL
+from lmeval.compression.text.loading import load_text_model
 from lmeval.compression.text.model_header import as_meta
 from lmeval.compression.text.plan import CompressSettings, check_settings, cuts, grouped, plan_blocks
 from lmeval.compression.text.survey import Survey, survey
-from lmeval.compression.text.text_model import TextModel, load_text_model
+from lmeval.compression.text.text_model import TextModel
 from lmeval.compute.memory import settled
 from lmeval.compute.place import Place, describe_place, n_processors
 from lmeval.densities.named import LoadedDensity, names_density
 from lmeval.errors import InputError
+from lmeval.models.compiled.network import Network
 from lmeval.progress import SILENT, Progress
 from lmeval.results import Report
 
@@ -134,6 +136,7 @@ def compress_to(
     ledger = {
         "n_lanes": job.plan.n_lanes if surveyed else 0,
         "adapt": settings.adapt,
+        "steps": _steps(loaded, surveyed) if surveyed else "",
         "verified": settings.verify and any(tally.n_blocks[kind] for kind in DECODED_TO_VERIFY),
         "survey_seconds": survey_seconds,
     }
@@ -193,6 +196,12 @@ def _coded_groups(job: Job) -> Iterator[list[Coded]]:
         yield coded
 
 
+def _steps(model: TextModel, surveyed: Survey) -> str:
+    """By what lanes are read: "compiled", or "library" and why."""
+    network = model.network(surveyed.settings.layout.window)
+    return "compiled" if isinstance(network, Network) else f"library: {network}"
+
+
 def _needs_model(first: list[Coded], n_bytes: int) -> bool:
     """Whether the header must describe the model. Only an archive whose first group is all of it, without a block that the
     model coded, can do without."""
@@ -207,5 +216,5 @@ def _meta(data: memoryview, surveyed: Survey | None, model: TextModel, adapt: st
         meta["adapt"] = adapt
     if surveyed is not None:
         meta["model"] = as_meta(surveyed.settings)
-        meta["made_on"] = {"device": model.device, "n_threads": n_processors()}
+        meta["made_on"] = {"device": model.device, "n_threads": n_processors(), "steps": _steps(model, surveyed)}
     return meta

@@ -14,7 +14,7 @@ from lmeval.compression.container import archive
 from lmeval.compression.container.frame import Block
 from lmeval.compression.container.header import Header
 from lmeval.compression.container.kinds import Decoder, Holder, Lost, kind_of
-from lmeval.compression.text.text_model import is_light
+from lmeval.compression.text.loading import is_light
 from lmeval.compute.gather import as_place
 from lmeval.compute.memory import settled
 from lmeval.compute.place import Place, describe_place, on_processor

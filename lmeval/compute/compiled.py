@@ -24,7 +24,8 @@ _MARK = b"@compiled"
 
 def compiled(function: Callable[..., Any]) -> Any:
     """The function, compiled when it is first called. Its machine code is kept on disk where it may be."""
-    return _dispatcher(function, numba.njit(nogil=True, error_model="numpy"))
+    # Unless it is said, Numba compiles a function by the rules of the one that happens to call it first.
+    return _dispatcher(function, numba.njit(nogil=True, error_model="numpy", fastmath=False))
 
 
 def compiled_reordering(function: Callable[..., Any]) -> Any:

@@ -26,11 +26,11 @@ def test_the_benchmark_proves_every_row(run: Run, text: Path, tmp_path: Path):
     assert (report["schema"], report["kind"]) == (2, "benchmark")
     assert len(rows) == 8 and all(row["verified"] for row in rows) and report["ledger"]["verified"]
     assert ran.out.count("equal") == 8
-    assert [row["compressor"] for row in rows[:2]] == ["lmeval-bytes-4m-v1", "lmeval-bytes-4m-v1 + full"]
+    assert [row["compressor"] for row in rows[:2]] == ["lmeval-bytes-4m-v2", "lmeval-bytes-4m-v2 + full"]
     assert rows[0]["overhead"] > 0 and rows[1]["overhead"] is None
     assert rows[0]["total_bytes"] > rows[0]["archive_bytes"] + 10_000
     assert rows[0]["ideal_bits_per_byte"] < rows[0]["bits_per_byte"]
-    assert report["results"][0]["of"] == {"corpus": text.name, "compressor": "lmeval-bytes-4m-v1"}
+    assert report["results"][0]["of"] == {"corpus": text.name, "compressor": "lmeval-bytes-4m-v2"}
 
 
 def test_the_benchmark_has_a_row_for_every_level(run: Run, text: Path, model: Path, tmp_path: Path):

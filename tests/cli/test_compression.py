@@ -143,7 +143,7 @@ def test_mistakes_are_one_line(run: Run, model: Path, text: Path, tmp_path: Path
     assert_one_line(run("inspect", text), "not an lmeval archive")
     text.write_text(PROSE)
     run("compress", text)
-    assert_one_line(run("decompress", f"{text}.lmz", "-m", model, "-o", tmp_path / "x"), "weights", "lmeval-bytes-4m-v1")
+    assert_one_line(run("decompress", f"{text}.lmz", "-m", model, "-o", tmp_path / "x"), "weights", "lmeval-bytes-4m-v2")
     assert not (tmp_path / "x").exists()
 
 

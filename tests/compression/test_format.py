@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM
 
 from lmeval.compression import CompressSettings, compress_to, decompress
 from lmeval.models import load_model
+from lmeval.models.packed_folders import transformers_folder
 from lmeval.perplexity import PerplexitySettings, perplexity
 
 GOLDEN = sorted((ROOT / "compression" / "golden").glob("*.lmz"))
@@ -142,7 +143,7 @@ class _LanguageModel:
 
     def __init__(self, meta: dict, lengths: list[int], phases: list[int]) -> None:
         self.network = AutoModelForCausalLM.from_pretrained(
-            REFERENCE / meta["name"], dtype=getattr(torch, meta["dtype"])
+            transformers_folder(REFERENCE / meta["name"]), dtype=getattr(torch, meta["dtype"])
         ).eval()
         self.meta, self.lengths, self.phases = meta, lengths, phases
         self.lanes: list[list[int]] = [[] for _ in lengths]

@@ -501,7 +501,7 @@ def test_another_model_is_refused():
     coded, report = compressed(babble(1500), talker())
     sha = report.ledger["model"]["weights_sha256"][:16]
     refuses(coded, talker(seed=1), "talker-0", "talker-1", sha, talker(seed=1).weights_sha256[:16])
-    refuses(coded, "bundled", "talker-0", "lmeval-bytes-4m-v1", sha)
+    refuses(coded, "bundled", "talker-0", "lmeval-bytes-4m-v2", sha)
     refuses(coded, None, "talker-0", sha, "not bundled")
 
 
@@ -556,7 +556,7 @@ def test_archives_of_several_precisions_in_one_file(tmp_path: Path):
 
 def test_plain_archives_need_no_model(monkeypatch: pytest.MonkeyPatch):
     coded = compress(np.random.default_rng(1).bytes(900), talker())
-    monkeypatch.setattr(READER, "as_model", None)
+    monkeypatch.setattr(READER, "load_text_model", None)
     assert decompress(coded) == np.random.default_rng(1).bytes(900)
 
 

@@ -7,8 +7,6 @@ from typing import Any
 
 import numba.core.caching
 import numba.core.config
-import numpy as np
-import page_online
 import pytest
 
 module: Any = importlib.import_module("lmeval.compute.compiled")
@@ -137,14 +135,6 @@ def test_the_settings_of_others_stay_as_they_are(tmp_path: Path):
     assert before == config.CACHE_DIR
 
 
-def test_hashes_wrap_around_as_the_page_says():
-    hashed = 0
-    for value in (0, 1, 255, 1 << 40, (1 << 63) - 1):
-        found = int(module.fold(np.uint64(hashed), value))
-        assert found == page_online.fold(hashed, value)
-        hashed = found
-
-
 def test_damaged_machine_code_is_thrown_away(package: Path):
     folder = _folder()
     assert folder is not None
@@ -192,3 +182,20 @@ def _tripled(number: int) -> int:
 
 def _negated(number: int) -> int:
     return -number
+
+
+@module.compiled
+def _sum_in_order(a: float, b: float, c: float) -> float:
+    return (a + b) - c
+
+
+@module.compiled_reordering
+def _sum_of_any_order(a: float, b: float, c: float) -> float:
+    return _sum_in_order(a, b, c)
+
+
+def test_what_a_reordering_function_calls_keeps_its_own_order(package: Path):
+    """Whichever of the two is called first."""
+    assert _sum_of_any_order(1e16, 1.0, 1e16) == 0.0
+    code = _sum_in_order.inspect_llvm(_sum_in_order.signatures[0])
+    assert "fadd double" in code and "reassoc" not in code

@@ -11,7 +11,8 @@ from samples import ROOT, shared
 
 from lmeval.data.resources import bundled_by_fingerprint, bundled_densities, bundled_names, reference_folder
 from lmeval.densities.kinds import KINDS
-from lmeval.densities.modelfile import build_density, checked_keys, is_density, load_density, read_density_file
+from lmeval.densities.modelfile import build_density, checked_keys, load_density, read_density_file
+from lmeval.densities.named import is_density
 from lmeval.densities.networks import DequantisedFlow, Generator, LayeredVAE, Made, order_ranks
 from lmeval.errors import DensityError, LmevalError, ModelNotFound
 from lmeval.models.fingerprints import weights_sha256
@@ -177,7 +178,7 @@ def test_a_bundled_name_means_the_bundled_model_everywhere(tmp_path: Path, monke
 
 
 def test_bundled_densities_and_language_models_are_kept_apart():
-    assert "lmeval-bytes-4m-v1" in bundled_names() and not is_density("lmeval-bytes-4m-v1")
+    assert "lmeval-bytes-4m-v2" in bundled_names() and not is_density("lmeval-bytes-4m-v2")
     assert not set(bundled_names()) & set(bundled_densities())
     assert all(is_density(name) for name in bundled_densities())
 

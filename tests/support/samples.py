@@ -19,12 +19,13 @@ from lmeval.compression.coding.grid import grid_for_margin
 from lmeval.compression.container import archive
 from lmeval.compression.container.plain import plain_block
 from lmeval.compression.text import encode
+from lmeval.compression.text.decisions import code_length_nats, path_bits
 from lmeval.compression.text.lanes import Layout
 from lmeval.compression.text.model_header import Canary, ModelSettings, as_meta
 from lmeval.compression.text.online_only import online_block
-from lmeval.compression.text.tree import code_length_nats, depth_of, path_bits
+from lmeval.compression.text.text_model import of_library
 from lmeval.models import CausalLM, from_pair
-from lmeval.models.spelling import encode_bytes, n_text_ids, vocabulary_sha256
+from lmeval.models.spelling import encode_bytes
 from lmeval.models.toys import byte_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -243,13 +244,14 @@ def model_settings(
     model: CausalLM, window: int = 24, overlap: int = 5, epsilon: float = 4e-4, drift: float = 2e-4
 ) -> ModelSettings:
     """Settings as a survey makes them, without a survey."""
+    described = of_library(model)
     return ModelSettings(
-        name=model.name,
-        weights_sha256=model.weights_sha256,
-        vocabulary_sha256=vocabulary_sha256(model.encoder),
-        dtype=str(model.dtype).removeprefix("torch."),
-        depth=depth_of(min(n_text_ids(model.encoder), model.vocab_size)),
-        layout=Layout(window, overlap, model.bos_id or 0),
+        name=described.name,
+        weights_sha256=described.weights_sha256,
+        vocabulary_sha256=described.vocabulary_sha256,
+        dtype=described.dtype,
+        depth=described.depth,
+        layout=Layout(window, overlap, described.start_id),
         grid=grid_for_margin(2 * epsilon + drift),
         epsilon=epsilon,
         drift=drift,
@@ -258,7 +260,7 @@ def model_settings(
 
 
 def with_canary(model: CausalLM, settings: ModelSettings, ids: np.ndarray) -> ModelSettings:
-    log_odds = encode.block_log_odds(model, settings, ids, 1)
+    log_odds = encode.block_log_odds(of_library(model), settings, ids, 1)
     bits = path_bits(ids, settings.depth)
     log_probs = tuple(-code_length_nats(z, b) for z, b in zip(log_odds, bits, strict=True))
     return settings._replace(canary=Canary(tuple(int(i) for i in ids), log_probs))
@@ -275,7 +277,7 @@ def model_archive(
     """An archive with a block for each piece, coded by the model however badly (`compress` leaves what it would make longer
     to a codec). A piece that the model cannot spell, and every second where `lanes` is 0, is a plain block; where the
     settings adapt, it is an online block and a plain one by turns."""
-    settings, data = settings or model_settings(model), b"".join(pieces)
+    settings, data, text_model = settings or model_settings(model), b"".join(pieces), of_library(model)
     plain, lanes = lanes == 0, lanes or 4
     spelled = [encode_bytes(model.encoder, piece) for piece in pieces]
     ids = next((tokens.ids for tokens in spelled if tokens is not None), np.zeros(0, dtype=np.int64))
@@ -292,7 +294,7 @@ def model_archive(
             block = online_block(piece, offset, settings.adapt)
         if tokens is not None and len(tokens.ids) and not (plain and i % 2):
             n_lanes = min(lanes, len(tokens.ids))
-            coded = encode.encode_tokens(model, settings, tokens.ids, n_lanes)
+            coded = encode.encode_tokens(text_model, settings, tokens.ids, n_lanes)
             assert coded is not None
             block = encode.model_block(coded, tokens, piece, offset, n_lanes)
         lines.append(archive.write_block(out, block, header.seed))

@@ -18,7 +18,7 @@ from lmeval.errors import ArchiveError, CorruptArchive, NotAnArchive
 
 MAGIC = b"\x89LMZ\r\n\x1a\n"
 BLOCK_MAGIC, INDEX_MAGIC = b"LMZB", b"LMZI"
-VERSION = (1, 2)
+VERSION = (2, 0)
 FLAGS = 1  # all that there are
 
 MAX_HEADER_BYTES = 1 << 20
@@ -46,7 +46,7 @@ def write_header(out: BinaryIO, meta: dict[str, Any]) -> Header:
     """Write the header: its metadata must hold "n_bytes" and "sha256". The version is the first that knew what the archive
     needs."""
     version = version_of(meta)
-    text = packed(meta, version)
+    text = packed(meta)
     head = _PROLOGUE.pack(MAGIC, *version, 0, len(text)) + text
     seed = zlib.crc32(head)
     out.write(head + _CRC.pack(seed))
@@ -106,10 +106,11 @@ def read_header(data: memoryview, start: int = 0) -> tuple[Header, int]:
         raise CorruptArchive("the archive's header is damaged: its checksum does not match")
     if major != VERSION[0] or reserved:
         raise NotAnArchive(
-            f"the archive has format version {major}.{minor}, and this lmeval reads {VERSION[0]}.x: update it"
+            f"the archive has format version {major}.{minor}, and this lmeval reads {VERSION[0]}.x: "
+            + ("update it" if major > VERSION[0] else "decompress it with the version that made it")
         )
     try:
-        meta = unpacked(bytes(data[start + _PROLOGUE.size : stop]), (major, minor), MAX_HEADER_BYTES)
+        meta = unpacked(bytes(data[start + _PROLOGUE.size : stop]), MAX_HEADER_BYTES)
         n_bytes = meta["n_bytes"]
         if not isinstance(n_bytes, int) or not 0 <= n_bytes < 1 << 64:  # offsets have 64 bits
             raise ValueError

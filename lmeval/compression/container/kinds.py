@@ -37,13 +37,13 @@ class Home(NamedTuple):
 
 
 REGISTRY: dict[str, Home] = {
-    "stored": Home(0, "lmeval.compression.container.plain", (1, 0)),
-    "bzip2": Home(1, "lmeval.compression.container.plain", (1, 0)),
-    "xz": Home(2, "lmeval.compression.container.plain", (1, 0)),
-    "model": Home(3, "lmeval.compression.text.kinds", (1, 0), "model"),
-    "bits-back": Home(4, "lmeval.compression.images.kinds", (1, 1), "density"),
-    "adapted": Home(5, "lmeval.compression.text.kinds", (1, 2), "adapt"),
-    "online": Home(6, "lmeval.compression.text.kinds", (1, 2), "adapt"),
+    "stored": Home(0, "lmeval.compression.container.plain", (2, 0)),
+    "bzip2": Home(1, "lmeval.compression.container.plain", (2, 0)),
+    "xz": Home(2, "lmeval.compression.container.plain", (2, 0)),
+    "model": Home(3, "lmeval.compression.text.kinds", (2, 0), "model"),
+    "bits-back": Home(4, "lmeval.compression.images.kinds", (2, 0), "density"),
+    "adapted": Home(5, "lmeval.compression.text.kinds", (2, 0), "adapt"),
+    "online": Home(6, "lmeval.compression.text.kinds", (2, 0), "adapt"),
 }
 
 

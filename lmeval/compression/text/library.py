@@ -9,7 +9,7 @@ from jaxtyping import Float64, Int32, Int64
 
 from lmeval.compression.text import lanes, tree
 from lmeval.compression.text.model_header import ModelSettings
-from lmeval.compression.text.windows import Ids, Reads
+from lmeval.compression.text.reads import Ids, Reads
 from lmeval.compute.place import alone
 from lmeval.compute.threads import half_the_threads, tuned_threads
 from lmeval.models import CausalLM

@@ -10,9 +10,10 @@ from lmeval.compression.container.kinds import Decoder, Holder, Lost
 from lmeval.compression.text import decisions
 from lmeval.compression.text.decode import decode_blocks
 from lmeval.compression.text.encode import ADAPTED
+from lmeval.compression.text.loading import load_text_model
 from lmeval.compression.text.log_odds import stepwise_log_odds
 from lmeval.compression.text.model_header import ModelSettings, check_model, from_header, where_model_is
-from lmeval.compression.text.text_model import TextModel, by_library, load_text_model
+from lmeval.compression.text.text_model import TextModel, by_library
 from lmeval.compression.text.windows import lane_bytes
 from lmeval.compute.memory import LANES, at_once
 from lmeval.compute.place import Place, on_processor

@@ -1,29 +1,17 @@
 """Lanes of a model read token by token: one window of context after the other, in lockstep."""
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
 from lmeval.compression.text.model_header import ModelSettings
+from lmeval.compression.text.reads import Reads
 from lmeval.compression.text.text_model import TextModel
 from lmeval.models.compiled.lanes import advance_compiled, open_compiled, restart_compiled
 from lmeval.models.compiled.network import Network, cache_bytes
-
-Ids = Int64[np.ndarray, "*shape"]
-
-
-@dataclass(frozen=True)
-class Reads:
-    """How lanes are read. `restart` forgets everything and reads ids [lanes, time], `advance` reads one more in every lane;
-    both give the logits after it, [lanes, vocabulary]: an array, or a tensor of the library. `lap` is told of tokens."""
-
-    restart: Callable[[Ids], Any]
-    advance: Callable[[Ids], Any]
-    lap: Callable[[int], None]
 
 
 class Windows:

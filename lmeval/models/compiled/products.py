@@ -44,6 +44,19 @@ def pack(matrix: Float32[np.ndarray, "k n"]) -> Float32[np.ndarray, "panels k pa
     return np.ascontiguousarray(filled.reshape(k, -1, PANEL).transpose(1, 0, 2))
 
 
+def _multiply_add(module: Any, vector: Any) -> Any:
+    """LLVM's function of three vectors: the first times the second, plus the third, in one rounding where it is as fast."""
+    return cgutils.get_or_insert_function(module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{_WIDTH}f32")
+
+
+def _spread(builder: Any, number: Any, vector: Any) -> Any:
+    """A vector whose elements are all the same number."""
+    undefined = ir.Constant(vector, ir.Undefined)
+    everywhere = ir.Constant(ir.VectorType(ir.IntType(32), _WIDTH), [0] * _WIDTH)
+    first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, undefined, everywhere)
+
+
 def _product(n_rows: int) -> Any:
     """c[r, :PANEL] (+)= sum over k of a[r, k] b[k, :PANEL], for `n_rows` rows, as an intrinsic of compiled code.
 
@@ -52,8 +65,7 @@ def _product(n_rows: int) -> Any:
     """
     n_vectors = PANEL // _WIDTH
     vector, index = ir.VectorType(ir.FloatType(), _WIDTH), ir.IntType(64)
-    everywhere = ir.Constant(ir.VectorType(ir.IntType(32), _WIDTH), [0] * _WIDTH)
-    undefined, zeros = ir.Constant(vector, ir.Undefined), ir.Constant(vector, None)
+    zeros = ir.Constant(vector, None)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         def start(n: int, first: Any) -> Any:
@@ -68,9 +80,7 @@ def _product(n_rows: int) -> Any:
 
         _, a_first, a_stride, _, b_first, n_terms, _, c_first, c_stride, added = arguments
         a, b, c = start(0, a_first), start(3, b_first), start(6, c_first)
-        multiply_add = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{_WIDTH}f32"
-        )
+        multiply_add = _multiply_add(builder.module, vector)
         rows = [row(a, a_stride, r) for r in range(n_rows)]
         before = builder.block
         loop, behind = builder.append_basic_block("terms"), builder.append_basic_block("sums")
@@ -83,10 +93,7 @@ def _product(n_rows: int) -> Any:
         factors = [builder.load(part(line, j), align=4) for j in range(n_vectors)]
         new: list[list[Any]] = []
         for r in range(n_rows):
-            number = builder.insert_element(
-                undefined, builder.load(builder.gep(rows[r], [k])), ir.Constant(ir.IntType(32), 0)
-            )
-            spread = builder.shuffle_vector(number, undefined, everywhere)
+            spread = _spread(builder, builder.load(builder.gep(rows[r], [k])), vector)
             new.append([builder.call(multiply_add, [spread, factors[j], sums[r][j]]) for j in range(n_vectors)])
         following = builder.add(k, ir.Constant(index, 1))
         k.add_incoming(following, loop)

@@ -448,6 +448,7 @@ def test_words_that_no_decision_needs_are_refused():
 
 def test_a_coder_that_is_not_used_up_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(BitReader, "used_up", lambda self: False)
+    monkeypatch.setattr("lmeval.compression.text.decode.is_used_up", lambda stack: False)
     assert outcome(archives()["model"][0], LETTERS) == "NumericalDrift"
 
 

@@ -168,7 +168,7 @@ def test_the_density_must_be_the_one_that_encoded():
     with pytest.raises(ModelMismatch, match=r"needs the density toy .* lmeval-digits-vae-v1 has"):
         decompress(data, "lmeval-digits-vae-v1")
     with pytest.raises(ModelMismatch):
-        decompress(data, "lmeval-bytes-4m-v1")
+        decompress(data, "lmeval-bytes-4m-v2")
     with pytest.raises((ModelMismatch, ModelNotFound)):
         decompress(data, "nowhere.yaml")
 

@@ -11,7 +11,7 @@ from samples import ROOT
 from lmeval.compression.coding import coder, grid
 from lmeval.compression.coding.grid import PHASES, Grid
 from lmeval.compression.coding.stack import is_used_up, open_stack
-from lmeval.compression.text import adaptive, byte_decoder, byte_tree, lanes, tree
+from lmeval.compression.text import adaptive, byte_decoder, byte_tree, decisions, lanes, tree
 from lmeval.compression.text.byte_decoder import decode_step, open_cells
 from lmeval.compression.text.online.recipes import LEVELS
 
@@ -147,7 +147,7 @@ def test_what_was_encoded_comes_back(n_tokens: int, n_lanes: int, level: str):
     log_odds = np.empty((n_tokens, 8))
     byte_tree.path_log_odds(np.concatenate(text.logits), ids, log_odds)
     frequencies = grid.frequencies(grid.edges_below(log_odds, chosen), text.phases[:, None], chosen.cells)
-    online, bits = opened(text), tree.path_bits(ids, 8)
+    online, bits = opened(text), decisions.path_bits(ids, 8)
     if online:
         frequencies = adaptive.adapt_known(online, frequencies, ids)
     parts = (

@@ -5,7 +5,7 @@ import torch
 from samples import babble, model_archive, talker
 
 from lmeval.compression import decompress
-from lmeval.compression.text import decode
+from lmeval.compression.text import library
 from lmeval.errors import OutOfMemory
 
 
@@ -13,7 +13,7 @@ from lmeval.errors import OutOfMemory
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Numbers of lanes that were asked for; there is memory for 5."""
     asked: list[int] = []
-    open_lanes = decode.open_lanes
+    open_lanes = library.open_lanes
 
     def short(model: object, n_lanes: int, *rest: object) -> object:
         asked.append(n_lanes)
@@ -21,7 +21,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             raise torch.OutOfMemoryError("out of memory")
         return open_lanes(model, n_lanes, *rest)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(decode, "open_lanes", short)
+    monkeypatch.setenv("LMEVAL_COMPILED", "0")
+    monkeypatch.setattr(library, "open_lanes", short)
     return asked
 
 

@@ -6,15 +6,9 @@ from hypothesis import strategies as st
 
 from lmeval.compression.coding.grid import LOG_ODDS_LIMIT
 from lmeval.compression.text import tree
+from lmeval.compression.text.decisions import code_length_nats, depth_of, path_bits
 from lmeval.compression.text.masses import LEAST_LOGIT
-from lmeval.compression.text.tree import (
-    bucket_masses,
-    code_length_nats,
-    depth_of,
-    descend,
-    path_bits,
-    path_log_odds,
-)
+from lmeval.compression.text.tree import bucket_masses, descend, path_log_odds
 from lmeval.compute.memory import MASS_ROWS, Most
 from lmeval.compute.place import alone
 from lmeval.errors import NonFiniteScore
@@ -128,12 +122,6 @@ def test_descending_inverts_the_path_and_sees_the_same_log_odds(size: int, dtype
     assert found.tolist() == ids.tolist()
     assert asked.shape == (len(ids), depth)
     assert np.abs(limited(asked) - limited(found_log_odds(logits, ids, depth))).max() < 1e-9
-
-
-@pytest.mark.parametrize("depth", [1, 5, 8, 9, 16])
-def test_path_bits_are_the_ids_in_binary(depth: int):
-    ids = np.unique(np.random.default_rng(0).integers(0, 1 << depth, 300))
-    assert ["".join(map(str, bits)) for bits in path_bits(ids, depth).tolist()] == [format(i, f"0{depth}b") for i in ids]
 
 
 @pytest.mark.parametrize("size", [3, 257, 600, 5000])
