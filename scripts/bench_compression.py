@@ -155,11 +155,12 @@ def seconds_of(run: Callable[[], object]) -> float:
 
 
 def show(console: Console, title: str, statement: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table under a sentence; what begins with a letter stands left, all else right."""
+    """A table under a sentence; columns of words stand left, all others right. A row may be shorter than the others."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     rows = list(rows)
     for i, name in enumerate(columns):
-        table.add_column(name, justify="left" if all(row[i][:1].isalpha() for row in rows) else "right", no_wrap=True)
+        words = any(cell.strip()[:1].isalpha() for row in rows for cell in row[i : i + 1])
+        table.add_column(name, justify="left" if words else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     console.print(f"\n[bold]{title}[/bold]\n{statement}", highlight=False, soft_wrap=True)

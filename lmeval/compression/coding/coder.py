@@ -2,7 +2,7 @@
 
 Asymmetric numeral systems (Duda 2013) decode in the order of the text if they encode in reverse; the encoder holds all
 decisions of a block, so it can. Over a range coder this saves 0.08% of a text's code: the range coder loses about 1.6e-4
-bits at every decision, and there are eight in a byte (scripts/bench_compression shows both).
+bits at every decision, and there are eight in a byte (scripts/bench_tolerance shows both).
 """
 
 import struct
