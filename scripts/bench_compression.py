@@ -120,7 +120,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--quick", action="store_true", help="small sizes, one round: about a minute, and no figures to publish")
     add("--rounds", type=int, default=2, help="A and D: rounds (default: 2)")
     add("--lanes", nargs="+", type=int, default=list(LANES), metavar="N", help=f"A: lanes (default: {LANES})")
-    add("--steps", type=int, default=1920, help="A: bytes of a lane (default: 1,920)")
+    add("--steps", type=int, default=1200, help="A: bytes of a lane, more than a window (default: 1,200)")
     add("--library-steps", type=int, default=256, help="A: bytes of a lane for the library's modules (default: 256)")
     add("--sizes", nargs="+", type=int, default=list(SIZES), metavar="N", help=f"B: bytes (default: {SIZES})")
     add("--repeats", type=int, default=3, help="B: runs of the small texts (default: 3)")
