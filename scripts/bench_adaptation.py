@@ -178,7 +178,9 @@ def _variants(full: Recipe, light: Recipe) -> list[tuple[str, Recipe, bool]]:
         ("without words, lines and columns", keeping(lambda c: c.number not in LAYOUT), True),
         ("without lanes' own contexts", keeping(lambda c: not c.private), True),
         ("without orders above 3", keeping(lambda c: not (c.is_order and c.number > 3)), True),
-        ("one set of weights", full._replace(n_sets=1), True),
+        ("one set of weights", full._replace(n_sets=1, finals=(0,)), True),
+        ("final weights of one set", full._replace(finals=(2,)), True),
+        ("without the hashed last maps", full._replace(refined=()), True),
         ("matches alone", full._replace(contexts=(), runs=()), True),
         ("refining alone (no online model)", full._replace(contexts=(), runs=(), match_lengths=()), True),
     ]
