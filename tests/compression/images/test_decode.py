@@ -274,9 +274,10 @@ def test_a_changed_density_is_refused(key: str, value: Any):
     def change(meta: dict[str, Any], _fields: Any, _payloads: Any) -> None:
         meta["density"][key] = value
 
-    limit = 1 << 26
+    limit, data = 1 << 26, remade(change)
+    outcome(data)  # imports what it needs
     tracemalloc.start()
-    assert outcome(remade(change)).split(":")[0] in ("CorruptArchive", "ModelMismatch")
+    assert outcome(data).split(":")[0] in ("CorruptArchive", "ModelMismatch")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < limit
