@@ -17,10 +17,10 @@ _DICTIONARY = (
     b'bfloat16"drift_nats":1e-10,"dtype":"float64","epsilon_nats":1e-10,"grid_cells":4096,"margin_nats":3e-10,"density":'
     b'"light","made_on":{"device":"cuda:0","n_threads":8,"steps":"library"},"n_threads":16},{"adapt":"full","n_bytes":1,'
     b'"versions":{{"adapt":"full","made_on":{"device":"cpu","n_threads":4,"steps":"compiled"},"model":{"canary_ids":[],'
-    b'"canary_log_probs":"","drift_nats":2.5e-05,"dtype":"float32","epsilon_nats":2.5e-05,"grid_cells":59,'
-    b'"margin_nats":7.5e-05,"name":"lmeval-bytes-4m-v2","overlap":128,"start_id":256,"tree_depth":8,"vocabulary_sha256":"'
+    b'"canary_log_probs":"","drift_nats":3e-05,"dtype":"float32","epsilon_nats":3e-05,"grid_cells":59,'
+    b'"margin_nats":9e-05,"name":"lmeval-bytes-4m-v2","overlap":128,"start_id":256,"tree_depth":8,"vocabulary_sha256":"'
     b'f65752b14951c6c5f9ad5bbb02d9569bef69d435c2b9562fab8817fcd3fc6e56","weights_sha256":"'
-    b'6ebdf625c15141af6543220cd1ed99b4d40fe1cfe85da2cf69f3625935a67401","window":1024},"n_bytes":1,'
+    b'411b140437f2dc2fb64b5c74bb0356203e228cd5a434c68eecb5a9463fa9e2b6","window":1024},"n_bytes":1,'
     b'"versions":{"lmeval":"0.1.0","torch":"2.13.0+cpu","transformers":"5.23.0"}}'
 )
 
