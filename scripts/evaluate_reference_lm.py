@@ -6,8 +6,8 @@ from pathlib import Path
 from lmeval import PerplexitySettings, find, load_model, perplexity
 from lmeval.compression import STANDARD_LIBRARY, compressed_sizes
 
-CONTEXT = 512
-STRIDES = (512, 256)
+CONTEXT = 1024
+STRIDES = (1024, 512)
 
 
 def main() -> None:

@@ -136,7 +136,7 @@ def test_mistakes_are_one_line(run: Run, model: Path, text: Path, tmp_path: Path
     assert_one_line(run("compress", tmp_path / "none"), "no file")
     assert_one_line(run("compress", tmp_path), "folder")
     assert_one_line(run("compress", text, "--context", 100_000), "context")
-    assert_one_line(run("compress", text, "--overlap", 600), "overlap")
+    assert_one_line(run("compress", text, "--overlap", 2000), "overlap")
     assert_one_line(run("compress", text, "-o", text, "-f"), "input")
     assert_one_line(run("decompress", text), ".lmz")
     assert_one_line(run("decompress", text, "-o", tmp_path / "x"), "not an lmeval archive")

@@ -55,7 +55,7 @@ from lmeval.compression.text.survey import Survey, survey
 from lmeval.compute.memory import Most, Quota
 from lmeval.compute.place import alone
 from lmeval.errors import CorruptArchive, InputError, LmevalError, ModelError, ModelMismatch, NonFiniteScore, NumericalDrift
-from lmeval.models import CausalLM, from_pair
+from lmeval.models import CausalLM, from_pair, load_model
 from lmeval.models.byte_table import byte_alphabet
 from lmeval.models.toys import byte_tokenizer
 from lmeval.results import Report
@@ -362,11 +362,13 @@ def restored_threads() -> Iterator[None]:
 @pytest.mark.usefixtures("restored_threads")
 @pytest.mark.parametrize("adapt", ["none", "full"])
 @pytest.mark.parametrize(("one", "other"), [(1, 4), (4, 1)])
-def test_another_number_of_threads_decodes(one: int, other: int, adapt: str):
+def test_another_number_of_threads_decodes(one: int, other: int, adapt: str, monkeypatch: pytest.MonkeyPatch):
     data = tinystories(500).encode()
+    monkeypatch.setenv("OMP_NUM_THREADS", str(one))
     torch.set_num_threads(one)
     coded, _ = compressed(data, bundled(), lanes=20, adapt=adapt)
     assert json_header(coded)["made_on"]["n_threads"] == one
+    monkeypatch.setenv("OMP_NUM_THREADS", str(other))
     torch.set_num_threads(other)
     assert decompress(coded, bundled()) == data
     assert torch.get_num_threads() == other
@@ -374,7 +376,7 @@ def test_another_number_of_threads_decodes(one: int, other: int, adapt: str):
 
 @functools.cache
 def bundled() -> CausalLM:
-    return COMPRESS.as_model("bundled")
+    return load_model("bundled")
 
 
 def json_header(coded: bytes) -> dict[str, Any]:

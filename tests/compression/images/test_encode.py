@@ -50,7 +50,7 @@ def test_a_file_comes_back(dtype: str, particles: int | None):
     assert decompress(made, toy()) == data
     assert len(made) == report["archive_bytes"] and report.ledger["n_bytes"] == len(data)
     assert kinds(made)[1:] == ["bits-back"] and kinds(made)[0] != "bits-back"
-    assert made[8:10] == b"\x01\x01"
+    assert made[8:10] == b"\x02\x00"
     assert report.ledger["verified"] and report.ledger["n_not_verified"] == 0
     assert report.provenance["settings"]["particles"] == (16 if particles is None else particles)
 
