@@ -6,8 +6,9 @@ chosen number, so memory for activations is bounded whatever the number of lanes
 """
 
 import contextlib
+import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,15 +185,21 @@ def _read(model: CausalLM, lanes: LaneCache, ids: Int64[Tensor, "lanes time"]) -
 
 def _forward(model: CausalLM, ids: Int64[Tensor, "rows time"], held: Any) -> Any:
     """The network's own forward, so that whatever hooks its owner put on it are obeyed."""
-    keep = {"logits_to_keep": 1} if _takes_logits_to_keep(model.network) else {}
+    keep = (
+        {"logits_to_keep": 1}
+        if _takes_logits_to_keep(getattr(model.network.forward, "__func__", model.network.forward))
+        else {}
+    )
     try:
         return model.network(input_ids=ids, past_key_values=held, use_cache=True, **keep)
     except (TypeError, ValueError, AttributeError) as error:  # an architecture with another interface
         raise NoCache(f"{model.name} cannot be read token by token with a cache: {first_line(error)}") from error
 
 
-def _takes_logits_to_keep(network: torch.nn.Module) -> bool:
-    return "logits_to_keep" in inspect.signature(network.forward).parameters
+@functools.lru_cache(16)
+def _takes_logits_to_keep(forward: Callable[..., Any]) -> bool:
+    """Asked at every step: to read a signature takes longer than many a small operation."""
+    return "logits_to_keep" in inspect.signature(forward).parameters
 
 
 def _returned_cache(output: Any, model: CausalLM) -> Any:
