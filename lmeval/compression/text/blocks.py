@@ -30,7 +30,7 @@ INCOMPRESSIBLE = 0.99  # a codec that saves less than 1% has met random or compr
 TELLING_BYTES = 1 << 12  # of a block from which on that says something: a codec saves nothing on a short text either
 MODEL_HEADER_BYTES = 48  # of a header, about: an archive of one block that needs no model is spared them
 BOTH_BYTES = 1 << 16  # below it a block is coded with the model and without it, whatever a probe would say
-MUCH_SHORTER = 0.65  # times what a codec reaches: where the model brings so much, online models alone do not come near
+MUCH_SHORTER = 0.65  # times what a codec reaches: where the model alone does so well, online models alone do not come near
 
 Coded = tuple[Block, CodeLength | None]
 """A block, with the account of its bits if the model coded it."""
@@ -87,7 +87,8 @@ def _adapted(job: Job, piece: bytes, plain: Block, on_bytes: Callable[[float], N
     if tokens is not None and (small or _promising(job, tokens, ADAPTED_HOPELESS * len(plain.payload))):
         coded = _by_model(job, piece, plain.offset, tokens, on_bytes)
         ways += [] if coded is None else [coded]
-    by_model = len(ways) > 1 and len(ways[1][0].payload) < MUCH_SHORTER * len(plain.payload)
+    length = ways[1][1] if len(ways) > 1 else None
+    by_model = length is not None and length.ideal / 8 < MUCH_SHORTER * len(plain.payload)
     if (small and not by_model) or len(ways) == 1:
         ways.append((online_block(piece, plain.offset, job.settings.adapt, on_bytes), None))
     return _shortest(ways, MODEL_HEADER_BYTES if len(piece) == len(job.data) else 0)

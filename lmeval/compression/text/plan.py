@@ -20,7 +20,8 @@ PLAIN_BLOCK_BYTES = 1 << 20  # where no model codes
 # than many do: each has the others' past, but not what they read in the same step.
 ADAPTED_BLOCK_DECISIONS = 1 << 24
 ADAPTED_LANE_TOKENS = 4096  # at least, in a lane: shorter ones cost little in prose, but a tenth in repetitive code or JSON
-SMALL_BYTES, SMALL_LANE_TOKENS = 1 << 16, 2048  # in a small input somebody waits, and more lanes are faster
+# Of an input of this size, for which somebody waits: more lanes are faster, and smaller ones are fast enough.
+SMALL, SMALL_LANE_TOKENS = range(1 << 15, 1 << 16), 2048
 ADAPTED_LANES = 128
 ADAPTED_FULL_LANES = 256  # of a block that is as large as it may be
 
@@ -108,7 +109,7 @@ def _adapted_plan(surveyed: Survey | None, n_bytes: int, lanes: int | None, plac
     if lanes is not None:
         return Plan(block_bytes, lanes, 1)
     limit = min(ADAPTED_LANES if n_blocks == 1 else ADAPTED_FULL_LANES, fastest(LANES, place, surveyed.lane_bytes))
-    usual = ADAPTED_LANE_TOKENS if n_bytes >= SMALL_BYTES else SMALL_LANE_TOKENS
+    usual = SMALL_LANE_TOKENS if n_bytes in SMALL else ADAPTED_LANE_TOKENS
     shortest = max(usual, 2 * surveyed.settings.layout.window)
     return Plan(block_bytes, max(1, min(limit, int(block_bytes / surveyed.bytes_per_token / shortest))), 1)
 
