@@ -22,6 +22,7 @@ ADAPTED_BLOCK_DECISIONS = 1 << 24
 ADAPTED_LANE_TOKENS = 4096  # at least, in a lane: shorter ones cost little in prose, but a tenth in repetitive code or JSON
 # Of an input of this size, for which somebody waits: more lanes are faster, and smaller ones are fast enough.
 SMALL, SMALL_LANE_TOKENS = range(1 << 15, 1 << 16), 2048
+PROCESSOR_LANES = 64  # on a CPU more are no faster
 ADAPTED_LANES = 128
 ADAPTED_FULL_LANES = 256  # of a block that is as large as it may be
 
@@ -108,7 +109,8 @@ def _adapted_plan(surveyed: Survey | None, n_bytes: int, lanes: int | None, plac
     block_bytes = -(-n_bytes // n_blocks)
     if lanes is not None:
         return Plan(block_bytes, lanes, 1)
-    limit = min(ADAPTED_LANES if n_blocks == 1 else ADAPTED_FULL_LANES, fastest(LANES, place, surveyed.lane_bytes))
+    most_lanes = ADAPTED_LANES if n_blocks == 1 else ADAPTED_FULL_LANES
+    limit = min(most_lanes if place.on_accelerator else PROCESSOR_LANES, fastest(LANES, place, surveyed.lane_bytes))
     usual = SMALL_LANE_TOKENS if n_bytes in SMALL else ADAPTED_LANE_TOKENS
     shortest = max(usual, 2 * surveyed.settings.layout.window)
     return Plan(block_bytes, max(1, min(limit, int(block_bytes / surveyed.bytes_per_token / shortest))), 1)

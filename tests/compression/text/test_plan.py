@@ -20,11 +20,26 @@ def found(bytes_per_token: float = 1.0, lane_bytes: int = 1000, depth: int = 8) 
 
 @pytest.mark.parametrize(
     ("n_bytes", "n_blocks", "n_lanes"),
-    [(1, 1, 1), (8191, 1, 1), (8192, 1, 2), (100_000, 1, 24), (1 << 20, 1, 128), (1 << 21, 1, 128), (5 << 20, 3, 256)],
+    [
+        (1, 1, 1),
+        (8191, 1, 1),
+        (8192, 1, 2),
+        (40_000, 1, 19),
+        (100_000, 1, 24),
+        (1 << 20, 1, 64),
+        (1 << 21, 1, 64),
+        (5 << 20, 3, 64),
+    ],
 )
 def test_adapted_blocks_are_large_and_lanes_long(n_bytes: int, n_blocks: int, n_lanes: int):
     made = plan_blocks(found(), n_bytes, FULL, alone())
     assert (-(-n_bytes // made.block_bytes), made.n_lanes, made.blocks_at_once) == (n_blocks, n_lanes, 1)
+
+
+@pytest.mark.parametrize(("n_bytes", "n_lanes"), [(1 << 20, 128), (5 << 20, 256)])
+def test_an_accelerator_steps_with_more_lanes(n_bytes: int, n_lanes: int):
+    there = alone("cuda")._replace(memory=1 << 34)
+    assert plan_blocks(found(), n_bytes, FULL, there).n_lanes == n_lanes
 
 
 def test_an_adapted_block_has_so_many_decisions_at_most():
